@@ -1,0 +1,1 @@
+"""Architectures, one a file; all are :class:`pmtlib.networks.base.FaceNetwork`."""

@@ -1,0 +1,51 @@
+"""Where things are: one function a place, so that the command, the notebooks and the tests agree."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def _from_env(variable: str) -> Path | None:
+    value = os.environ.get(variable, "").strip()
+    return Path(value).expanduser().resolve() if value else None
+
+
+def data_dir() -> Path | None:
+    """Folder of research data sets (``PMT_DATA``), or None."""
+    return _from_env("PMT_DATA")
+
+
+def weights_dir() -> Path | None:
+    """Folder of weights that no package index carries (``PMT_WEIGHTS``), or None."""
+    return _from_env("PMT_WEIGHTS")
+
+
+def cache_dir() -> Path:
+    """The user's cache: ``PMT_CACHE``, else the platform's cache folder. Not created here."""
+    chosen = _from_env("PMT_CACHE")
+    if chosen is not None:
+        return chosen
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "pmtlib"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "pmtlib"
+    return (_from_env("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmtlib"
+
+
+def project_dir() -> Path:
+    """The checkout that holds ``notebooks/`` and ``results/``: ``PMT_PROJECT``, the package's parent, or the
+    nearest such parent of the working directory."""
+    chosen = _from_env("PMT_PROJECT")
+    if chosen is not None:
+        return chosen
+    for folder in (Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return Path.cwd()
+
+
+def results_dir() -> Path:
+    """Stored numbers: ``PMT_RESULTS``, else ``results/`` of the project."""
+    return _from_env("PMT_RESULTS") or project_dir() / "results"
