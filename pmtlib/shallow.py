@@ -1,0 +1,95 @@
+"""The shallow model that a service shares, and the server model that it keeps (Section 3.1, Fig. 1)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor, nn
+
+from pmtlib.errors import ConfigError
+from pmtlib.networks.base import FaceNetwork
+
+DEFAULT_CUT = 5
+"""The paper separates "the first five layers"; at block level that is five units (a 28x28 map at 112x112)."""
+
+
+def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
+    """A cut as a number of units: ``5``, ``"block2"`` (that unit included) or ``-1`` (all but the last unit).
+
+    Raises:
+        ConfigError: there is no such unit.
+    """
+    names = network.unit_names
+    if isinstance(cut, str):
+        if cut not in names:
+            raise ConfigError(f"no unit {cut!r} in {type(network).__name__}; its units are {', '.join(names)}")
+        return names.index(cut) + 1
+    resolved = len(names) + cut if cut < 0 else cut
+    if not 1 <= resolved <= len(names):
+        raise ConfigError(f"cut {cut} is outside 1..{len(names)}, the units of {type(network).__name__}")
+    return resolved
+
+
+class ShallowModel(nn.Module):
+    """The first ``cut`` units of a network: :math:`E_c` of the paper, shared with users like a public key.
+
+    Only these units are held, so nothing behind the cut is ever computed. The parameters are frozen.
+
+    Args:
+        network: the authorised service's network.
+        cut: how many units are shared; a number, a unit's name, or negative to count from the end.
+        name: a label for reports.
+
+    Shape:
+        input: (N, 3, 112, 112), RGB in [0, 1].
+        output: a list of ``cut`` tensors, the outputs of the units in order; the last is the shallow feature.
+    """
+
+    def __init__(self, network: FaceNetwork, cut: int | str = DEFAULT_CUT, *, name: str = "") -> None:
+        super().__init__()
+        self.cut = resolve_cut(network, cut)
+        self.name = name or type(network).__name__
+        self.unit_names = network.unit_names[: self.cut]
+        self.units = nn.Sequential(OrderedDict(list(network.units.named_children())[: self.cut]))
+        # Not a submodule: preparing an image must not pull the units behind the cut into this model.
+        self._prepare = network.prepare
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
+        features = self._prepare(images)
+        outputs: list[Tensor] = []
+        for unit in self.units:
+            features = unit(features)
+            outputs.append(features)
+        return outputs
+
+    def feature(self, images: Tensor) -> Tensor:
+        """The shallow feature z = E_c(x): the output of the last shared unit, (N, C, h, w)."""
+        return self.forward(images)[-1]
+
+    def card(self) -> dict[str, Any]:
+        """What a receiver must know to use features of this model: network, cut and units."""
+        return {"network": self.name, "cut": self.cut, "units": list(self.unit_names)}
+
+
+class ServerModel(nn.Module):
+    """The units behind the cut: :math:`E_s`, which the service keeps.
+
+    Shape:
+        input: the shallow feature (N, C, h, w).
+        output: (N, D), the embedding, not normalised.
+    """
+
+    def __init__(self, network: FaceNetwork, cut: int | str = DEFAULT_CUT) -> None:
+        super().__init__()
+        self.cut = resolve_cut(network, cut)
+        self.units = nn.Sequential(OrderedDict(list(network.units.named_children())[self.cut :]))
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Embeddings (N, D) of shallow features (N, C, h, w)."""
+        return self.units(feature)  # type: ignore[no-any-return]

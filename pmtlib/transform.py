@@ -1,0 +1,436 @@
+"""The privacy minimization transformation (PMT): Algorithm 1, Algorithm 2 and Eq. 8 of the paper.
+
+An obfuscated image starts from noise and is optimised until the shallow features of the authorised networks agree
+with those of the photograph. It never sees a whole network, an attacker, or another image.
+
+    >>> from pmtlib import zoo
+    >>> from pmtlib.shallow import ShallowModel
+    >>> shallow = ShallowModel(zoo.load("mobilefacenet"), cut=5)
+    >>> result = protect(images, [shallow], PMTConfig(steps=100))       # images: (N, 3, 112, 112) in [0, 1]
+    >>> result.images.shape, result.features[0].shape
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import filter2d, gaussian_blur2d
+from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pmtlib.errors import ConfigError
+from pmtlib.images import batches, to_uint8
+from pmtlib.shallow import ShallowModel
+
+Rule = Literal["raw", "sign", "l1", "mean-abs", "adam"]
+Initialisation = Literal["noise", "blur", "substitution"]
+Augmentation = Literal["none", "noise", "affine", "mix"]
+Kernel = Literal["none", "linear", "gaussian"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class PMTConfig(BaseModel):
+    """Every choice of the transform. The defaults are the paper's, where it gives one (Section 6.1, last paragraph).
+
+    The book's page "Deviations" says which values the paper leaves open and how they were set.
+
+    Attributes:
+        steps: K of Algorithm 1, the number of updates.
+        step_size: alpha. With ``mean-abs`` the mean absolute change of a pixel in a step (before smoothing), on the
+            [0, 1] scale; with ``sign`` the change of every pixel; with ``l1`` the summed absolute change of an image;
+            with ``adam`` the learning rate; with ``raw`` the factor of the gradient.
+        rule: how a gradient becomes a step. Algorithm 2 divides by the L1 norm (``l1``; ``mean-abs`` is the same
+            direction on a scale that does not depend on the image's size); the text says "gradient sign" (``sign``);
+            Algorithm 1 takes the gradient itself (``raw``).
+        initialisation: Gaussian ``noise``, a Gaussian ``blur`` of the photograph, or ``substitution``, its pixels in
+            random order ("random sort" in Table 3).
+        noise_start: standard deviation of the starting noise about mid-grey, on the [0, 1] scale. 0.5 is
+            ``randn_like`` on the [-1, 1] scale on which networks see an image.
+        blur_start: sigma of the starting blur, in pixels.
+        augmentation: T of Algorithm 2, drawn anew each step and applied alike to photograph and obfuscated image.
+        noise_std: standard deviation of the augmentation noise, on the [0, 1] scale.
+        affine_degrees: largest rotation of the augmentation, degrees.
+        affine_shift: largest shift, as a fraction of the side.
+        affine_scale: largest relative change of size.
+        aggregate: compare the outputs of all shared units, average-pooled and concatenated (Algorithm 2, lines 2 to
+            6), not only that of the last one (Algorithm 1).
+        pool: window and stride of that average pooling, in feature-map cells.
+        kernel: translation-invariant smoothing of the gradient (Section 5.3).
+        kernel_length: k of the kernel formulas: a radius, so that length 1 is a 3x3 kernel.
+        distance: ``squared`` (the algorithms' J) or ``norm`` (Eq. 7 and 8).
+        relative: divide each model's distance by the size of its target features, so that no model of Eq. 8
+            outweighs another only because its features are larger. Without effect on the direction for one model.
+        weights: one weight a model (Eq. 8 has 1 for all, the default).
+        stop_error: stop an image once its relative feature error (squared, summed over models) is at most this.
+        stop_cosine: stop an image once the cosine of its features with the target is at least this, for each model.
+        precision: arithmetic of the networks; ``float32`` is exact, the others use autocast.
+        batch_size: images optimised together. It does not change the result.
+        seed: base of all randomness, with the image's own pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(100, ge=0, le=1_000_000)
+    step_size: float = Field(4 / 255, gt=0, allow_inf_nan=False)
+    rule: Rule = "mean-abs"
+    initialisation: Initialisation = "noise"
+    noise_start: float = Field(0.5, ge=0, le=10)
+    blur_start: float = Field(8.0, gt=0, le=100)
+    augmentation: Augmentation = "noise"
+    noise_std: float = Field(8 / 255, ge=0, le=1)
+    affine_degrees: float = Field(5.0, ge=0, le=180)
+    affine_shift: float = Field(0.03, ge=0, le=1)
+    affine_scale: float = Field(0.05, ge=0, lt=1)
+    aggregate: bool = True
+    pool: int = Field(2, ge=1, le=112)
+    kernel: Kernel = "gaussian"
+    kernel_length: int = Field(1, ge=1, le=20)
+    distance: Literal["squared", "norm"] = "squared"
+    relative: bool = True
+    weights: tuple[float, ...] | None = None
+    stop_error: float | None = Field(None, ge=0)
+    stop_cosine: float | None = Field(None, ge=-1, le=1)
+    precision: Precision = "float32"
+    batch_size: int = Field(16, ge=1, le=4096)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class Protected:
+    """What :func:`protect` returns; everything is in the order of the input images.
+
+    Attributes:
+        images: obfuscated images (N, 3, H, W) in [0, 1], not yet rounded to 8 bits.
+        features: for each model the obfuscated shallow features (N, C, h, w), the other upload mode.
+        trace: loss before each step, (N, K); NaN after an image has stopped.
+        steps: steps taken, (N,). This and what follows is on the CPU.
+        error: relative squared feature error at the end, without augmentation, (N, M).
+        cosine: cosine of the features with their targets at the end, (N, M).
+        finite: False where a loss or gradient was not finite; such an image keeps its last finite state. (N,)
+    """
+
+    images: Tensor
+    features: tuple[Tensor, ...]
+    trace: Tensor
+    steps: Tensor
+    error: Tensor
+    cosine: Tensor
+    finite: Tensor
+
+
+def smoothing_kernel(kind: Kernel, length: int) -> Tensor | None:
+    r"""The translation-invariant kernel W of Section 5.3, (2k+1, 2k+1), entries summing to 1; None for ``none``.
+
+    linear: :math:`(1-|i|/(k+1))(1-|j|/(k+1))`; gaussian: :math:`\exp(-(i^2+j^2)/2\sigma^2)` with
+    :math:`\sigma = k/\sqrt 3`; both normalised.
+    """
+    if kind == "none":
+        return None
+    offsets = torch.arange(-length, length + 1, dtype=torch.float64)
+    if kind == "linear":
+        profile = 1 - offsets.abs() / (length + 1)
+    else:
+        profile = torch.exp(-(offsets**2) / (2 * (length / math.sqrt(3)) ** 2))
+    kernel = torch.outer(profile, profile)
+    return kernel / kernel.sum()
+
+
+def image_seed(seed: int, image: Tensor) -> int:
+    """Seed of one image (3, H, W): a hash of the base seed and the 8-bit pixels.
+
+    Seeds that come from the content give the same image on a laptop and on a cluster, in whatever batch or order.
+    """
+    digest = hashlib.sha256(f"pmt:{seed}:".encode() + to_uint8(image[None]).tobytes()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def protect(
+    images: Tensor,
+    shallow_models: Sequence[ShallowModel],
+    config: PMTConfig | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    progress: Callable[[int], Any] | None = None,
+) -> Protected:
+    r"""Obfuscate images so that only the networks behind ``shallow_models`` recognise them (MR-PMT).
+
+    Minimises, for each image x on its own,
+    :math:`\sum_i w_i \| f_i(T(\tilde x)) - f_i(T(x)) \|^2` over :math:`\tilde x \in [0, 1]` (Eq. 7 for one model,
+    Eq. 8 for several), by the updates of Algorithms 1 and 2, downhill: Algorithm 1's plus sign would climb.
+
+    Args:
+        images: (N, 3, H, W), RGB in [0, 1], aligned crops.
+        shallow_models: one authorised model or more, on the device of the images.
+        config: every choice; the paper's values by default.
+        generator: source of the base seed in place of ``config.seed``. Each image then has a generator of its own,
+            seeded from the base seed and its pixels: the result does not depend on the batch it was in.
+        progress: called with the number of image-steps done since its last call.
+
+    Returns:
+        Protected: images, features and how the optimisation went.
+
+    Raises:
+        ConfigError: no model, a wrong number of weights, or images of a wrong shape or range.
+    """
+    config = config or PMTConfig()
+    models = list(shallow_models)
+    weights = _check(images, models, config)
+    base = config.seed
+    if generator is not None:
+        base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
+    parts = []
+    for chunk in batches(len(images), config.batch_size):
+        run = _Run(images[chunk], models, weights, config, base)
+        parts.append(run.optimise(progress))
+    if not parts:
+        return _Run(images, models, weights, config, base).finish()
+    return Protected(
+        images=torch.cat([part.images for part in parts]),
+        features=tuple(torch.cat([part.features[m] for part in parts]) for m in range(len(models))),
+        trace=torch.cat([part.trace for part in parts]),
+        steps=torch.cat([part.steps for part in parts]),
+        error=torch.cat([part.error for part in parts]),
+        cosine=torch.cat([part.cosine for part in parts]),
+        finite=torch.cat([part.finite for part in parts]),
+    )
+
+
+def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) -> list[float]:
+    if not models:
+        raise ConfigError("no authorised model; name at least one")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ConfigError(f"images must be a float tensor (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    if len(images) and not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise ConfigError("images must be in [0, 1] without NaN; divide 8-bit pixels by 255")
+    weights = list(config.weights) if config.weights is not None else [1.0] * len(models)
+    if len(weights) != len(models) or any(not math.isfinite(w) or w < 0 for w in weights) or not any(weights):
+        raise ConfigError(f"weights {weights} do not fit {len(models)} model(s): one each, none negative, not all 0")
+    return weights
+
+
+class _Run:
+    """One batch being optimised. Every quantity has the image as its first axis and no operation mixes images."""
+
+    def __init__(
+        self, images: Tensor, models: Sequence[ShallowModel], weights: Sequence[float], config: PMTConfig, base: int
+    ) -> None:
+        self.original = images.detach()
+        self.models = models
+        self.weights = weights
+        self.config = config
+        count = len(images)
+        device = images.device
+        self.generators = [
+            torch.Generator(device=device).manual_seed(image_seed(base, image)) for image in self.original
+        ]
+        kernel = smoothing_kernel(config.kernel, config.kernel_length)
+        self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
+        self.current = self._start()
+        self.trace = torch.full((count, config.steps), math.nan, device=device)
+        self.steps = torch.zeros(count, dtype=torch.int64, device=device)
+        self.active = torch.ones(count, dtype=torch.bool, device=device)
+        self.finite = torch.ones(count, dtype=torch.bool, device=device)
+        self.moments = (torch.zeros_like(images), torch.zeros_like(images)) if config.rule == "adam" else None
+        # Without augmentation the target never changes, so the photograph is looked at once.
+        self.fixed_target = self._features(self.original) if config.augmentation == "none" else None
+
+    def optimise(self, progress: Callable[[int], Any] | None) -> Protected:
+        """Run all steps (Algorithm 1, lines 4 to 9)."""
+        for step in range(self.config.steps):
+            self._step(step)
+            if progress is not None:
+                progress(len(self.original))
+            # Only a stopping rule can end early; without one the device need not be waited for.
+            if self._may_stop and not bool(self.active.any()):
+                if progress is not None:
+                    progress(len(self.original) * (self.config.steps - step - 1))
+                break
+        return self.finish()
+
+    @property
+    def _may_stop(self) -> bool:
+        return self.config.stop_error is not None or self.config.stop_cosine is not None
+
+    def _step(self, step: int) -> None:
+        config = self.config
+        transform = self._draw_augmentation()
+        target = self.fixed_target
+        if target is None:
+            target = self._features(transform(self.original))
+        candidate = self.current.detach().requires_grad_(True)
+        features = self._features(transform(candidate), gradient=True)
+        errors = [self._error(own, goal) for own, goal in zip(features, target, strict=True)]
+        loss = self._combine(errors)
+        if self._may_stop:
+            self._stop_where_reached(errors, features, target)
+        (gradient,) = torch.autograd.grad(loss.sum(), candidate)
+        healthy = torch.isfinite(loss.detach()) & torch.isfinite(gradient).flatten(1).all(1)
+        self.finite &= healthy | ~self.active
+        self.active &= self.finite
+        self.trace[:, step] = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
+        self.steps += self.active.to(self.steps)
+        update = self._direction(gradient, step)
+        moved = (self.current - config.step_size * update).clamp_(0.0, 1.0)
+        self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
+
+    def finish(self) -> Protected:
+        """Features and agreement of the final images, without augmentation."""
+        with torch.no_grad(), self._arithmetic():
+            own = [model(self.current) for model in self.models]
+        own_parts = [self._aggregate(outputs) for outputs in own]
+        goal_parts = self.fixed_target or self._features(self.original)
+        pairs = list(zip(own_parts, goal_parts, strict=True))
+        return Protected(
+            images=self.current,
+            features=tuple(outputs[-1].to(self.current.dtype) for outputs in own),
+            trace=self.trace.cpu(),
+            steps=self.steps.cpu(),
+            error=torch.stack([_relative_error(o, g) for o, g in pairs], 1).cpu(),
+            cosine=torch.stack([_feature_cosine(o, g) for o, g in pairs], 1).cpu(),
+            finite=self.finite.cpu(),
+        )
+
+    def _start(self) -> Tensor:
+        """The initial obfuscated images (Section 5.3, "Initialization for PMT")."""
+        config, x = self.config, self.original
+        if config.initialisation == "noise":
+            return (0.5 + config.noise_start * self._gaussian()).clamp_(0.0, 1.0)
+        if config.initialisation == "blur":
+            if not len(x):
+                return x.clone()
+            size = 2 * math.ceil(3 * config.blur_start) + 1
+            limit = 2 * min(x.shape[-2:]) - 1
+            kernel = (min(size, limit), min(size, limit))
+            return gaussian_blur2d(x, kernel, (config.blur_start,) * 2, border_type="replicate")
+        shuffled = torch.empty_like(x)
+        pixels = x.flatten(2)
+        for i, generator in enumerate(self.generators):
+            order = torch.randperm(pixels.shape[2], generator=generator, device=x.device)
+            shuffled[i] = pixels[i][:, order].view_as(x[i])
+        return shuffled
+
+    def _gaussian(self) -> Tensor:
+        noise = torch.empty_like(self.original)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return noise
+
+    def _draw_augmentation(self) -> Callable[[Tensor], Tensor]:
+        """This step's T: one draw an image, used for photograph and obfuscated image alike."""
+        kind = self.config.augmentation
+        matrix = self._affine() if kind in ("affine", "mix") else None
+        noise = self._gaussian() * self.config.noise_std if kind in ("noise", "mix") else None
+
+        def transform(images: Tensor) -> Tensor:
+            if matrix is not None:
+                size = (images.shape[2], images.shape[3])
+                images = warp_affine(images, matrix, size, padding_mode="border", align_corners=True)
+            return images if noise is None else images + noise
+
+        return transform
+
+    def _affine(self) -> Tensor:
+        config, x = self.config, self.original
+        draws = torch.stack([torch.rand(4, generator=g, device=x.device) * 2 - 1 for g in self.generators]).to(x)
+        height, width = x.shape[-2:]
+        size = draws.new_tensor([width, height])
+        matrix: Tensor = get_affine_matrix2d(
+            translations=draws[:, :2] * config.affine_shift * size,
+            center=((size - 1) / 2).expand(len(draws), 2),
+            scale=(1 + draws[:, 2:3] * config.affine_scale).expand(len(draws), 2),
+            angle=draws[:, 3] * config.affine_degrees,
+        )
+        return matrix[:, :2]
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.original.device.type, dtype=getattr(torch, self.config.precision))
+
+    def _features(self, images: Tensor, *, gradient: bool = False) -> list[list[Tensor]]:
+        with torch.set_grad_enabled(gradient), self._arithmetic():
+            return [self._aggregate(model(images)) for model in self.models]
+
+    def _aggregate(self, outputs: list[Tensor]) -> list[Tensor]:
+        """The features that are compared: (N, F) parts whose concatenation is z of Algorithm 2."""
+        if not self.config.aggregate:
+            return [outputs[-1].flatten(1).to(self.original.dtype)]
+        parts = []
+        for output in outputs:
+            window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
+            pooled = F.avg_pool2d(output, window) if window > 1 else output
+            parts.append(pooled.flatten(1).to(self.original.dtype))
+        return parts
+
+    def _error(self, own: list[Tensor], goal: list[Tensor]) -> Tensor:
+        """One model's distance, (N,)."""
+        squared = _squared_error(own, goal)
+        if self.config.relative:
+            squared = squared / _size(goal)
+        if self.config.distance == "norm":
+            # The square root has no derivative at 0, where the image is already done.
+            return (squared + torch.finfo(squared.dtype).tiny).sqrt()
+        return squared
+
+    def _combine(self, errors: Sequence[Tensor]) -> Tensor:
+        weighted = [weight * error for weight, error in zip(self.weights, errors, strict=True)]
+        return torch.stack(weighted).sum(0)
+
+    def _stop_where_reached(
+        self, errors: Sequence[Tensor], features: list[list[Tensor]], target: list[list[Tensor]]
+    ) -> None:
+        config = self.config
+        with torch.no_grad():
+            pairs = list(zip(features, target, strict=True))
+            if config.stop_error is not None:
+                total = torch.stack([_relative_error(own, goal) for own, goal in pairs]).sum(0)
+                self.active &= total > config.stop_error
+            if config.stop_cosine is not None:
+                lowest = torch.stack([_feature_cosine(own, goal) for own, goal in pairs]).amin(0)
+                self.active &= lowest < config.stop_cosine
+
+    def _direction(self, gradient: Tensor, step: int) -> Tensor:
+        """A gradient (N, 3, H, W) to the step's direction (Algorithm 2, line 8)."""
+        rule = self.config.rule
+        gradient = torch.nan_to_num(gradient)
+        if rule in ("l1", "mean-abs"):
+            magnitude = gradient.abs().flatten(1)
+            scale = magnitude.sum(1) if rule == "l1" else magnitude.mean(1)
+            gradient = gradient / scale.clamp_min(torch.finfo(gradient.dtype).tiny).view(-1, 1, 1, 1)
+        if self.kernel is not None and len(gradient):
+            gradient = filter2d(gradient, self.kernel, border_type="constant")
+        if rule == "sign":
+            return gradient.sign()
+        if self.moments is not None:
+            first, second = self.moments
+            first.lerp_(gradient, 0.1)
+            second.lerp_(gradient.square(), 0.001)
+            corrected = second / (1 - 0.999 ** (step + 1))
+            return first / (1 - 0.9 ** (step + 1)) / (corrected.sqrt() + 1e-12)
+        return gradient
+
+
+def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
+    return torch.stack([(o - g).square().sum(1) for o, g in zip(own, goal, strict=True)]).sum(0)
+
+
+def _size(goal: list[Tensor]) -> Tensor:
+    squares = torch.stack([g.square().sum(1) for g in goal]).sum(0)
+    return squares.clamp_min(torch.finfo(squares.dtype).tiny)
+
+
+def _relative_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
+    return (_squared_error(own, goal) / _size(goal)).detach()
+
+
+def _feature_cosine(own: list[Tensor], goal: list[Tensor]) -> Tensor:
+    dot = torch.stack([(o * g).sum(1) for o, g in zip(own, goal, strict=True)]).sum(0)
+    return (dot / (_size(own) * _size(goal)).sqrt()).detach()

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pmtlib.errors import ConfigError
+from pmtlib.shallow import ServerModel, ShallowModel, resolve_cut
+from tests.small_network import SmallNetwork, photographs
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, "second", -1])
+def test_shallow_and_server_model_together_are_the_network(cut):
+    network, x = SmallNetwork(), photographs(2)
+    shallow, server = ShallowModel(network, cut), ServerModel(network, cut)
+    torch.testing.assert_close(server(shallow.feature(x)), network(x))
+    assert len(shallow(x)) == resolve_cut(network, cut) == shallow.card()["cut"]
+
+
+def test_the_shallow_model_holds_nothing_behind_the_cut_and_is_frozen():
+    network = SmallNetwork()
+    shallow = ShallowModel(network, 1)
+    assert {name.split(".")[0:2][1] for name, _ in shallow.named_parameters()} == {"first"}
+    assert not any(p.requires_grad for p in shallow.parameters())
+    assert shallow.unit_names == ("first",)
+
+
+@pytest.mark.parametrize("cut", [0, 4, -3, -4, "third"])
+def test_a_cut_that_does_not_exist_is_refused(cut):
+    with pytest.raises(ConfigError, match="SmallNetwork"):
+        resolve_cut(SmallNetwork(), cut)

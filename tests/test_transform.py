@@ -1,0 +1,328 @@
+"""Algorithm 1, Algorithm 2 and Eq. 8, each re-derived here in plain loops and float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pmtlib.errors import ConfigError
+from pmtlib.shallow import ShallowModel
+from pmtlib.transform import PMTConfig, image_seed, protect, smoothing_kernel
+from tests.small_network import SmallNetwork, photographs
+
+PLAIN = {"augmentation": "none", "aggregate": False, "kernel": "none", "relative": False}
+
+
+def shallow(seed: int = 0, cut: int = 2, dtype: torch.dtype = torch.float64) -> ShallowModel:
+    return ShallowModel(SmallNetwork(seed).to(dtype), cut)
+
+
+def start(image: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Generator]:
+    """The starting noise of one image and its generator, ready for the augmentation draws."""
+    generator = torch.Generator().manual_seed(image_seed(seed, image))
+    noise = torch.empty_like(image).normal_(generator=generator)
+    return (0.5 + 0.5 * noise).clamp(0, 1), generator
+
+
+def derivative(loss, image: torch.Tensor) -> torch.Tensor:
+    candidate = image.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(candidate), candidate)
+    return gradient
+
+
+def test_algorithm_1_is_gradient_descent_on_the_shallow_feature_distance():
+    x = photographs(2, dtype=torch.float64)
+    model = shallow()
+    config = PMTConfig(steps=4, step_size=0.01, rule="raw", **PLAIN)
+    result = protect(x, [model], config)
+    for i in range(2):
+        current, _ = start(x[i])
+        z = model.feature(x[i][None])[0]
+        for step in range(4):
+
+            def loss(candidate, z=z):
+                total = candidate.new_zeros(())
+                for own, goal in zip(model.feature(candidate[None])[0].flatten(), z.flatten(), strict=True):
+                    total = total + (goal - own) ** 2
+                return total
+
+            assert float(result.trace[i, step]) == pytest.approx(float(loss(current)), rel=1e-6)
+            current = (current - 0.01 * derivative(loss, current)).clamp(0, 1)
+        torch.testing.assert_close(result.images[i], current, rtol=0, atol=1e-12)
+        torch.testing.assert_close(result.features[0][i], model.feature(current[None])[0])
+
+
+def loop_average_pool(feature: torch.Tensor, window: int) -> list[torch.Tensor]:
+    channels, height, width = feature.shape
+    cells = []
+    for c in range(channels):
+        for i in range(height // window):
+            for j in range(width // window):
+                cells.append(
+                    sum(feature[c, i * window + a, j * window + b] for a in range(window) for b in range(window))
+                    / window**2
+                )
+    return cells
+
+
+def loop_convolve(image: torch.Tensor, kernel: list[list[float]]) -> torch.Tensor:
+    """'Same' convolution with zeros outside, one channel at a time."""
+    k = len(kernel) // 2
+    out = torch.zeros_like(image)
+    channels, height, width = image.shape
+    for c in range(channels):
+        for y in range(height):
+            for x in range(width):
+                for i in range(-k, k + 1):
+                    for j in range(-k, k + 1):
+                        if 0 <= y + i < height and 0 <= x + j < width:
+                            out[c, y, x] += kernel[i + k][j + k] * image[c, y + i, x + j]
+    return out
+
+
+def loop_kernel(kind: str, k: int) -> list[list[float]]:
+    raw = []
+    for i in range(-k, k + 1):
+        row = []
+        for j in range(-k, k + 1):
+            if kind == "linear":
+                row.append((1 - abs(i) / (k + 1)) * (1 - abs(j) / (k + 1)))
+            else:
+                sigma = k / math.sqrt(3)
+                row.append(1 / (2 * math.pi * sigma**2) * math.exp(-(i**2 + j**2) / (2 * sigma**2)))
+        raw.append(row)
+    total = sum(sum(row) for row in raw)
+    return [[value / total for value in row] for row in raw]
+
+
+def test_algorithm_2_pools_all_layers_normalises_by_l1_and_smooths():
+    x = photographs(2, size=8, dtype=torch.float64)
+    model = shallow()
+    config = PMTConfig(
+        steps=3, step_size=2.0, rule="l1", augmentation="noise", noise_std=0.05, pool=2, kernel="gaussian",
+        kernel_length=1, relative=False,
+    )  # fmt: skip
+    result = protect(x, [model], config)
+    kernel = loop_kernel("gaussian", 1)
+    for i in range(2):
+        current, generator = start(x[i])
+        for step in range(3):
+            noise = 0.05 * torch.empty_like(x[i]).normal_(generator=generator)
+            z = [cell for output in model((x[i] + noise)[None]) for cell in loop_average_pool(output[0], 2)]
+
+            def loss(candidate, noise=noise, z=z):
+                own = [cell for out in model((candidate + noise)[None]) for cell in loop_average_pool(out[0], 2)]
+                return sum((a - b) ** 2 for a, b in zip(z, own, strict=True))
+
+            assert float(result.trace[i, step]) == pytest.approx(float(loss(current)), rel=1e-6)
+            gradient = derivative(loss, current)
+            delta = loop_convolve(gradient / sum(abs(float(g)) for g in gradient.flatten()), kernel)
+            current = (current - 2.0 * delta).clamp(0, 1)
+        torch.testing.assert_close(result.images[i], current, rtol=0, atol=1e-10)
+
+
+def test_equation_8_sums_the_norms_of_all_models_with_their_weights():
+    x = photographs(1, dtype=torch.float64)
+    models = [shallow(0), shallow(3, cut=1)]
+    config = PMTConfig(steps=2, step_size=0.05, rule="raw", distance="norm", weights=(1.0, 0.25), **PLAIN)
+    result = protect(x, models, config)
+    current, _ = start(x[0])
+    for step in range(2):
+
+        def loss(candidate):
+            total = candidate.new_zeros(())
+            for weight, model in zip((1.0, 0.25), models, strict=True):
+                difference = (model.feature(candidate[None]) - model.feature(x)).flatten()
+                total = total + weight * sum(d**2 for d in difference) ** 0.5
+            return total
+
+        assert float(result.trace[0, step]) == pytest.approx(float(loss(current)), rel=1e-6)
+        current = (current - 0.05 * derivative(loss, current)).clamp(0, 1)
+    torch.testing.assert_close(result.images[0], current, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("sign", lambda g: np.sign(g)),
+        ("mean-abs", lambda g: g / np.mean(np.abs(g))),
+        ("l1", lambda g: g / np.sum(np.abs(g))),
+        ("adam", lambda g: g / (np.abs(g) + 1e-12)),  # the bias-corrected first step
+    ],
+)
+def test_each_rule_turns_the_gradient_into_its_step(rule, expected):
+    x = photographs(1, dtype=torch.float64)
+    model = shallow()
+    alpha = 1e-3 if rule != "l1" else 1e-1
+    start_image = protect(x, [model], PMTConfig(steps=0, noise_start=0.1, **PLAIN)).images
+    result = protect(x, [model], PMTConfig(steps=1, step_size=alpha, rule=rule, noise_start=0.1, **PLAIN))
+    gradient = derivative(lambda c: (model.feature(c) - model.feature(x)).square().sum(), start_image).numpy()
+    moved = (start_image - result.images).numpy()
+    np.testing.assert_allclose(moved, alpha * expected(gradient), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gaussian"])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_kernels_are_the_formulas_of_section_5_3(kind, k):
+    kernel = smoothing_kernel(kind, k)
+    np.testing.assert_allclose(kernel.numpy(), np.array(loop_kernel(kind, k)), rtol=1e-12)
+    assert kernel.shape == (2 * k + 1, 2 * k + 1)
+
+
+def test_an_image_is_the_same_whatever_batch_it_was_in():
+    x = photographs(5)
+    model = shallow(dtype=torch.float32)
+    config = PMTConfig(steps=6, augmentation="mix", batch_size=5)
+    together = protect(x, [model], config)
+    alone = torch.cat([protect(image[None], [model], config).images for image in x])
+    reversed_order = protect(x.flip(0), [model], config.model_copy(update={"batch_size": 2})).images.flip(0)
+    torch.testing.assert_close(together.images, alone, rtol=0, atol=2e-6)
+    torch.testing.assert_close(together.images, reversed_order, rtol=0, atol=2e-6)
+
+
+def test_seed_and_generator_decide_the_result():
+    x = photographs(2)
+    model = shallow(dtype=torch.float32)
+    config = PMTConfig(steps=2)
+    assert torch.equal(protect(x, [model], config).images, protect(x, [model], config).images)
+    other = protect(x, [model], config.model_copy(update={"seed": 1})).images
+    assert not torch.equal(protect(x, [model], config).images, other)
+    first, second = (protect(x, [model], config, torch.Generator().manual_seed(7)).images for _ in range(2))
+    assert torch.equal(first, second)
+    generator = torch.Generator().manual_seed(7)
+    assert torch.equal(first, protect(x, [model], config, generator).images)
+    assert not torch.equal(first, protect(x, [model], config, generator).images)
+
+
+def test_the_obfuscated_image_approaches_the_features_and_not_the_pixels():
+    x = photographs(3)
+    result = protect(x, [shallow(dtype=torch.float32)], PMTConfig(steps=60, augmentation="none"))
+    assert (result.trace[:, -1] < 0.2 * result.trace[:, 0]).all()
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert ((result.images - x).abs().mean((1, 2, 3)) > 0.05).all()
+    assert result.finite.all()
+    assert (result.steps == 60).all()
+
+
+@pytest.mark.parametrize("rule", [{"stop_error": 0.05}, {"stop_cosine": 0.97}])
+def test_an_image_that_is_good_enough_stops_while_others_go_on(rule):
+    model = shallow(dtype=torch.float32)
+    x = photographs(4)
+    config = PMTConfig(steps=80, augmentation="none", **rule)
+    result = protect(x, [model], config)
+    assert len(set(result.steps.tolist())) > 1
+    for i, steps in enumerate(result.steps.tolist()):
+        assert torch.isfinite(result.trace[i, :steps]).all()
+        assert torch.isnan(result.trace[i, steps:]).all()
+        if steps < 80:
+            reached = result.error[i, 0] <= 0.05 if "stop_error" in rule else result.cosine[i, 0] >= 0.97
+            assert reached
+        # Stopping freezes the image: the run that ends there gives the same one.
+        same = protect(x[i : i + 1], [model], PMTConfig(steps=steps, augmentation="none")).images[0]
+        torch.testing.assert_close(same, result.images[i], rtol=0, atol=2e-6)
+
+
+def test_an_image_whose_loss_is_not_finite_leaves_the_others_alone():
+    class Poisoned(SmallNetwork):
+        def prepare(self, images):
+            dark = images.mean((1, 2, 3), keepdim=True) < 0.3
+            return torch.where(dark, torch.full_like(images, math.inf), images * 2 - 1)
+
+    x = photographs(3)
+    x[1] *= 0.2
+    good = protect(x[[0, 2]], [ShallowModel(Poisoned(), 2)], PMTConfig(steps=5))
+    result = protect(x, [ShallowModel(Poisoned(), 2)], PMTConfig(steps=5))
+    assert result.finite.tolist() == [True, False, True]
+    torch.testing.assert_close(result.images[[0, 2]], good.images, rtol=0, atol=2e-6)
+    assert torch.isfinite(result.images).all()
+
+
+@pytest.mark.parametrize("kind", ["blur", "substitution", "noise"])
+def test_initialisations(kind):
+    x = photographs(2)
+    begun = protect(x, [shallow(dtype=torch.float32)], PMTConfig(steps=0, initialisation=kind, blur_start=3)).images
+    assert begun.shape == x.shape
+    if kind == "substitution":
+        for image, original in zip(begun, x, strict=True):
+            columns, expected = image.flatten(1).T.tolist(), original.flatten(1).T.tolist()
+            assert columns != expected
+            assert sorted(columns) == sorted(expected)
+    elif kind == "blur":
+        assert (begun.std((2, 3)) < 0.5 * x.std((2, 3))).all()
+        assert ((begun.mean((2, 3)) - x.mean((2, 3))).abs() < 0.1).all()
+    else:
+        # Half-width noise about mid-grey, clipped: a third of the pixels at either end.
+        clipped = ((begun == 0) | (begun == 1)).float().mean()
+        assert 0.25 < clipped < 0.40
+
+
+def test_augmentation_treats_photograph_and_obfuscated_image_alike():
+    """Started at the photograph itself, any T leaves nothing to correct."""
+    x = photographs(2, dtype=torch.float64)
+    for augmentation in ("noise", "affine", "mix"):
+        config = PMTConfig(steps=1, augmentation=augmentation, initialisation="blur", blur_start=1e-3)
+        begun = protect(x, [shallow()], config.model_copy(update={"steps": 0})).images
+        torch.testing.assert_close(begun, x)
+        assert (protect(x, [shallow()], config).trace.abs() < 1e-12).all()
+
+
+def test_affine_augmentation_changes_the_run_and_respects_its_bounds():
+    x = photographs(2)
+    model = shallow(dtype=torch.float32)
+    none = protect(x, [model], PMTConfig(steps=3, augmentation="none"))
+    still = PMTConfig(steps=3, augmentation="affine", affine_degrees=0, affine_shift=0, affine_scale=0)
+    torch.testing.assert_close(none.images, protect(x, [model], still).images, rtol=0, atol=1e-4)
+    assert not torch.allclose(none.images, protect(x, [model], PMTConfig(steps=3, augmentation="affine")).images)
+
+
+def test_mixed_precision_stays_close_to_float32():
+    x = photographs(2)
+    model = shallow(dtype=torch.float32)
+    config = PMTConfig(steps=40, augmentation="none")
+    exact = protect(x, [model], config)
+    mixed = protect(x, [model], config.model_copy(update={"precision": "bfloat16"}))
+    assert mixed.images.dtype == torch.float32
+    assert (mixed.cosine > exact.cosine - 0.02).all()
+
+
+def test_progress_accounts_for_every_step():
+    done: list[int] = []
+    protect(photographs(5), [shallow(dtype=torch.float32)], PMTConfig(steps=3, batch_size=2), progress=done.append)
+    assert sum(done) == 15
+
+
+def test_no_images_give_no_images():
+    result = protect(photographs(0), [shallow(dtype=torch.float32)], PMTConfig(steps=3))
+    assert result.images.shape == (0, 3, 16, 16)
+    assert result.trace.shape == (0, 3)
+    assert result.features[0].shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "models", "config", "message"),
+    [
+        (photographs(1), 0, {}, "no authorised model"),
+        (photographs(1) * 255, 1, {}, "divide 8-bit pixels by 255"),
+        (photographs(1)[0], 1, {}, r"\(N, 3, H, W\)"),
+        (photographs(1) * math.nan, 1, {}, "NaN"),
+        (photographs(1), 1, {"weights": (1.0, 1.0)}, "do not fit 1 model"),
+        (photographs(1), 1, {"weights": (0.0,)}, "not all 0"),
+    ],
+)
+def test_impossible_requests_are_refused_in_one_line(images, models, config, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        protect(images, [shallow(dtype=torch.float32)] * models, PMTConfig(**config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{"stepz": 1}, {"steps": -1}, {"step_size": 0}, {"rule": "best"}, {"kernel_length": 0}, {"seed": -1}]
+)
+def test_the_configuration_refuses_what_it_does_not_know(values):
+    with pytest.raises(ValidationError):
+        PMTConfig(**values)
