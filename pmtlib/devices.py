@@ -1,0 +1,31 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from pmtlib.errors import ConfigError
+
+
+def resolve(device: str = "auto") -> torch.device:
+    """``auto`` is the first CUDA device, else Apple's GPU, else the processor; any torch device name is taken.
+
+    Raises:
+        ConfigError: the device is not known or not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device cpu") from error
+    return chosen
+
+
+def describe(device: torch.device) -> str:
+    """A device in words, for manifests: the GPU's name, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
