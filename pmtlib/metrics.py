@@ -1,0 +1,583 @@
+"""Every number of the paper's Section 6.2 and of the field's verification protocols.
+
+Three families, all of plain arrays in, plain numbers out:
+
+* how alike two images are: :func:`ssim`, :func:`psnr`, :func:`lpips`;
+* whether a service recognises a face: :func:`cosine`, :func:`eq10`, :func:`roc`, :func:`auc`, :func:`eer`,
+  :func:`tar_at_far`, :func:`best_threshold`, :func:`kfold_accuracy`;
+* how sure a rate or a mean is: :func:`wilson`, :func:`bootstrap`.
+
+One convention holds throughout: a pair is *accepted* when its score is **strictly above** the threshold, as in the
+indicator of Eq. 10. A score equal to the threshold is a rejection, so tied scores are always decided alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor, nn
+
+from pmtlib import assets
+from pmtlib.errors import AssetError, NetworkError
+from pmtlib.images import batches
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+LpipsNet = Literal["vgg", "alex"]
+
+SSIM_WINDOW = 7
+"""Side of SSIM's sliding window, pixels: scikit-image's default, and its smallest image."""
+LPIPS_SMALLEST = 32
+"""Smallest image side, pixels, that both LPIPS trunks can take."""
+_RANGE_TOLERANCE = 1e-6
+_LPIPS_WEIGHTS: dict[str, tuple[str, str]] = {"vgg": ("lpips-vgg16", "VGG16_0"), "alex": ("lpips-alexnet", "AlexNet_0")}
+
+
+class Interval(NamedTuple):
+    """An interval estimate, both ends included."""
+
+    low: float
+    high: float
+
+
+class Roc(NamedTuple):
+    """A receiver operating characteristic, from "accept nothing" to "accept everything".
+
+    Attributes:
+        far: (T,) share of different-identity pairs accepted, rising from 0 to 1.
+        tar: (T,) share of same-identity pairs accepted, rising from 0 to 1.
+        thresholds: (T,) falling; point ``i`` accepts the scores strictly above ``thresholds[i]``. The last is -inf.
+    """
+
+    far: Floats
+    tar: Floats
+    thresholds: Floats
+
+
+class TarAtFar(NamedTuple):
+    """True acceptance rate at a bounded false acceptance rate, and the threshold that gives it."""
+
+    tar: float
+    threshold: float
+
+
+class KFold(NamedTuple):
+    """Cross-validated verification accuracy.
+
+    Attributes:
+        mean: mean of ``per_fold``.
+        std: standard deviation of ``per_fold`` over the folds (of the population, as face-recognition papers print it).
+        per_fold: (F,) accuracy on each fold, in the order of the sorted fold labels.
+        thresholds: (F,) the threshold used on each fold, chosen on all other folds.
+    """
+
+    mean: float
+    std: float
+    per_fold: Floats
+    thresholds: Floats
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def _image_pair(a: Tensor, b: Tensor, smallest: int) -> None:
+    for name, images in (("a", a), ("b", b)):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"{name}: expected RGB images (N, 3, H, W), got shape {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"{name}: expected floats in [0, 1], got {images.dtype}")
+    if a.shape != b.shape:
+        raise ValueError(f"images differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
+    if min(a.shape[2:]) < smallest:
+        raise ValueError(f"images must be at least {smallest} pixels wide and high, got {tuple(a.shape[2:])}")
+    for name, images in (("a", a), ("b", b)):
+        if not images.numel():
+            continue
+        low, high = float(images.min()), float(images.max())
+        # Written so that a NaN, which compares false with everything, is refused as well.
+        if not (low >= -_RANGE_TOLERANCE and high <= 1.0 + _RANGE_TOLERANCE):
+            raise ValueError(f"{name}: expected values in [0, 1], got [{low:g}, {high:g}]")
+
+
+def _channels_last(images: Tensor) -> Floats:
+    array: Floats = images.detach().to("cpu", torch.float64).permute(0, 2, 3, 1).contiguous().numpy()
+    return array
+
+
+def ssim(a: Tensor, b: Tensor) -> Floats:
+    """Structural similarity of each image of ``a`` with the image of ``b`` at the same place.
+
+    scikit-image's implementation with its defaults: a uniform 7x7 window, computed on each of the three RGB channels
+    and averaged, data range 1.
+
+    Args:
+        a: (N, 3, H, W), RGB, in [0, 1]; H and W at least 7.
+        b: the same shape.
+
+    Returns:
+        (N,), in [-1, 1]; 1 for identical images.
+
+    Raises:
+        ValueError: a shape, size or range is wrong.
+
+    References:
+        Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004.
+    """
+    _image_pair(a, b, SSIM_WINDOW)
+    return np.array(
+        [
+            structural_similarity(x, y, win_size=SSIM_WINDOW, channel_axis=2, data_range=1.0)  # type: ignore[no-untyped-call]
+            for x, y in zip(_channels_last(a), _channels_last(b), strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
+def psnr(a: Tensor, b: Tensor) -> Floats:
+    """Peak signal-to-noise ratio in decibels, ``-10 log10(mean squared difference)``, image by image.
+
+    Args:
+        a: (N, 3, H, W), RGB, in [0, 1].
+        b: the same shape.
+
+    Returns:
+        (N,), at least 0; ``inf`` for identical images. A mean over images of which one is identical is ``inf`` too.
+
+    Raises:
+        ValueError: a shape or range is wrong.
+    """
+    _image_pair(a, b, 1)
+    with np.errstate(divide="ignore"):
+        return np.array(
+            [
+                peak_signal_noise_ratio(x, y, data_range=1.0)  # type: ignore[no-untyped-call]
+                for x, y in zip(_channels_last(a), _channels_last(b), strict=True)
+            ],
+            dtype=np.float64,
+        )
+
+
+def lpips(a: Tensor, b: Tensor, net: LpipsNet = "vgg", *, batch: int = 32) -> Floats:
+    """Learned perceptual distance (LPIPS v0.1), image by image.
+
+    The paper puts LPIPS with the VGG trunk in place of the second term of Eq. 9.
+
+    Args:
+        a: (N, 3, H, W), RGB, in [0, 1]; H and W at least 32. The computation runs on its device.
+        b: the same shape.
+        net: the trunk, "vgg" (VGG16) or "alex" (AlexNet), both trained on ImageNet.
+        batch: images per forward pass.
+
+    Returns:
+        (N,), at least 0; 0 for identical images. Larger is less alike.
+
+    Raises:
+        ValueError: a shape, size or range is wrong, or ``net`` is unknown.
+        AssetError: the trunk's weights cannot be had.
+
+    References:
+        Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, CVPR 2018.
+    """
+    _image_pair(a, b, LPIPS_SMALLEST)
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    model = lpips_model(net, a.device)
+    distances = np.empty(len(a), dtype=np.float64)
+    with torch.inference_mode():
+        for part in batches(len(a), batch):
+            x = a[part].detach().to(torch.float32) * 2.0 - 1.0
+            y = b[part].detach().to(a.device, torch.float32) * 2.0 - 1.0
+            distances[part] = model(x, y).flatten().cpu().numpy()
+    return distances
+
+
+def lpips_model(net: LpipsNet = "vgg", device: torch.device | str = "cpu") -> nn.Module:
+    """The LPIPS network itself, for use inside a loss: differentiable in its inputs, without trainable parameters.
+
+    Kept after the first call, one for each trunk and device.
+
+    Args:
+        net: "vgg" or "alex".
+        device: where it lives.
+
+    Returns:
+        A module in evaluation mode that takes two (N, 3, H, W) RGB tensors **in [-1, 1]** to distances (N, 1, 1, 1).
+
+    Raises:
+        ValueError: ``net`` is unknown.
+        AssetError: the trunk's weights cannot be had.
+        NetworkError: torchvision does not fit torch, or the weights do not fit the trunk.
+    """
+    if net not in _LPIPS_WEIGHTS:
+        raise ValueError(f"net must be one of {', '.join(_LPIPS_WEIGHTS)}, got {net!r}")
+    return _lpips_model(net, str(torch.device(device)))
+
+
+@lru_cache(maxsize=4)
+def _lpips_model(net: str, device: str) -> nn.Module:
+    # The weights first: without them there is no reason to pay for torchvision's random initialisation.
+    trunk = _lpips_trunk(net)
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with quiet, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            from lpips import LPIPS
+        except (ImportError, RuntimeError) as error:
+            raise NetworkError(
+                f"LPIPS cannot be loaded ({str(error).splitlines()[0]}): install torch and torchvision from one source"
+            ) from error
+        # pnet_rand keeps the constructor from downloading; the heads come with the package.
+        model: nn.Module = LPIPS(net=net, pnet_rand=True, verbose=False)
+    convolutions = [
+        layer for name, layer in model.named_modules() if name.startswith("net.") and isinstance(layer, nn.Conv2d)
+    ]
+    if [(layer.weight.shape, layer.bias.shape) for layer in convolutions if layer.bias is not None] != [
+        (weight.shape, bias.shape) for weight, bias in trunk
+    ]:
+        raise NetworkError(
+            f"the weights of {_LPIPS_WEIGHTS[net][0]} do not fit the trunk: update lpips and torchvision"
+        )
+    for layer, (weight, bias) in zip(convolutions, trunk, strict=True):
+        layer.weight.data.copy_(weight)
+        assert layer.bias is not None
+        layer.bias.data.copy_(bias)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _lpips_trunk(net: str) -> list[tuple[Tensor, Tensor]]:
+    """Weights (out, in, h, w) and biases (out,) of the trunk's convolutions, first layer first."""
+    asset, body = _LPIPS_WEIGHTS[net]
+    file = assets.path(asset)
+    stored: Any = assets.read_pickle(file)
+    try:
+        layers: dict[str, Any] = stored[body]
+        ordered = [layers[f"Conv_{index}"] for index in range(len(layers))]
+        return [
+            # Stored (h, w, in, out).
+            (
+                torch.from_numpy(np.array(layer["kernel"], dtype=np.float32).transpose(3, 2, 0, 1).copy()),
+                torch.from_numpy(np.array(layer["bias"], dtype=np.float32)),
+            )
+            for layer in ordered
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AssetError(f"{file}: not the weights of {asset} ({error}); delete it and fetch it again") from error
+
+
+# ---------------------------------------------------------------------------------------------- recognition
+
+
+def _floats(values: ArrayLike | Tensor, name: str, ndim: int = 1) -> Floats:
+    array: Floats = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if array.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimension(s), got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} values are not finite")
+    return array
+
+
+def _labels(values: ArrayLike | Tensor, name: str, length: int) -> Bools:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.shape != (length,):
+        raise ValueError(f"{name}: expected shape ({length},), got {array.shape}")
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name}: expected booleans, or 0 and 1")
+    return array.astype(np.bool_)
+
+
+def _scored_pairs(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> tuple[Floats, Bools]:
+    """Both arrays checked; at least one pair of each kind."""
+    values = _floats(scores, "scores")
+    labels = _labels(same, "same", len(values))
+    alike = int(labels.sum())
+    if not 0 < alike < len(labels):
+        raise ValueError(
+            f"need pairs of the same and of different identities, got {alike} and {len(labels) - alike} of them"
+        )
+    return values, labels
+
+
+def cosine(e1: ArrayLike | Tensor, e2: ArrayLike | Tensor) -> Floats:
+    """Cosine similarity (COS) of each embedding of ``e1`` with the one of ``e2`` at the same place.
+
+    Computed in double precision. An embedding of length zero resembles nothing: its cosine is 0.
+
+    Args:
+        e1: (N, D).
+        e2: (N, D).
+
+    Returns:
+        (N,), in [-1, 1].
+
+    Raises:
+        ValueError: the shapes differ, or a value is not finite.
+    """
+    x, y = _floats(e1, "e1", 2), _floats(e2, "e2", 2)
+    if x.shape != y.shape:
+        raise ValueError(f"embeddings differ in shape: {x.shape} and {y.shape}")
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    dots = np.einsum("nd,nd->n", x, y)
+    cosines: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+    return cosines.clip(-1.0, 1.0)
+
+
+def eq10(
+    cos_own: ArrayLike | Tensor, cos_other: ArrayLike | Tensor, same: ArrayLike | Tensor, kappa: float = 0.2
+) -> Bools:
+    """Eq. 10 of the paper, pair by pair; its accuracy ``acc`` is the mean.
+
+    A pair (x1, x2, y) counts when the obfuscated image of x1 is recognised as x1, ``cos_own > kappa``, **and** the
+    comparison with x2 gives the right answer, ``(cos_other > kappa) == y``.
+
+    Args:
+        cos_own: (N,) cosine of the obfuscated x1 with the clean x1.
+        cos_other: (N,) cosine of the obfuscated x1 with x2.
+        same: (N,) y, whether x1 and x2 show the same identity.
+        kappa: the threshold; the paper "usually" sets 0.2.
+
+    Returns:
+        (N,) booleans.
+
+    Raises:
+        ValueError: the shapes differ, or a value is not finite.
+    """
+    own = _floats(cos_own, "cos_own")
+    other = _floats(cos_other, "cos_other")
+    if own.shape != other.shape:
+        raise ValueError(f"cos_own and cos_other differ in shape: {own.shape} and {other.shape}")
+    labels = _labels(same, "same", len(own))
+    correct: Bools = (own > kappa) & ((other > kappa) == labels)
+    return correct
+
+
+def roc(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> Roc:
+    """False and true acceptance rates at every threshold that makes a difference.
+
+    Args:
+        scores: (N,) similarity of each pair, larger is more alike.
+        same: (N,) whether the pair shows one identity.
+
+    Returns:
+        The curve; tied scores are one step of it.
+
+    Raises:
+        ValueError: shapes differ, a score is not finite, or all pairs are of one kind.
+    """
+    values, labels = _scored_pairs(scores, same)
+    far, tar, at_least = roc_curve(labels, values, drop_intermediate=False)
+    # scikit-learn accepts score >= threshold: that is score > the next lower score.
+    return Roc(far, tar, np.append(at_least[1:], -np.inf))
+
+
+def auc(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:
+    """Area under the ROC curve: the chance that a same pair scores above a different pair, ties counting one half.
+
+    Raises:
+        ValueError: as :func:`roc`.
+    """
+    values, labels = _scored_pairs(scores, same)
+    return float(roc_auc_score(labels, values))
+
+
+def eer(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:
+    """Equal error rate: where the false acceptance rate meets the false rejection rate.
+
+    The ROC is a staircase and need not pass through a point of equality; the two points around the crossing are
+    joined by a straight line.
+
+    Raises:
+        ValueError: as :func:`roc`.
+    """
+    curve = roc(scores, same)
+    excess = curve.far - (1.0 - curve.tar)  # from -1 up to 1
+    after = int(np.argmax(excess >= 0.0))
+    before = after - 1
+    share = -excess[before] / (excess[after] - excess[before])
+    return float(curve.far[before] + share * (curve.far[after] - curve.far[before]))
+
+
+def tar_at_far(scores: ArrayLike | Tensor, same: ArrayLike | Tensor, far: float) -> TarAtFar:
+    """True acceptance rate at the lowest threshold whose false acceptance rate is at most ``far``.
+
+    The threshold is always the score of a different-identity pair, the one that must be the first to be rejected;
+    different pairs tied with it are rejected too, so the rate reached may be below ``far``, never above. With fewer
+    than ``1 / far`` different pairs it is the highest of their scores: no false acceptance at all is seen.
+
+    Args:
+        scores: (N,) similarity of each pair.
+        same: (N,) whether the pair shows one identity.
+        far: the bound, in [0, 1).
+
+    Returns:
+        The share of same pairs strictly above the threshold, and the threshold.
+
+    Raises:
+        ValueError: as :func:`roc`, or ``far`` is out of range.
+    """
+    if not 0.0 <= far < 1.0:
+        raise ValueError(f"far must be in [0, 1), got {far}")
+    values, labels = _scored_pairs(scores, same)
+    impostors = np.sort(values[~labels])[::-1]
+    # 1e-3 of 3000 pairs is 3 of them, whatever the product's last bit says.
+    allowed = math.floor(far * len(impostors) + 1e-9)
+    threshold = float(impostors[min(allowed, len(impostors) - 1)])
+    return TarAtFar(float(np.mean(values[labels] > threshold)), threshold)
+
+
+def best_threshold(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:
+    """The threshold with the most right answers.
+
+    Accuracy is constant between neighbouring scores, so the optimum is one or several intervals: the middle of the
+    widest is taken, of the lowest among equally wide ones. Where only accepting (rejecting) every pair is optimal,
+    the threshold is just below the lowest score (is the highest score).
+
+    Args:
+        scores: (N,) similarity of each pair.
+        same: (N,) whether the pair shows one identity.
+
+    Returns:
+        The threshold, to be used with a strict ``>``.
+
+    Raises:
+        ValueError: as :func:`roc`.
+    """
+    values, labels = _scored_pairs(scores, same)
+    steps, position = np.unique(values, return_inverse=True)
+    # right[i]: answers that are right when exactly the scores above steps[i - 1] are accepted; i = 0 accepts all.
+    gain = np.bincount(position, weights=np.where(labels, -1.0, 1.0), minlength=len(steps))
+    right = labels.sum() + np.concatenate([[0.0], np.cumsum(gain)])
+    between = np.flatnonzero(right[1:-1] == right.max())
+    if not len(between):
+        return float(np.nextafter(steps[0], -np.inf)) if right[0] == right.max() else float(steps[-1])
+    widths = steps[between + 1] - steps[between]
+    chosen = between[int(np.argmax(widths))]
+    low, high = float(steps[chosen]), float(steps[chosen + 1])
+    middle = low + (high - low) / 2.0
+    return middle if middle < high else low
+
+
+def kfold_accuracy(scores: ArrayLike | Tensor, same: ArrayLike | Tensor, folds: ArrayLike | Tensor) -> KFold:
+    """Verification accuracy as the LFW protocol has it: each fold is judged at the threshold best on the others.
+
+    Args:
+        scores: (P,) similarity of each pair.
+        same: (P,) whether the pair shows one identity.
+        folds: (P,) fold label of each pair.
+
+    Returns:
+        Mean and standard deviation over the folds, and each fold's accuracy and threshold.
+
+    Raises:
+        ValueError: shapes differ, a score is not finite, there is only one fold, or the other folds of some fold hold
+            pairs of one kind only.
+
+    References:
+        Huang et al., Labeled Faces in the Wild, University of Massachusetts TR 07-49, 2007.
+    """
+    values = _floats(scores, "scores")
+    labels = _labels(same, "same", len(values))
+    parts = np.asarray(folds.detach().cpu() if isinstance(folds, Tensor) else folds)
+    if parts.shape != values.shape:
+        raise ValueError(f"folds: expected shape {values.shape}, got {parts.shape}")
+    names = np.unique(parts)
+    if len(names) < 2:
+        raise ValueError(f"cross-validation needs at least 2 folds, got {len(names)}")
+    thresholds = np.array([best_threshold(values[parts != fold], labels[parts != fold]) for fold in names])
+    per_fold = np.array(
+        [
+            np.mean((values[parts == fold] > threshold) == labels[parts == fold])
+            for fold, threshold in zip(names, thresholds, strict=True)
+        ]
+    )
+    return KFold(float(per_fold.mean()), float(per_fold.std()), per_fold, thresholds)
+
+
+# ---------------------------------------------------------------------------------------------- uncertainty
+
+
+def _level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a rate.
+
+    Args:
+        successes: how often it happened, 0..n.
+        n: how often it could have. With 0 the interval is [0, 1]: nothing is known.
+        level: confidence.
+
+    Returns:
+        The interval, within [0, 1].
+
+    Raises:
+        ValueError: ``successes`` is not in 0..n, or ``level`` not in (0, 1).
+
+    References:
+        Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    _level(level)
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes must be in 0..n, got {successes} of {n}")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    found = binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def bootstrap(
+    values: ArrayLike | Tensor,
+    seed: int,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    statistic: Callable[..., Any] = np.mean,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic of independent values, the mean unless told otherwise.
+
+    The same values and seed give the same interval. A single value gives an interval of width zero, which says nothing.
+
+    Args:
+        values: (N,) one for each independent unit (image, pair); N at least 1.
+        seed: of the resampling.
+        level: confidence.
+        resamples: how many samples of N values are drawn with replacement.
+        statistic: takes an array (R, N) and ``axis=1`` to (R,), like ``numpy.mean``.
+
+    Returns:
+        The ``(1 - level) / 2`` and ``(1 + level) / 2`` quantiles of the statistic over the resamples.
+
+    Raises:
+        ValueError: there is no value, one is not finite, or an argument is out of range.
+
+    References:
+        Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+    """
+    _level(level)
+    sample = _floats(values, "values")
+    if not len(sample):
+        raise ValueError("values: need at least one")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    random = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    # A table of indices of bounded size at a time.
+    rows = max(1, 4_000_000 // len(sample))
+    for part in batches(resamples, rows):
+        drawn = random.integers(len(sample), size=(part.stop - part.start, len(sample)))
+        found[part] = statistic(sample[drawn], axis=1)
+    low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Interval(float(low), float(high))
