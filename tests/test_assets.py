@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import errno
 import hashlib
 import io
@@ -249,7 +250,9 @@ def origin() -> Iterator[Origin]:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            self.wfile.write(content[start:][: state.cut_after])
+            # A client that has seen enough closes the connection.
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(content[start:][: state.cut_after])
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
