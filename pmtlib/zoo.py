@@ -1,0 +1,330 @@
+"""The recognition networks by name: architecture, weights, input convention, provenance and operating points.
+
+    >>> from pmtlib import zoo
+    >>> zoo.names()
+    ('mobilefacenet', ...)
+    >>> network = zoo.load("mobilefacenet")  # doctest: +SKIP
+
+Weights come in foreign formats (TFLite, ONNX, TF.js, dlib, torch). Each is converted once to a safetensors file with
+the names of our own module, which is kept in the cache and checked whenever it is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pmtlib import assets, devices
+from pmtlib.calibration import Calibration, find
+from pmtlib.errors import NetworkError
+from pmtlib.images import write_atomic
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.paths import cache_dir
+
+_CONTENT = "content-sha256"
+
+
+@dataclass(frozen=True)
+class NetworkCard:
+    """What is known about a network.
+
+    Attributes:
+        name: by which it is asked for.
+        build: gives the architecture, its parameters at random.
+        convert: gives the float32 state dict from the verified asset files (asset name to path).
+        assets: names in :data:`pmtlib.assets.ASSETS`.
+        training_set: what it was trained on, as far as its publisher says.
+        loss: what it was trained with.
+        licence: of the weights, as far as it is stated.
+        embedding: length of the embedding.
+        input: what the network itself sees of the aligned crop, in words.
+        default_cut: units of the shallow model unless another cut is asked for; the paper's "first five layers".
+        paper_counterpart: the paper's name of the same kind of architecture, if it has one.
+        note: what a user should know besides.
+        conversion: version of ``convert`` and of the module's parameter names; a new one makes cached files stale.
+    """
+
+    name: str
+    build: Callable[[], FaceNetwork]
+    convert: Callable[[Mapping[str, Path]], dict[str, Tensor]]
+    assets: tuple[str, ...]
+    training_set: str
+    loss: str
+    licence: str
+    embedding: int
+    input: str
+    default_cut: int = 5
+    paper_counterpart: str | None = None
+    note: str = ""
+    conversion: int = 1
+
+
+def names() -> tuple[str, ...]:
+    """The names of all networks."""
+    return tuple(CARDS)
+
+
+def card(name: str) -> NetworkCard:
+    """What is known about a network.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    if name in CARDS:
+        return CARDS[name]
+    close = difflib.get_close_matches(name, CARDS, n=1, cutoff=0.5)
+    guess = f" did you mean {close[0]!r}?" if close else ""
+    raise NetworkError(f"no network {name!r};{guess} known are {', '.join(CARDS)}")
+
+
+def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
+    """A network with its published weights, frozen, in evaluation mode.
+
+    The first call fetches and converts the weights; later calls read the converted file. A damaged or foreign
+    converted file is made anew. The global random state of torch is left as it was.
+
+    Args:
+        name: one of :func:`names`.
+        device: where to; a name that :func:`pmtlib.devices.resolve` takes.
+
+    Raises:
+        NetworkError: there is no such network, or its weights do not fit the architecture.
+        AssetError: a weight file cannot be had.
+        ConfigError: the device cannot be used.
+    """
+    wanted = card(name)
+    target = devices.resolve(device) if isinstance(device, str) else device
+    with torch.random.fork_rng(devices=[]):
+        network = wanted.build()
+    path = converted_path(name)
+    state = _read(path)
+    if state is None or not _fits(network, state):
+        state = _convert(wanted)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise NetworkError(
+                f"the weights of {name} do not fit its architecture: {reason}; upgrade pmtlib"
+            ) from error
+        _write(path, state)
+    return network.eval().requires_grad_(False).to(target)
+
+
+def available(name: str) -> bool:
+    """Whether the weights are here or can be downloaded.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    return all(assets.obtainable(asset) for asset in card(name).assets)
+
+
+def weights_checksum(name: str) -> str:
+    """SHA-256 that stands for a network's weights: of its assets' checksums and the version of their conversion.
+
+    It comes from the asset table alone; no file is needed.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    wanted = card(name)
+    parts = sorted(assets.ASSETS[asset].sha256 for asset in wanted.assets)
+    return hashlib.sha256("\n".join([*parts, f"conversion {wanted.conversion}"]).encode()).hexdigest()
+
+
+def converted_path(name: str) -> Path:
+    """Where the converted weights are kept; the file need not exist.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    return cache_dir() / "converted" / f"{name}-{weights_checksum(name)[:12]}.safetensors"
+
+
+def calibration(name: str) -> Calibration | None:
+    """The shipped operating points on LFW of a network with its present weights, or None where there are none.
+
+    Raises:
+        NetworkError: there is no such network.
+        ResultError: the shipped file is damaged.
+    """
+    return find(name, weights=weights_checksum(name))
+
+
+def _convert(wanted: NetworkCard) -> dict[str, Tensor]:
+    state = wanted.convert(assets.fetch(wanted.assets))
+    return {key: tensor.detach().contiguous() for key, tensor in state.items()}
+
+
+def _fits(network: FaceNetwork, state: Mapping[str, Tensor]) -> bool:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a converted file, or None where it is absent or not what was written."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return state if metadata.get(_CONTENT) == _digest(state) else None
+
+
+def _write(path: Path, state: dict[str, Tensor]) -> None:
+    content = safetensors.torch.save(state, metadata={_CONTENT: _digest(state)})
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise NetworkError(
+            f"cannot write {path} ({error.strerror}); set PMT_CACHE to a folder with room that you may write to"
+        ) from error
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _network(module: str, function: str, *constants: str) -> Callable[..., Any]:
+    """``pmtlib.networks.<module>.<function>`` called with constants of that module; imported only when called.
+
+    Some architectures need large libraries; asking for one network must not import those of all others.
+    """
+
+    def call(*arguments: Any) -> Any:
+        home = importlib.import_module(f"pmtlib.networks.{module}")
+        return getattr(home, function)(*(getattr(home, constant) for constant in constants), *arguments)
+
+    return call
+
+
+_EDGEFACE_LICENCE = (
+    "code BSD-3-Clause; weights for non-commercial research only: CC BY-NC-SA 4.0 where Idiap publishes the float "
+    "models, not stated for the quantised files"
+)
+
+_TABLE = (
+    NetworkCard(
+        name="mobilefacenet",
+        build=_network("mobilefacenet", "MobileFaceNet", "SIRIUS"),
+        convert=_network("mobilefacenet", "convert_mobilefacenet"),
+        assets=("mobilefacenet-tflite",),
+        training_set="refined MS1M (MS-Celeb-1M)",
+        loss="ArcFace",
+        licence="Apache-2.0 (sirius-ai/MobileFaceNet_TF)",
+        embedding=192,
+        input="112x112 RGB, (x - 127.5) / 128",
+        paper_counterpart="MobileFace",
+    ),
+    NetworkCard(
+        name="mobilefacenet-casia",
+        build=_network("mobilefacenet", "MobileFaceNet", "CASIA"),
+        convert=_network("mobilefacenet", "convert_mobilefacenet_casia"),
+        assets=("mobilefacenet-casia-ckpt",),
+        training_set="CASIA-WebFace",
+        loss="ArcFace",
+        licence="none stated (Xiaoccer/MobileFaceNet_Pytorch)",
+        embedding=128,
+        input="112x96 RGB, columns 8 to 104 of the crop, (x - 127.5) / 128",
+        paper_counterpart="MobileFace",
+        note="The training set of the paper's networks. The columns outside 8 to 104 have no influence.",
+    ),
+    NetworkCard(
+        name="mobilefacenet-ms1m",
+        build=_network("mobilefacenet", "MobileFaceNet", "MS1M"),
+        convert=_network("mobilefacenet", "convert_mobilefacenet_ms1m"),
+        assets=("mobilefacenet-ms1m-pt",),
+        training_set="refined MS1M (MS-Celeb-1M)",
+        loss="ArcFace",
+        licence="Apache-2.0 (foamliu/MobileFaceNet)",
+        embedding=128,
+        input="112x112 RGB, x / 255, ImageNet mean and standard deviation",
+        paper_counterpart="MobileFace",
+        note="ReLU6 in place of PReLU.",
+    ),
+    NetworkCard(
+        name="sface",
+        build=_network("sface", "SFace"),
+        convert=_network("sface", "convert_sface"),
+        assets=("sface-onnx",),
+        training_set="an MS-Celeb-1M variant (which one is not stated)",
+        loss="SFace, a sigmoid-constrained hypersphere loss (Zhong et al. 2021)",
+        licence="Apache-2.0 (OpenCV Zoo)",
+        embedding=128,
+        input="112x112 RGB, 0..255, normalised inside",
+        note="The block-wise int8 weights of the published file, dequantised.",
+    ),
+    NetworkCard(
+        name="edgeface-xs",
+        build=_network("edgeface", "edgeface_xs"),
+        convert=_network("edgeface", "convert_edgeface_xs"),
+        assets=("edgeface-xs-pt",),
+        training_set="WebFace260M subset (the publisher names the 12M and 4M subsets, not which one)",
+        loss="CosFace",
+        licence=_EDGEFACE_LICENCE,
+        embedding=512,
+        input="112x112 RGB, (x / 255 - 0.5) / 0.5",
+        note="The int8 weights of the published quantised file, dequantised.",
+    ),
+    NetworkCard(
+        name="edgeface-xxs",
+        build=_network("edgeface", "edgeface_xxs"),
+        convert=_network("edgeface", "convert_edgeface_xxs"),
+        assets=("edgeface-xxs-pt",),
+        training_set="WebFace260M subset (the publisher names the 12M and 4M subsets, not which one)",
+        loss="CosFace",
+        licence=_EDGEFACE_LICENCE,
+        embedding=512,
+        input="112x112 RGB, (x / 255 - 0.5) / 0.5",
+        note="The int8 weights of the published quantised file, dequantised.",
+    ),
+    NetworkCard(
+        name="dlib-resnet29",
+        build=_network("dlib_resnet", "DlibResNet29"),
+        convert=_network("dlib_resnet", "convert_dlib_resnet29"),
+        assets=("dlib-resnet29-dat",),
+        training_set="about 3 million faces of FaceScrub, the VGG face data set and the web",
+        loss="metric loss (pairwise hinge)",
+        licence="CC0-1.0",
+        embedding=128,
+        input="150x150 RGB, dlib's own chip warped from the crop, (x - mean) / 256",
+        note="Its cosines sit high: a threshold of another network means nothing here.",
+    ),
+    NetworkCard(
+        name="mobilenet-vggface2",
+        build=_network("mobilenet_vggface2", "MobileNetVGGFace2"),
+        convert=_network("mobilenet_vggface2", "convert_mobilenet_vggface2"),
+        assets=("faceres-deep-json", "faceres-deep-bin"),
+        training_set="VGGFace2",
+        loss="softmax",
+        licence="MIT (package human-models)",
+        embedding=1024,
+        input="224x224 BGR, minus (91.4953, 103.8827, 131.0912)",
+        paper_counterpart="MobileNet",
+    ),
+)
+
+CARDS: Mapping[str, NetworkCard] = MappingProxyType({entry.name: entry for entry in _TABLE})
+"""Every network by its name."""
