@@ -1,0 +1,76 @@
+# Everything the project does for itself. A target that needs Python sets up .venv first, from the lock, hash-checked.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PROFILE ?= paper
+# Two workers suit a small machine; each computes on one thread, so that they do not fight over the cores.
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.in-step-with-lock
+LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes pyproject.toml -o requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint format types notebooks check lock clean distclean
+
+help: ## show this list
+	@echo "usage: make TARGET [PYTHON=python3.12] [PROFILE=paper]"
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+setup: $(STAMP) ## make .venv with everything in it, exactly as locked
+
+# Without PYTHON the first of these that runs and is 3.11 or 3.12 is taken; a version manager's shim may exist and fail.
+$(BIN)/python:
+	@for candidate in $(or $(PYTHON),python3 python3.12 python3.11); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$candidate"; \
+	    exec "$$candidate" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "error: $(or $(PYTHON),python3, python3.12 or python3.11) is not a Python 3.11 or 3.12 with venv; install one and name it: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),setup)" >&2; \
+	exit 1
+
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	@if $(BIN)/python -m pip install --quiet uv; then \
+	  $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+	  echo "uv cannot be installed; pip does it, more slowly" >&2; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --no-deps -e .; \
+	fi
+	@touch $@
+
+book: $(STAMP) ## build the book into _build/html; executes nothing
+	$(BIN)/jupyter-book build book/ -n -W --keep-going
+	@echo "open _build/html/index.html"
+
+notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) and put the pages into book/results
+	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)
+
+check: $(STAMP) ## say which pages of the book are out of date
+	$(BIN)/python -m pmtlib.runner check
+
+lint: $(STAMP) ## ruff over code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint types ## lint, types, all tests, the notebooks and the book; the last line is pytest's
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
+	PATH="$(abspath $(BIN)):$$PATH" $(LOCK_COMMAND)
+
+clean: ## remove what building and testing left
+	rm -rf _build book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pmtlib tests -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf $(VENV)
