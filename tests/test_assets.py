@@ -214,6 +214,10 @@ def test_status_says_where_each_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 # -- a URL -----------------------------------------------------------------------------------------------------------
 
 
+def batched(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[start : start + size] for start in range(0, len(content), size))
+
+
 @dataclass
 class Origin:
     """An HTTP server of byte strings, with the faults of real ones to be switched on."""
@@ -224,6 +228,7 @@ class Origin:
     shifted_range: bool = False
     cut_after: int | None = None
     delay: float = 0.0
+    sent: int = 0
     url: str = ""
 
 
@@ -246,13 +251,15 @@ def origin() -> Iterator[Origin]:
                 return
             self.send_response(206 if start else 200)
             if start:
-                first = start + 1 if state.shifted_range else start
-                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+                start += state.shifted_range
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             # A client that has seen enough closes the connection.
             with contextlib.suppress(ConnectionError):
-                self.wfile.write(content[start:][: state.cut_after])
+                for piece in batched(content[start:][: state.cut_after], 1 << 16):
+                    self.wfile.write(piece)
+                    state.sent += len(piece)
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
@@ -305,14 +312,20 @@ def test_url_resumes_where_it_stopped(remote: Asset, origin: Origin, apart: Path
     assert left_behind(apart) == [assets.cached_path("one").name]
 
 
-@pytest.mark.parametrize("fault", ["no range", "shifted range"])
-def test_url_starts_again_when_the_server_does_not_resume(
-    remote: Asset, origin: Origin, apart: Path, fault: str
-) -> None:
-    origin.honour_range, origin.shifted_range = fault != "no range", fault == "shifted range"
+def test_url_starts_again_when_the_server_ignores_the_range(remote: Asset, origin: Origin, apart: Path) -> None:
+    origin.honour_range = False
     apart.mkdir(parents=True)
     part_of(remote, apart).write_bytes(CONTENT[:1000])
     assert assets.path("one").read_bytes() == CONTENT
+    assert origin.ranges == ["bytes=1000-"]
+
+
+def test_url_starts_again_when_the_server_resumes_elsewhere(remote: Asset, origin: Origin, apart: Path) -> None:
+    origin.shifted_range = True
+    apart.mkdir(parents=True)
+    part_of(remote, apart).write_bytes(CONTENT[:1000])
+    assert assets.path("one").read_bytes() == CONTENT
+    assert origin.ranges == ["bytes=1000-", None]
 
 
 def test_url_recovers_from_a_bad_beginning(remote: Asset, origin: Origin, apart: Path) -> None:
@@ -343,13 +356,25 @@ def test_url_that_keeps_breaking_off_leaves_its_part_for_the_next_run(
     assert origin.ranges == ["bytes=150000-"]
 
 
-@pytest.mark.parametrize("served", [CONTENT[::-1], CONTENT + b"more", CONTENT + bytes(5_000_000)])
-def test_url_with_another_content_is_refused(remote: Asset, origin: Origin, apart: Path, served: bytes) -> None:
+@pytest.mark.parametrize("beginning", [b"", bytes(1000)], ids=["fresh", "resumed"])
+@pytest.mark.parametrize("served", [CONTENT[::-1], CONTENT + b"more"], ids=["reversed", "longer"])
+def test_url_with_another_content_is_refused(
+    remote: Asset, origin: Origin, apart: Path, served: bytes, beginning: bytes
+) -> None:
     origin.files["/one.bin"] = served
+    apart.mkdir(parents=True)
+    part_of(remote, apart).write_bytes(beginning)
     message = refusal(lambda: assets.path("one"))
     assert "one.bin from the origin (127.0.0.1" in message
     assert "has the wrong checksum and was refused" in message
     assert "run again, or over another network" in message
+    assert left_behind(apart) == []
+
+
+def test_url_with_far_too_much_is_not_read_to_its_end(remote: Asset, origin: Origin, apart: Path) -> None:
+    origin.files["/one.bin"] = CONTENT + bytes(60_000_000)
+    assert "wrong checksum" in refusal(lambda: assets.path("one"))
+    assert origin.sent < 30_000_000, "more than the system's buffers were filled"
     assert left_behind(apart) == []
 
 
