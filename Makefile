@@ -6,6 +6,7 @@ PROFILE ?= paper
 # Two workers suit a small machine; each computes on one thread, so that they do not fight over the cores.
 WORKERS ?= 2
 
+PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.in-step-with-lock
 LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes pyproject.toml -o requirements.lock
@@ -21,13 +22,13 @@ setup: $(STAMP) ## make .venv with everything in it, exactly as locked
 
 # Without PYTHON the first of these that runs and is 3.11 or 3.12 is taken; a version manager's shim may exist and fail.
 $(BIN)/python:
-	@for candidate in $(or $(PYTHON),python3 python3.12 python3.11); do \
+	@for candidate in $(PYTHONS); do \
 	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1; then \
 	    echo "making $(VENV) with $$candidate"; \
 	    exec "$$candidate" -m venv $(VENV); \
 	  fi; \
 	done; \
-	echo "error: $(or $(PYTHON),python3, python3.12 or python3.11) is not a Python 3.11 or 3.12 with venv; install one and name it: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),setup)" >&2; \
+	echo "error: no Python 3.11 or 3.12 with venv (tried $(PYTHONS)); install one and name it: make setup PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python

@@ -264,7 +264,7 @@ def _own_kernel() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pmtlib-kernel-") as folder:
         root = Path(folder)
         spec = {
-            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
             "display_name": "Python 3",
             "language": "python",
         }
