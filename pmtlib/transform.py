@@ -72,7 +72,8 @@ class PMTConfig(BaseModel):
         stop_error: stop an image once its relative feature error (squared, summed over models) is at most this.
         stop_cosine: stop an image once the cosine of its features with the target is at least this, for each model.
         precision: arithmetic of the networks; ``float32`` is exact, the others use autocast.
-        batch_size: images optimised together. It does not change the result.
+        batch_size: images optimised together. On a processor it does not change the result; on a GPU, where
+            libraries choose their algorithms by it, it is part of what must be equal for equal bits.
         seed: base of all randomness, with the image's own pixels.
     """
 
@@ -186,12 +187,11 @@ def protect(
     base = config.seed
     if generator is not None:
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
-    parts = []
+    parts = [_Run(images[:0], models, weights, config, base).finish()]
     for chunk in batches(len(images), config.batch_size):
-        run = _Run(images[chunk], models, weights, config, base)
-        parts.append(run.optimise(progress))
-    if not parts:
-        return _Run(images, models, weights, config, base).finish()
+        count = len(images[chunk])
+        run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base)
+        parts.append(_first(run.optimise(count, progress), count))
     return Protected(
         images=torch.cat([part.images for part in parts]),
         features=tuple(torch.cat([part.features[m] for part in parts]) for m in range(len(models))),
@@ -200,6 +200,30 @@ def protect(
         error=torch.cat([part.error for part in parts]),
         cosine=torch.cat([part.cosine for part in parts]),
         finite=torch.cat([part.finite for part in parts]),
+    )
+
+
+def _filled(images: Tensor, batch_size: int) -> Tensor:
+    """A batch of a size at which every image gets the same bits as in any other batch.
+
+    Libraries choose a convolution's algorithm by the batch's size, and a last bit that differs grows into another
+    image within a hundred steps. On a processor that concerns batches of one; on a GPU any size may differ, so a
+    last, shorter batch is filled up with copies.
+    """
+    size = 2 if images.device.type == "cpu" else batch_size
+    missing = max(size - len(images), 0)
+    return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+
+
+def _first(part: Protected, count: int) -> Protected:
+    return Protected(
+        images=part.images[:count],
+        features=tuple(feature[:count] for feature in part.features),
+        trace=part.trace[:count],
+        steps=part.steps[:count],
+        error=part.error[:count],
+        cosine=part.cosine[:count],
+        finite=part.finite[:count],
     )
 
 
@@ -242,16 +266,16 @@ class _Run:
         # Without augmentation the target never changes, so the photograph is looked at once.
         self.fixed_target = self._features(self.original) if config.augmentation == "none" else None
 
-    def optimise(self, progress: Callable[[int], Any] | None) -> Protected:
-        """Run all steps (Algorithm 1, lines 4 to 9)."""
+    def optimise(self, count: int, progress: Callable[[int], Any] | None) -> Protected:
+        """Run all steps (Algorithm 1, lines 4 to 9), reporting them for ``count`` images."""
         for step in range(self.config.steps):
             self._step(step)
             if progress is not None:
-                progress(len(self.original))
+                progress(count)
             # Only a stopping rule can end early; without one the device need not be waited for.
             if self._may_stop and not bool(self.active.any()):
                 if progress is not None:
-                    progress(len(self.original) * (self.config.steps - step - 1))
+                    progress(count * (self.config.steps - step - 1))
                 break
         return self.finish()
 
@@ -377,8 +401,8 @@ class _Run:
             squared = squared / _size(goal)
         if self.config.distance == "norm":
             # The square root has no derivative at 0, where the image is already done.
-            return (squared + torch.finfo(squared.dtype).tiny).sqrt()
-        return squared
+            squared = (squared + torch.finfo(squared.dtype).tiny).sqrt()
+        return squared.to(self.original.dtype)
 
     def _combine(self, errors: Sequence[Tensor]) -> Tensor:
         weighted = [weight * error for weight, error in zip(self.weights, errors, strict=True)]
@@ -402,9 +426,11 @@ class _Run:
         rule = self.config.rule
         gradient = torch.nan_to_num(gradient)
         if rule in ("l1", "mean-abs"):
-            magnitude = gradient.abs().flatten(1)
-            scale = magnitude.sum(1) if rule == "l1" else magnitude.mean(1)
-            gradient = gradient / scale.clamp_min(torch.finfo(gradient.dtype).tiny).view(-1, 1, 1, 1)
+            scale = _row_sums(gradient.abs().flatten(1))
+            if rule == "mean-abs":
+                scale = scale / gradient[0].numel()
+            scale = scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
+            gradient = gradient / scale.view(-1, 1, 1, 1)
         if self.kernel is not None and len(gradient):
             gradient = filter2d(gradient, self.kernel, border_type="constant")
         if rule == "sign":
@@ -418,12 +444,21 @@ class _Run:
         return gradient
 
 
+def _row_sums(values: Tensor) -> Tensor:
+    """Sums over axis 1 in float64.
+
+    The order in which a sum is taken depends on the batch's size, and a last bit that differs grows into another
+    image within a hundred steps. Taken in float64 and rounded afterwards, the order no longer shows.
+    """
+    return values.sum(1, dtype=torch.float64)
+
+
 def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
-    return torch.stack([(o - g).square().sum(1) for o, g in zip(own, goal, strict=True)]).sum(0)
+    return torch.stack([_row_sums((o - g).square()) for o, g in zip(own, goal, strict=True)]).sum(0)
 
 
 def _size(goal: list[Tensor]) -> Tensor:
-    squares = torch.stack([g.square().sum(1) for g in goal]).sum(0)
+    squares = torch.stack([_row_sums(g.square()) for g in goal]).sum(0)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny)
 
 
@@ -432,5 +467,5 @@ def _relative_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
 
 
 def _feature_cosine(own: list[Tensor], goal: list[Tensor]) -> Tensor:
-    dot = torch.stack([(o * g).sum(1) for o, g in zip(own, goal, strict=True)]).sum(0)
+    dot = torch.stack([_row_sums(o * g) for o, g in zip(own, goal, strict=True)]).sum(0)
     return (dot / (_size(own) * _size(goal)).sqrt()).detach()
