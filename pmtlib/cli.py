@@ -1,0 +1,532 @@
+"""The ``pmt`` command. Options, tables and exit codes are here; the work is done elsewhere.
+
+Whatever computes is imported by the command that needs it, so that help and complaints about usage come at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pmtlib import __version__
+from pmtlib.errors import ConfigError, PMTError
+from pmtlib.intake import collect, shown
+
+if TYPE_CHECKING:
+    from pmtlib.inventory import Check
+    from pmtlib.pipeline import Summary
+
+DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+_MANY_ROWS = 60
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 some inputs could not be processed (the report says which), or a check failed; "
+    "2 wrong usage, or nothing could be done; 130 interrupted (what is done is kept; run again to go on)."
+)
+
+app = typer.Typer(
+    name="pmt",
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Obfuscate face photographs so that only the services you authorise recognise them.",
+    epilog=EXIT_CODES,
+)
+assets_app = typer.Typer(
+    invoke_without_command=True, help="Weights and sample photographs: where they are, and fetching them."
+)
+app.add_typer(assets_app, name="assets")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default=True)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave the process with its exit code; an error is one line on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Wherever it stands among the options; behind a "--" it is a file's name.
+    options = given[: given.index("--")] if "--" in given else given
+    debug = "--debug" in options
+    given = [option for option in options if option != "--debug"] + given[len(options) :]
+    code = NOTHING_DONE
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _complain("interrupted; what is done is kept, run again to go on")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        if debug:
+            raise
+        # Whatever is left in the buffer has no reader; flushing it at exit would complain a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain("the reader of the output is gone")
+        code = SOME_FAILED
+    except PMTError as error:
+        if debug:
+            raise
+        _complain(str(error))
+    except Exception as error:
+        if debug:
+            raise
+        said = " ".join(str(error).split())[:300]
+        _complain(f"unexpected {type(error).__name__}: {said}; run again with --debug and report what it shows")
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Dispatch; click's own complaints about usage become one line as well."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("pmt", arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except Exception as error:
+        # Typer brings its own copy of click or uses the installed one, by its version: the class is not importable.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        where = getattr(error, "ctx", None)
+        help_of = "pmt" if where is None else where.command_path
+        raise ConfigError(f"{message().rstrip('.')}; see `{help_of} --help`") from error
+    return code if isinstance(code, int) else DONE
+
+
+def _complain(message: str) -> None:
+    line = shown(" ".join(message.split()))
+    try:
+        print(f"error: {line}", file=sys.stderr)
+    except OSError:
+        # Standard error is gone too; the exit code still tells.
+        return
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pmt {__version__}")
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(DONE)
+
+
+@app.command(epilog=EXIT_CODES)
+def protect(
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTOS...", help="Photographs, and folders with all below them.")
+    ],
+    authorise: Annotated[
+        list[str],
+        typer.Option(
+            "--authorise",
+            "--authorize",
+            "-a",
+            metavar="NETWORK[,...]",
+            help="Networks that shall recognise the results; `pmt networks` lists them. Commas, or given repeatedly.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results and the report.")],
+    largest: Annotated[bool, typer.Option("--largest", help="Only the largest face of a photograph.")] = False,
+    aligned: Annotated[bool, typer.Option("--aligned", help="PHOTOS are aligned 112x112 crops already.")] = False,
+    min_face: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Shorter side below which a face is refused.", show_default="32"),
+    ] = None,
+    features: Annotated[
+        bool,
+        typer.Option("--features", help="Write obfuscated shallow features (safetensors) instead of an image."),
+    ] = False,
+    cut: Annotated[
+        str | None,
+        typer.Option(metavar="UNITS", help="Units of the shallow models: a number or a unit's name.", show_default="5"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of the transform's fields; see `pmt config`.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates (K of Algorithm 1).")] = None,
+    step_size: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Change of a step (alpha); fractions as 4/255.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="raw, sign, l1, mean-abs or adam.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Base of all randomness, with the photograph's pixels.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Faces optimised together.")] = None,
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Do again what is done.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Obfuscate the faces of photographs.
+
+    DIR gets NAME.png for the largest face of NAME.jpg, NAME-face2.png for the next and so on, in the folders that
+    PHOTOS has; two photographs that would share a name keep their suffix (NAME.jpg.png). With --features it is
+    NAME.NETWORK.safetensors, and model-card.json beside them. report.jsonl has a line a face, report.txt the same as
+    a table. What is done with the same photograph and configuration is not done again.
+    """
+    # Before anything large is imported, and before the folder is made.
+    collect(photos, out)
+    _warm_up(quiet)
+    from pmtlib import faces, pipeline
+    from pmtlib.settings import configure
+
+    given = {
+        "steps": steps,
+        "step_size": None if step_size is None else _fraction(step_size),
+        "rule": rule,
+        "seed": seed,
+        "precision": precision,
+        "batch_size": batch_size,
+    }
+    job = pipeline.Job(
+        photos=photos,
+        out=out,
+        authorised=_listed(authorise),
+        config=configure(config, given),
+        cut=int(cut) if cut is not None and cut.lstrip("-").isdecimal() else cut,
+        largest=largest,
+        aligned=aligned,
+        min_face=faces.MIN_FACE if min_face is None else min_face,
+        features=features,
+        device=device,
+        force=force,
+    )
+    summary = pipeline.run(job, show=not quiet)
+    if as_json:
+        _print_json(summary.to_dict())
+    elif not quiet:
+        _show_rows(summary)
+        print(_sentence(summary, out))
+    if summary.stopped:
+        _complain(summary.stopped)
+        return SOME_FAILED if summary.done else NOTHING_DONE
+    return SOME_FAILED if summary.failed else DONE
+
+
+def _show_rows(summary: Summary) -> None:
+    """Faces that are done and what failed, as far as that fits a screen or two; report.txt has all."""
+    from pmtlib.report import table
+
+    failed = [row for row in summary.rows if row.status == "failed"]
+    if 0 < summary.done <= _MANY_ROWS:
+        Console().print(table(summary.rows))
+    for row in failed[:_MANY_ROWS]:
+        face = "" if row.face is None else f", face {row.face}"
+        print(f"failed: {shown(row.input)}{face}: {shown(row.reason or '')}")
+    if len(failed) > _MANY_ROWS:
+        print(f"failed: {len(failed) - _MANY_ROWS} more")
+
+
+def _sentence(summary: Summary, out: Path) -> str:
+    done = _count(summary.done, "face") + " done"
+    parts = [done + (f" ({summary.reused} by an earlier run)" if summary.reused else "")]
+    if summary.failed:
+        parts.append(f"{summary.failed} failed")
+    if summary.ignored:
+        parts.append(f"{_count(summary.ignored, 'other file')} ignored")
+    where = shown(out / "report.txt")
+    return f"{_count(summary.photographs, 'photograph')}: {', '.join(parts)}; {summary.seconds:.0f} s; see {where}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    original: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ORIGINAL", help="The photograph; its largest face counts. Exactly 112x112 is an aligned crop."
+        ),
+    ],
+    protected: Annotated[
+        Path, typer.Argument(metavar="PROTECTED", help="What `pmt protect` saved: a PNG or a safetensors file.")
+    ],
+    networks: Annotated[
+        list[str] | None,
+        typer.Option("--networks", "-n", metavar="NETWORK[,...]", help="All whose weights are here, by default."),
+    ] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="ORIGINAL is an aligned 112x112 crop.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Say which networks recognise a protected image as its photograph, and how much of it can be seen.
+
+    PROTECTED is judged as it was saved; no face is looked for in it. A network accepts where the cosine of its two
+    embeddings is above its calibrated threshold.
+    """
+    collect([original], Path(os.devnull))
+    collect([protected], Path(os.devnull))
+    _warm_up(as_json)
+    from pmtlib.verify import compare
+
+    found = compare(original, protected, _listed(networks or []), aligned=aligned, device=device)
+    if as_json:
+        _print_json(found.to_dict())
+        return DONE
+    shape = _table(("network", ""), ("cosine", "r"), ("threshold", "r"), ("verdict", ""))
+    for opinion in found.networks:
+        shape.add_row(opinion.network, _number(opinion.cosine), _number(opinion.threshold), _coloured(opinion.verdict))
+    Console().print(shape)
+    if found.uploaded == "image":
+        measures = ("SSIM", found.ssim), ("PSNR", found.psnr), ("LPIPS-VGG", found.lpips_vgg)
+        shown_measures = (*measures, ("LPIPS-AlexNet", found.lpips_alex))
+        print("  ".join(f"{name} {_number(value)}{' dB' if name == 'PSNR' else ''}" for name, value in shown_measures))
+    print(f"original: {found.original}")
+    return DONE
+
+
+@app.command(epilog=EXIT_CODES)
+def networks(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="All, by default.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Verify with each now; one at chance is refused.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the stored figures and thresholds anew.")
+    ] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SET", help="lfw, cfp_ff, ..., samples or a path; for --check, --calibrate."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """List the networks: size, training set, licence, accuracy, threshold, and whether the weights are here."""
+    if check and calibrate:
+        raise ConfigError("--check and --calibrate exclude each other; give one")
+    if sets and not (check or calibrate):
+        raise ConfigError("--set needs --check or --calibrate")
+    if check and len(sets or []) > 1:
+        raise ConfigError("--check takes one --set")
+    _warm_up(quiet or as_json)
+    from pmtlib import inventory
+
+    chosen = _listed(names or [])
+    if check:
+        return _show_checks(inventory.check(chosen, sets[0] if sets else None, device=device, show=not quiet), as_json)
+    if calibrate:
+        count = inventory.calibrate(chosen, sets or (), device=device, show=not quiet)
+        if as_json:
+            _print_json({"stored": count})
+        elif not quiet:
+            print(f"{count} operating points are stored")
+        return DONE
+    rows = inventory.networks(chosen)
+    if as_json:
+        _print_json([row.to_dict() for row in rows])
+        return DONE
+    shape = _table(
+        ("network", ""),
+        ("parameters", "r"),
+        ("accuracy", "r"),
+        ("TAR@1e-3", "r"),
+        ("threshold", "r"),
+        ("weights", "fold"),
+    )
+    origin = _table(("network", ""), ("training set", "fold"), ("loss", "fold"), ("licence", "fold"))
+    for row in rows:
+        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f} ({row.dataset})"
+        shape.add_row(
+            row.name,
+            f"{row.parameters / 1e6:.2f} M",
+            accuracy,
+            _number(row.tar_far_1e3),
+            _number(row.threshold),
+            escape(row.source),
+        )
+        origin.add_row(row.name, *map(escape, (row.training_set, row.loss, row.licence)))
+    console = Console()
+    console.print(shape)
+    console.print()
+    console.print(origin)
+    return DONE
+
+
+def _show_checks(checks: Iterable[Check], as_json: bool) -> int:
+    found = list(checks)
+    if as_json:
+        _print_json([check.to_dict() for check in found])
+    else:
+        shape = _table(
+            ("network", ""), ("set", ""), ("pairs", "r"), ("accuracy", "r"), ("stored", "r"), ("AUC", "r"), ("", "fold")
+        )
+        for check in found:
+            stored = "-" if check.stored is None else f"{check.stored.accuracy_mean:.4f}"
+            if check.measured is None:
+                why = Text("at chance", style="red") if check.refused else "weights are not here"
+                shape.add_row(check.name, escape(check.dataset), "", "", stored, "", why)
+            else:
+                measured = check.measured
+                accuracy = f"{measured.accuracy_mean:.4f} ± {measured.accuracy_std:.4f}"
+                shape.add_row(
+                    check.name,
+                    escape(check.dataset),
+                    str(measured.n),
+                    accuracy,
+                    stored,
+                    f"{measured.auc:.4f}",
+                    "stands",
+                )
+        Console().print(shape)
+    for check in found:
+        if check.refused:
+            _complain(check.refused)
+    if any(check.refused for check in found):
+        return SOME_FAILED
+    return DONE if any(check.measured for check in found) else NOTHING_DONE
+
+
+@app.command()
+def config() -> None:
+    """Print the transform's default configuration as YAML, each field explained; for `pmt protect --config`."""
+    _warm_up(True)
+    from pmtlib.settings import as_yaml
+
+    print(as_yaml(), end="")
+
+
+@assets_app.callback()
+def _assets(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(DONE)
+
+
+@assets_app.command("list")
+def list_assets(as_json: JsonOption = False) -> None:
+    """List the files: size, licence, and where each is or can come from. Downloads nothing."""
+    from pmtlib import assets
+
+    rows = assets.status()
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": row.name,
+                    "bytes": row.size,
+                    "licence": row.licence,
+                    "where": row.where,
+                    "present": row.where in ("cache", "PMT_WEIGHTS"),
+                    "fault": row.fault or None,
+                }
+                for row in rows
+            ]
+        )
+        return
+    shape = _table(("asset", ""), ("MB", "r"), ("where", ""), ("licence", "fold"))
+    for row in rows:
+        where = f"{row.where}; {row.fault}" if row.fault else row.where
+        shape.add_row(row.name, f"{row.size / 1e6:.1f}", Text(shown(where)), escape(row.licence))
+    Console().print(shape)
+
+
+@assets_app.command("fetch", epilog=EXIT_CODES)
+def fetch_assets(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="By default all that can be downloaded.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every file; those that cannot be downloaded are complained about.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Fetch files and check them; what is here already is not fetched again."""
+    from pmtlib import assets
+
+    chosen = _listed(names or [])
+    if chosen and everything:
+        raise ConfigError("--all and names exclude each other; give one")
+    for name in chosen:
+        assets.asset(name)
+    chosen = chosen or [name for name in assets.ASSETS if everything or assets.obtainable(name)]
+    failed = 0
+    for group in _same_origin(chosen):
+        try:
+            for name, path in assets.fetch(group).items():
+                if not quiet:
+                    print(f"{name}: {shown(path)}")
+        except PMTError as error:
+            failed += 1
+            _complain(str(error))
+    if not chosen:
+        raise ConfigError("nothing can be downloaded here; see `pmt assets list`")
+    return SOME_FAILED if failed else DONE
+
+
+def _same_origin(names: Iterable[str]) -> list[list[str]]:
+    """Names in groups that come from the same archive, so that it is downloaded once."""
+    from pmtlib import assets
+
+    groups: dict[Any, list[str]] = {}
+    for name in names:
+        sources = [getattr(source, "archive", None) for source in assets.asset(name).sources]
+        groups.setdefault(next((source for source in sources if source is not None), name), []).append(name)
+    return list(groups.values())
+
+
+def _listed(values: Iterable[str]) -> list[str]:
+    """Names given by commas, by repetition, or both; each once."""
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def _fraction(text: str) -> float:
+    try:
+        above, _, below = text.partition("/")
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"--step-size: {shown(text)!r} is no number; give one as 0.016 or 4/255") from error
+
+
+def _warm_up(quiet: bool) -> None:
+    """Say that something is going on while the large libraries are imported."""
+    if not quiet and sys.stderr.isatty() and "torch" not in sys.modules:
+        with Console(stderr=True).status("loading"):
+            import torch  # noqa: F401
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    """A plain table; ``r`` is right-aligned, ``fold`` may take several lines."""
+    shape = Table(box=None, pad_edge=False, header_style="bold")
+    for name, kind in columns:
+        overflow: Any = "fold"
+        shape.add_column(name, justify="right" if kind == "r" else "left", overflow=overflow, no_wrap=kind != "fold")
+    return shape
+
+
+def _coloured(verdict: str | None) -> Text:
+    return Text(verdict or "no threshold", style={"accepted": "green", "rejected": "red"}.get(verdict or "", ""))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

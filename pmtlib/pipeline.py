@@ -1,0 +1,613 @@
+"""The batch work behind ``pmt protect``: photographs in; obfuscated faces, or shallow features, and a report out.
+
+Photographs are read and searched for faces one by one, and the aligned faces are optimised in batches, so that memory
+does not grow with their number. A face's randomness comes from its pixels: results do not depend on the batch, the
+order, or on whether the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pmtlib import devices, faces, intake, metrics, zoo
+from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atomic
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.progress import progress_bar
+from pmtlib.report import Agreement, Report, Row, cannot_write, suffix
+from pmtlib.shallow import ServerModel, ShallowModel
+from pmtlib.transform import PMTConfig, Protected, image_seed, protect
+
+CARD = "model-card.json"
+CARD_KEY = "model-card"
+"""Under this key the metadata of a features file hold its model card, as JSON."""
+FEATURES = "features"
+"""The tensor's name in a features file: (1, C, h, w), float32."""
+_VERSION = 1
+"""Raised whenever the same photograph and configuration would give another result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ``pmt protect`` is asked to do.
+
+    Attributes:
+        photos: files and folders.
+        out: folder of the results and the report.
+        authorised: names of the networks that shall recognise the results.
+        config: of the transform.
+        cut: units of the shallow models; None for each network's own default.
+        largest: only the largest face of a photograph.
+        aligned: the photographs are aligned 112x112 crops already.
+        min_face: smallest side of a face's box, pixels; smaller ones are refused.
+        features: write the obfuscated shallow features, not the image.
+        device: where to compute, see :func:`pmtlib.devices.resolve`.
+        force: do again what is done.
+    """
+
+    photos: Sequence[Path]
+    out: Path
+    authorised: Sequence[str]
+    config: PMTConfig = field(default_factory=PMTConfig)
+    cut: int | str | None = None
+    largest: bool = False
+    aligned: bool = False
+    min_face: int = faces.MIN_FACE
+    features: bool = False
+    device: str = "auto"
+    force: bool = False
+
+    @property
+    def mode(self) -> Literal["image", "features"]:
+        """What is uploaded: ``image`` or ``features``."""
+        return "features" if self.features else "image"
+
+    def cut_of(self, name: str) -> int | str:
+        """The cut of an authorised network."""
+        return zoo.card(name).default_cut if self.cut is None else self.cut
+
+    def key(self) -> str:
+        """Hash of all that shapes a result besides the photograph and the device, 16 hexadecimal digits."""
+        content = {
+            "version": _VERSION,
+            "mode": self.mode,
+            "networks": [[name, self.cut_of(name), zoo.weights_checksum(name)] for name in self.authorised],
+            "faces": {"largest": self.largest, "aligned": self.aligned, "min_face": self.min_face},
+            # How many are optimised together changes the speed only.
+            "pmt": self.config.model_dump(mode="json", exclude={"batch_size"}),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Summary:
+    """What came of a run.
+
+    Attributes:
+        rows: of this run, in the order of the report.
+        photographs: how many there were.
+        ignored: files of the folders that are no pictures.
+        reused: faces that an earlier run had done.
+        seconds: of the whole run.
+        stopped: why the run ended before its time; "" if it did not.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    photographs: int = 0
+    ignored: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+
+    @property
+    def done(self) -> int:
+        """Faces whose results are there."""
+        return sum(row.status == "done" for row in self.rows)
+
+    @property
+    def failed(self) -> int:
+        """Faces and photographs that could not be done."""
+        return len(self.rows) - self.done
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the rows without their parts that are ``None`` stay as in the report."""
+        return {
+            "photographs": self.photographs,
+            "ignored": self.ignored,
+            "done": self.done,
+            "reused": self.reused,
+            "failed": self.failed,
+            "seconds": round(self.seconds, 2),
+            "stopped": self.stopped or None,
+            "rows": [row.model_dump(mode="json") for row in self.rows],
+        }
+
+
+def run(job: Job, *, show: bool = True) -> Summary:
+    """Do a job, or what is left of it.
+
+    Results are complete files or absent, whenever the run ends. Ctrl-C drops the batch under way; what was done
+    before stays and is not done again by the next run.
+
+    Args:
+        job: what to do.
+        show: draw a progress bar on standard error.
+
+    Returns:
+        Summary: with ``stopped`` set when the disk is full or refuses to be written to.
+
+    Raises:
+        PhotoError: there is no photograph.
+        ConfigError: no network, a cut or a device that does not exist.
+        NetworkError: an authorised network does not exist or cannot be built.
+        AssetError: its weights cannot be had.
+        ResultError: another run uses the folder, or it cannot be made.
+    """
+    if not job.authorised:
+        raise ConfigError(f"no authorised network; name one of {', '.join(zoo.names())} with --authorise")
+    for name in job.authorised:
+        zoo.card(name)
+    if len(set(job.authorised)) < len(job.authorised):
+        raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
+    begun = time.monotonic()
+    # A misspelt input must not leave a folder behind.
+    intake.collect(job.photos, job.out)
+    with Report(job.out) as report:
+        work = _Work(job, report)
+        summary = work.summary
+        with progress_bar(work.title, work.total, show=show) as advance:
+            work.advance = advance
+            try:
+                work.do()
+            except _DiskError as error:
+                summary.stopped = str(error)
+            except torch.OutOfMemoryError:
+                size = max(1, job.config.batch_size // 2)
+                summary.stopped = f"not enough memory on {work.device}; try --batch-size {size}"
+    summary.rows.sort(key=lambda row: (work.order[row.source], row.face or 0))
+    summary.seconds = time.monotonic() - begun
+    return summary
+
+
+@dataclass(frozen=True)
+class _Face:
+    """A face to be optimised: where it comes from, its aligned crop, and where its result goes."""
+
+    photo: intake.Photo
+    sha256: str
+    number: int
+    count: int
+    crop: UInt8Image
+    box: tuple[float, float, float, float] | None
+    score: float | None
+
+
+class _DiskError(Exception):
+    """The output folder can no longer be written to."""
+
+
+class _Work:
+    """One run over all photographs."""
+
+    def __init__(self, job: Job, report: Report) -> None:
+        self.job = job
+        self.report = report
+        self.key = job.key()
+        self.advance: Callable[[int], Any] = lambda _count: None
+        self.device = devices.resolve(job.device)
+        self._services: list[_Service] | None = None
+        self._detector: faces.Detector | None = None
+        self._queue: list[_Face] = []
+        self._written: set[str] = set()
+        self._owed = 0.0
+        self._finished: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        self._owners: dict[str, Row] = {}
+        for row in report.rows:
+            self._remember(row)
+        found = intake.collect(job.photos, job.out, self._owners)
+        if not found.entries:
+            others = f" ({found.ignored} other files)" if found.ignored else ""
+            raise PhotoError(f"no photograph in {', '.join(map(intake.shown, job.photos))}{others}")
+        earlier: dict[str, str] = {}
+        self._named: dict[str, list[Row]] = defaultdict(list)
+        for row in self._owners.values():
+            if row.target is not None:
+                earlier[row.source] = row.target
+                self._named[row.input].append(row)
+        in_use = {row.target for row in self._owners.values() if row.target is not None}
+        self.photos = intake.plan(found.entries, job.out, earlier, in_use, self._recognise)
+        self.order = {photo.source: i for i, photo in enumerate(self.photos)}
+        self.summary = Summary(photographs=len(self.photos), ignored=found.ignored)
+        self.total = len(self.photos) * max(job.config.steps, 1)
+        count = len(self.photos)
+        self.title = f"protecting {count} photograph{'' if count == 1 else 's'}"
+
+    def _remember(self, row: Row) -> None:
+        if row.status == "done":
+            self._owners.update(dict.fromkeys(row.outputs, row))
+            if row.input_sha256 is not None:
+                self._finished[row.input_sha256, row.config].append(row)
+
+    def _recognise(self, entry: intake.Entry, name: str) -> str | None:
+        """The target of a photograph that was moved together with its folder, or was given by another path."""
+        rows = self._named.get(name, [])
+        digest = _sha256(entry.path) if rows else None
+        return next((row.target for row in rows if row.input_sha256 == digest), None)
+
+    def do(self) -> None:
+        """Every photograph, then what is left in the queue."""
+        for photo in self.photos:
+            try:
+                self._take(photo)
+            except PhotoError as error:
+                self._fail(photo, _reason(error, photo))
+        self._flush()
+
+    def _take(self, photo: intake.Photo) -> None:
+        """Queue the faces of a photograph that are not done yet.
+
+        Raises:
+            PhotoError: it cannot be read, or there is no face.
+        """
+        if photo.fault:
+            raise PhotoError(photo.fault)
+        digest = _sha256(photo.path)
+        if digest is None:
+            raise PhotoError("cannot be read")
+        if self._reuse_all(photo, digest):
+            return
+        # Before anything is decoded: a network or a cut that cannot be had should show at once.
+        self._load()
+        found = list(self._faces(photo, digest))
+        left = [face for face in found if isinstance(face, _Face) and not self._reuse(photo, digest, face.number)]
+        for face in found:
+            if isinstance(face, Row):
+                self._record(face)
+        self._tick(max(self.job.config.steps, 1) * (1 - len(left) / len(found)))
+        for face in left:
+            self._queue.append(face)
+            if len(self._queue) == self.job.config.batch_size:
+                self._flush()
+
+    def _faces(self, photo: intake.Photo, digest: str) -> Iterator[_Face | Row]:
+        """Aligned faces, largest first; those that are too small as failed rows."""
+        job = self.job
+        if job.aligned:
+            yield _Face(photo, digest, 1, 1, faces.load_aligned(photo.path), None, None)
+            return
+        picture = faces.read_photo(photo.path)
+        if self._detector is None:
+            self._detector = faces.Detector(min_size=job.min_face)
+        found = self._detector.detect(picture)
+        if not found.faces and not found.too_small:
+            raise PhotoError("no face was found; use an upright photograph in which it is visible")
+        if job.largest and found.faces:
+            found = faces.Detection(found.faces[:1], ())
+        count = len(found.faces) + len(found.too_small)
+        for number, face in enumerate((*found.faces, *found.too_small), 1):
+            if number <= len(found.faces):
+                crop = faces.align(picture, face.landmarks)
+                yield _Face(photo, digest, number, count, crop, face.box, face.score)
+            else:
+                width, height = face.box[2:]
+                reason = f"the face is {width:.0f}x{height:.0f} pixels, below --min-face {job.min_face}"
+                about = {"face": number, "faces": count, "box": face.box, "score": face.score}
+                yield self._row(photo, "failed", reason=reason, input_sha256=digest, **about)
+
+    def _reuse_all(self, photo: intake.Photo, digest: str) -> bool:
+        """Take over every face of a photograph; False, and nothing is taken, unless all are done."""
+        rows = self._finished.get((digest, self.key), [])
+        count = next((row.faces for row in rows if row.faces is not None), 0)
+        if self.job.force or not count or not all(self._found(photo, digest, n) for n in range(1, count + 1)):
+            return False
+        for number in range(1, count + 1):
+            self._reuse(photo, digest, number)
+        self._tick(max(self.job.config.steps, 1))
+        return True
+
+    def _found(self, photo: intake.Photo, digest: str, number: int) -> Row | None:
+        """The row of a face with the same content and configuration whose files are as they were written."""
+        rows = [row for row in self._finished.get((digest, self.key), []) if row.face == number]
+        rows.sort(key=lambda row: row.target != photo.target)
+        return next((row for row in rows if self._intact(row)), None)
+
+    def _intact(self, row: Row) -> bool:
+        return all(_sha256(self.job.out / output) == digest for output, digest in row.outputs.items())
+
+    def _reuse(self, photo: intake.Photo, digest: str, number: int) -> bool:
+        """Take over a face that is done; the result of an equal photograph of another name is copied."""
+        row = None if self.job.force else self._found(photo, digest, number)
+        if row is None:
+            return False
+        outputs = self._names(photo, number)
+        if outputs != list(row.outputs):
+            contents = [_read(self.job.out / output) for output in row.outputs]
+            if None in contents or self._in_the_way(photo, digest, dict(zip(outputs, contents, strict=True))):
+                return False
+            for output, content in zip(outputs, contents, strict=True):
+                assert content is not None
+                self._write(output, content)
+        moved = {
+            "input": photo.name,
+            "source": photo.source,
+            "outputs": dict(zip(outputs, row.outputs.values(), strict=True)),
+        }
+        self._written.update(outputs)
+        current = row.model_copy(update=moved)
+        if current == row:
+            self.summary.rows.append(row)
+        else:
+            self._record(current)
+        self.summary.reused += 1
+        return True
+
+    def _names(self, photo: intake.Photo, number: int) -> list[str]:
+        networks: Sequence[str | None] = self.job.authorised if self.job.features else [None]
+        return [photo.target + suffix(number, network) for network in networks]
+
+    def _flush(self) -> None:
+        """Optimise the faces in the queue, and write and judge what comes out."""
+        batch, self._queue = self._queue, []
+        if not batch:
+            return
+        services = self._load()
+        begun = time.monotonic()
+        originals = to_tensor([face.crop for face in batch], self.device)
+        share = sum(1 / face.count for face in batch) / len(batch)
+        shallow = [service.shallow for service in services]
+        result = protect(originals, shallow, self.job.config, progress=lambda steps: self._tick(steps * share))
+        pixels = to_uint8(result.images)
+        with torch.inference_mode():
+            seen = to_tensor(pixels, self.device)
+            embeddings = [service.embed(originals) for service in services]
+            if self.job.features:
+                uploaded = [service.finish(part) for service, part in zip(services, result.features, strict=True)]
+                similarity: Sequence[float | None] = [None] * len(batch)
+            else:
+                uploaded = [service.embed(seen) for service in services]
+                similarity = [float(value) for value in metrics.ssim(originals, seen)]
+        cosines = [metrics.cosine(a, b) for a, b in zip(embeddings, uploaded, strict=True)]
+        seconds = (time.monotonic() - begun) / len(batch)
+        for i, face in enumerate(batch):
+            about: dict[str, Any] = {
+                "face": face.number,
+                "faces": face.count,
+                "box": face.box,
+                "score": face.score,
+                "input_sha256": face.sha256,
+            }
+            if not bool(result.finite[i]):
+                reason = "the optimisation did not stay finite; try a smaller --step-size or --precision float32"
+                self._record(self._row(face.photo, "failed", reason=reason, **about))
+                continue
+            contents = self._contents(face, result, pixels[i], i)
+            blocked = self._in_the_way(face.photo, face.sha256, contents)
+            if blocked:
+                self._record(self._row(face.photo, "failed", reason=blocked, **about))
+                continue
+            try:
+                for name, content in contents.items():
+                    self._write(name, content)
+            except PhotoError as error:
+                self._record(self._row(face.photo, "failed", reason=str(error), **about))
+                continue
+            agreements = tuple(
+                service.agreement(float(result.cosine[i, m]), float(result.error[i, m]), float(cosines[m][i]))
+                for m, service in enumerate(services)
+            )
+            self._record(
+                self._row(
+                    face.photo,
+                    "done",
+                    outputs={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+                    networks=agreements,
+                    ssim=similarity[i],
+                    steps=int(result.steps[i]),
+                    seconds=round(seconds, 3),
+                    seed=image_seed(self.job.config.seed, originals[i]),
+                    device=devices.describe(self.device),
+                    **about,
+                )
+            )
+
+    def _contents(self, face: _Face, result: Protected, pixels: UInt8Image, i: int) -> dict[str, bytes]:
+        """The files of one face."""
+        names = self._names(face.photo, face.number)
+        if not self.job.features:
+            return {names[0]: png_bytes(pixels)}
+        services = self._load()
+        tensors = [part[i : i + 1] for part in result.features]
+        cards = [service.card(tensor) for service, tensor in zip(services, tensors, strict=True)]
+        self._write_cards(cards)
+        return {name: features_bytes(tensor, card) for name, tensor, card in zip(names, tensors, cards, strict=True)}
+
+    def _write_cards(self, cards: Sequence[dict[str, Any]]) -> None:
+        """Keep one description of every network beside the features; those of earlier runs stay."""
+        path = self.job.out / CARD
+        try:
+            known = json.loads(path.read_bytes())["networks"]
+            kept = dict(known)
+        except (OSError, ValueError, KeyError, TypeError):
+            kept = {}
+        merged = {**kept, **{card["network"]: card for card in cards}}
+        if merged != kept:
+            content = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
+            self._write(CARD, content.encode() + b"\n")
+
+    def _in_the_way(self, photo: intake.Photo, digest: str, contents: Mapping[str, bytes | None]) -> str:
+        """Why the files may not be written, or "": nothing is overwritten but this photograph's own results."""
+        for name, content in contents.items():
+            path = self.job.out / name
+            if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(self.job.out)):
+                return f"a link leads {intake.shown(name)} out of the output folder; remove the link"
+            owner = self._owners.get(name)
+            own = owner is not None and (
+                owner.source == photo.source or (owner.input, owner.input_sha256) == (photo.name, digest)
+            )
+            own = own and name not in self._written
+            if not own and os.path.lexists(path) and _read(path) != content:
+                return f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
+        return ""
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file below the output folder.
+
+        Raises:
+            PhotoError: this name cannot be written.
+            _DiskError: nothing can be written any more.
+        """
+        try:
+            write_atomic(self.job.out / name, content)
+        except OSError as error:
+            if error.errno in (
+                errno.ENAMETOOLONG,
+                errno.EINVAL,
+                errno.EILSEQ,
+                errno.EISDIR,
+                errno.ENOTDIR,
+                errno.EEXIST,
+            ):
+                raise PhotoError(f"{intake.shown(name)[:60]} cannot be written ({error.strerror})") from error
+            raise _DiskError(cannot_write(self.job.out, error)) from error
+
+    def _load(self) -> list[_Service]:
+        if self._services is None:
+            self._services = [_Service(name, self.job.cut_of(name), self.device) for name in self.job.authorised]
+        return self._services
+
+    def _row(self, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
+        return Row(input=photo.name, source=photo.source, mode=self.job.mode, config=self.key, status=status, **about)
+
+    def _fail(self, photo: intake.Photo, reason: str) -> None:
+        self._record(self._row(photo, "failed", reason=reason, input_sha256=_sha256(photo.path)))
+        self._tick(max(self.job.config.steps, 1))
+
+    def _record(self, row: Row) -> None:
+        try:
+            self.report.add(row)
+        except OSError as error:
+            raise _DiskError(cannot_write(self.job.out, error)) from error
+        self.summary.rows.append(row)
+        self._written.update(row.outputs)
+        self._remember(row)
+
+    def _tick(self, steps: float) -> None:
+        self._owed += steps
+        whole = int(self._owed)
+        if whole:
+            self._owed -= whole
+            self.advance(whole)
+
+
+class _Service:
+    """An authorised network: what it shares, what it keeps, and its threshold."""
+
+    def __init__(self, name: str, cut: int | str, device: torch.device) -> None:
+        self.name = name
+        self.cut = cut
+        self.network: FaceNetwork = zoo.load(name, device)
+        self.shallow = ShallowModel(self.network, cut, name=name)
+        self.server = ServerModel(self.network, cut)
+        stored = zoo.calibration(name)
+        self.threshold = None if stored is None else stored.threshold_accuracy
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings of images (N, 3, 112, 112), by the whole network."""
+        found: Tensor = self.network(images)
+        return found.float().cpu()
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Embeddings of uploaded features (N, C, h, w), by the units behind the cut."""
+        found: Tensor = self.server(features.float())
+        return found.float().cpu()
+
+    def agreement(self, feature_cosine: float, feature_error: float, cosine: float) -> Agreement:
+        """The report's entry of one face."""
+        return Agreement(
+            network=self.name,
+            cut=self.cut,
+            weights=zoo.weights_checksum(self.name),
+            feature_cosine=feature_cosine,
+            feature_error=feature_error,
+            cosine=cosine,
+            threshold=self.threshold,
+            verdict=verdict(cosine, self.threshold),
+        )
+
+    def card(self, features: Tensor) -> dict[str, Any]:
+        """What a receiver must know to use features (1, C, h, w)."""
+        return {
+            **self.shallow.card(),
+            "input": zoo.card(self.name).input,
+            "weights": zoo.weights_checksum(self.name),
+            "shape": list(features.shape),
+            "dtype": "float32",
+            "embedding": zoo.card(self.name).embedding,
+        }
+
+
+def verdict(cosine: float, threshold: float | None) -> Literal["accepted", "rejected"] | None:
+    """``accepted`` strictly above the threshold, else ``rejected``; None without a threshold."""
+    if threshold is None:
+        return None
+    return "accepted" if cosine > threshold else "rejected"
+
+
+def features_bytes(features: Tensor, card: dict[str, Any]) -> bytes:
+    """A safetensors file with one tensor, ``features`` (1, C, h, w), and its model card in the metadata."""
+    # One key only: the library does not keep an order among several, and equal features shall give equal files.
+    metadata = {CARD_KEY: json.dumps(card, sort_keys=True)}
+    return safetensors.torch.save({FEATURES: features.detach().cpu().float().contiguous()}, metadata=metadata)
+
+
+def read_features(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """The features (1, C, h, w) of a file of ``pmt protect --features``, and their model card.
+
+    Raises:
+        ResultError: it is no such file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {})[CARD_KEY])
+            features = file.get_tensor(FEATURES)
+        if list(features.shape) != card["shape"] or not torch.isfinite(features).all():
+            raise ValueError("the tensor does not fit the card")
+        card["network"], card["cut"], card["weights"]
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+        raise ResultError(f"{intake.shown(path)} holds no features of pmt protect ({reason})") from error
+    return features.float(), card
+
+
+def _reason(error: PhotoError, photo: intake.Photo) -> str:
+    """The error without the path before it: the report tells it by its name and holds no other path."""
+    return str(error).removeprefix(f"{photo.path} ").replace(str(photo.path), photo.name)
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -1,0 +1,98 @@
+"""The transform's configuration as a YAML file: what ``pmt config`` writes and ``pmt protect --config`` reads."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pmtlib.errors import ConfigError
+from pmtlib.intake import shown
+from pmtlib.transform import PMTConfig
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may not occur twice: which of the two counts would be a guess."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} occurs twice", node.start_mark)
+    return loader.construct_mapping(node)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def configure(file: Path | None = None, given: Mapping[str, Any] | None = None) -> PMTConfig:
+    """The transform's configuration from a file, with options laid over it.
+
+    Args:
+        file: YAML, fields of :class:`PMTConfig`; those not in it keep their defaults.
+        given: fields by option; None means not given.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown or impossible; the line names file and field.
+    """
+    values = {} if file is None else _read(file)
+    _validated(values, "" if file is None else f"{shown(file)}: ")
+    options = {key: value for key, value in (given or {}).items() if value is not None}
+    return _validated({**values, **options}, "")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(file.read_text("utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{shown(file)} cannot be read ({reason}); `pmt config` prints one to start from") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        reason = getattr(error, "problem", None) or "nested too deeply"
+        raise ConfigError(f"{shown(file)}{line}: not YAML ({reason}); `pmt config` prints one to start from") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{shown(file)}: expected lines of `field: value`; `pmt config` prints one to start from")
+    return values
+
+
+def _validated(values: Mapping[str, Any], where: str) -> PMTConfig:
+    try:
+        return PMTConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}there is no field {name!r}; `pmt config` prints them all") from error
+        message = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
+        raise ConfigError(f"{where}{name}: {message}, and not {str(first['input'])[:60]!r}") from error
+
+
+def as_yaml(config: PMTConfig | None = None) -> str:
+    """A configuration as YAML, each field with what it means."""
+    config = config or PMTConfig()
+    meanings = _meanings()
+    lines = ["# The transform's configuration, for `pmt protect --config FILE`. Leave out what shall keep its default."]
+    for name, value in config.model_dump(mode="json").items():
+        lines.append("")
+        lines += textwrap.wrap(meanings[name], 110, initial_indent="# ", subsequent_indent="# ")
+        lines.append(yaml.safe_dump({name: value}, default_flow_style=False).strip())
+    return "\n".join(lines) + "\n"
+
+
+def _meanings() -> dict[str, str]:
+    """What the docstring of :class:`PMTConfig` says of each field."""
+    text = inspect.cleandoc(PMTConfig.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.split(r"^    (?=\w+: )", text, flags=re.MULTILINE)[1:]
+    pairs = (entry.split(": ", 1) for entry in entries)
+    return {name: " ".join(meaning.replace("``", "").split()) for name, meaning in pairs}
