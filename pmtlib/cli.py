@@ -332,7 +332,7 @@ def networks(
         if as_json:
             _print_json({"stored": count})
         elif not quiet:
-            print(f"{count} operating points are stored")
+            print(f"{_count(count, 'operating point')} {'is' if count == 1 else 'are'} stored")
         return DONE
     rows = inventory.networks(chosen)
     if as_json:

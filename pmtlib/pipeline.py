@@ -220,7 +220,7 @@ class _Work:
             self._remember(row)
         found = intake.collect(job.photos, job.out, self._owners)
         if not found.entries:
-            others = f" ({found.ignored} other files)" if found.ignored else ""
+            others = f", only {found.ignored} other file{'s'[: found.ignored != 1]}" if found.ignored else ""
             raise PhotoError(f"no photograph in {', '.join(map(intake.shown, job.photos))}{others}")
         earlier: dict[str, str] = {}
         self._named: dict[str, list[Row]] = defaultdict(list)

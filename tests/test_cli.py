@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pmtlib import __version__, assets, faces, zoo
+from pmtlib.cli import main
+from pmtlib.pipeline import Summary, run
+from pmtlib.transform import PMTConfig
+from tests import photographs
+from tests.photographs import NETWORK
+
+OPTIONS = ["-a", NETWORK, "--steps", "2", "--device", "cpu"]
+
+
+class Done:
+    """What a call of the command left: exit code and output."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def error(self) -> str:
+        """The one line of the error, or a failure where it is not one line."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def pmt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(leave.value.code, int)
+        return Done(leave.value.code, captured.out, captured.err)
+
+    return call
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pmtlib.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+
+
+def test_without_arguments_and_with_help_it_explains_itself_and_the_exit_codes(pmt: Any) -> None:
+    bare, asked = pmt(), pmt("--help")
+    assert bare.code == asked.code == 0
+    for name in ("protect", "verify", "networks", "config", "assets"):
+        assert name in bare.out
+        assert name in asked.out
+    words = " ".join(asked.out.split())
+    for code in ("0 done", "1 some inputs", "2 wrong usage", "130 interrupted"):
+        assert code in words
+    assert pmt("assets").code == 0
+    defaults = " ".join(pmt("protect", "--help").out.split())
+    assert f"[default: ({faces.MIN_FACE})]" in defaults
+    assert f"[default: ({zoo.card(NETWORK).default_cut})]" in defaults
+    assert pmt("--version").out == f"pmt {__version__}\n"
+
+
+def test_help_lists_and_complaints_do_not_wait_for_torch() -> None:
+    script = """
+import io, sys, contextlib
+from pmtlib.cli import main
+calls = ["--help", "protect --help", "assets list", "protekt", "protect", "verify a b", "protect x -a sface -o y"]
+for arguments in map(str.split, calls):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main(arguments)
+        except SystemExit:
+            pass
+print(sorted({"torch", "cv2", "kornia", "sklearn"} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["protekt"], "No such command 'protekt'"),
+        (["protect"], "Missing argument 'PHOTOS...'; see `pmt protect --help`"),
+        (["protect", "IN"], "Missing option '--authorise'"),
+        (["protect", "IN", "-a", NETWORK], "Missing option '--out'"),
+        (["protect", "IN", "-o", "OUT", "-a", "nobody"], "no network 'nobody'"),
+        (["protect", "IN", "-o", "OUT", "-a", ","], "no authorised network"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--steps", "some"], "'--steps'"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--step-size", "1/0"], "'1/0' is no number"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--rule", "newton"], "rule: input should be"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--cut", "99"], "cut 99 is outside"),
+        (["protect", "IN", "-o", "IN", "-a", NETWORK], "both input and --out"),
+        (["protect", "nowhere.jpg", "-o", "OUT", "-a", NETWORK], "no such file or folder: nowhere.jpg"),
+        (["protect", "IN", "-o", "IN/a.jpg", "-a", NETWORK], "cannot write to"),
+        (["verify", "IN/a.jpg", "nowhere.png"], "no such file or folder: nowhere.png"),
+        (["verify", "IN/a.jpg", "IN/a.jpg", "-n", "nobody"], "no network 'nobody'"),
+        (["networks", "mobilfacenet"], "did you mean 'mobilefacenet'"),
+        (["networks", "--set", "lfw"], "--set needs --check"),
+        (["networks", "--check", "--calibrate"], "exclude each other"),
+        (["networks", "--check", NETWORK, "--set", "nowhere/set"], "nowhere/set"),
+        (["assets", "fetch", "photo-obma"], "did you mean 'photo-obama'"),
+        (["assets", "fetch", "--all", "photo-obama"], "exclude each other"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(pmt: Any, tmp_path: Path, arguments: list[str], message: str) -> None:
+    photographs.ready()
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    named = [part.replace("IN", str(tmp_path / "in")).replace("OUT", str(tmp_path / "out")) for part in arguments]
+    done = pmt(*named)
+    assert done.code == 2
+    assert message in done.error
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    for arguments in (["--debug", "networks", "nobody"], ["networks", "nobody", "--debug"]):
+        with pytest.raises(Exception, match="no network 'nobody'"):
+            main(arguments)
+
+
+def test_protect_reports_for_people_and_for_programs(pmt: Any, tmp_path: Path) -> None:
+    photographs.ready()
+    photographs.portrait(tmp_path / "in" / "a [red].jpg")
+    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    done = pmt("protect", tmp_path / "in", "-o", tmp_path / "out", *OPTIONS)
+    assert done.code == 1
+    assert "a [red].jpg" in done.out
+    assert "failed: bad.jpg: is not an image that can be read" in done.out
+    assert "2 photographs: 1 face done, 1 failed, 1 other file ignored" in done.out
+    again = pmt("protect", tmp_path / "in", "-o", tmp_path / "out", *OPTIONS, "--json")
+    assert again.code == 1
+    found = json.loads(again.out)
+    assert {key: found[key] for key in ("photographs", "done", "reused", "failed", "ignored", "stopped")} == {
+        "photographs": 2,
+        "done": 1,
+        "reused": 1,
+        "failed": 1,
+        "ignored": 1,
+        "stopped": None,
+    }
+    lines = (tmp_path / "out" / "report.jsonl").read_text("utf-8").splitlines()
+    assert sorted(found["rows"], key=str) == sorted(map(json.loads, lines), key=str)
+    (tmp_path / "in" / "bad.jpg").unlink()
+    quiet = pmt("protect", tmp_path / "in", "-o", tmp_path / "out", *OPTIONS, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_options_reach_the_transform(pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.ready()
+    jobs = []
+
+    def keep(job: Any, **options: Any) -> Summary:
+        jobs.append(job)
+        return run(job, **options)
+
+    monkeypatch.setattr("pmtlib.pipeline.run", keep)
+    photographs.portrait(tmp_path / "a.jpg")
+    (tmp_path / "c.yaml").write_text("steps: 50\nnoise_std: 0.01\n")
+    options = ["--steps", "1", "--step-size", "4/255", "--rule", "sign", "--seed", "3", "--precision", "bfloat16"]
+    options += ["--batch-size", "7", "--config", str(tmp_path / "c.yaml"), "--cut", "block1", "--largest"]
+    options += ["--min-face", "20", "--authorize", f"{NETWORK}, {NETWORK}", "--device", "cpu", "--features"]
+    assert pmt("protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *options).code == 0
+    (job,) = jobs
+    assert job.config == PMTConfig(
+        steps=1, step_size=4 / 255, rule="sign", seed=3, precision="bfloat16", batch_size=7, noise_std=0.01
+    )
+    assert (job.authorised, job.cut, job.largest, job.min_face, job.features) == ([NETWORK], "block1", True, 20, True)
+    assert (tmp_path / "out" / f"a.{NETWORK}.safetensors").is_file()
+
+
+def test_verify_prints_a_table_or_json(pmt: Any, tmp_path: Path) -> None:
+    photographs.ready()
+    photographs.portrait(tmp_path / "a.jpg")
+    pmt("protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *OPTIONS)
+    pair = [tmp_path / "a.jpg", tmp_path / "out" / "a.png", "--networks", NETWORK, "--device", "cpu"]
+    done = pmt("verify", *pair)
+    assert done.code == 0
+    assert NETWORK in done.out
+    for name in ("SSIM", "PSNR", "LPIPS-VGG", "LPIPS-AlexNet"):
+        assert name in done.out
+    found = json.loads(pmt("verify", *pair, "--json").out)
+    row = json.loads((tmp_path / "out" / "report.jsonl").read_text("utf-8"))
+    assert found["networks"][0]["cosine"] == pytest.approx(row["networks"][0]["cosine"], abs=1e-5)
+    assert found["ssim"] == pytest.approx(row["ssim"], abs=1e-6)
+
+
+def test_networks_lists_all_without_reading_weights(pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_OFFLINE", "1")
+    monkeypatch.setenv("PMT_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("PMT_WEIGHTS", raising=False)
+    rows = json.loads(pmt("networks", "--json").out)
+    assert [row["name"] for row in rows] == list(zoo.names())
+    assert not any(row["present"] for row in rows)
+    assert all("PMT_WEIGHTS" in row["source"] for row in rows)
+    sizes = {row["name"]: row["parameters"] for row in rows}
+    assert 0.9e6 < sizes["mobilefacenet-casia"] < sizes["mobilefacenet"] < 1.4e6 < sizes["sface"]
+    assert not (tmp_path / "empty").exists()
+    table = pmt("networks", NETWORK)
+    assert table.code == 0
+    assert "put mobilefacenet-tflite into PMT_WEIGHTS" in " ".join(table.out.split())
+
+
+def test_networks_are_checked_and_one_at_chance_is_refused(pmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.ready()
+    for photo in ("photo-obama", "photo-hanks", "photo-group"):
+        if not assets.available(photo):
+            pytest.skip(f"{photo} is not here: `pmt assets fetch {photo}`")
+    done = pmt("networks", "--check", NETWORK, "--set", "samples", "--json", "--quiet", "--device", "cpu")
+    assert done.code == 0
+    (found,) = json.loads(done.out)
+    assert found["measured"]["auc"] == pytest.approx(1)
+    card = zoo.card(NETWORK)
+    load = zoo.load
+
+    def spoilt(name: str, *arguments: Any) -> Any:
+        network = load(name, *arguments)
+        network.prepare = lambda images: images.mean((2, 3), keepdim=True).expand_as(images) * 0
+        return network
+
+    monkeypatch.setattr(zoo, "load", spoilt)
+    refused = pmt("networks", "--check", card.name, "--set", "samples", "--quiet", "--device", "cpu")
+    assert refused.code == 1
+    assert f"{NETWORK} is at chance on samples" in refused.error
+
+
+def test_calibration_measures_and_stores(pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pmtlib import calibration, protocols
+
+    photographs.ready()
+    if not assets.available("photo-group"):
+        pytest.skip("photo-group is not here: `pmt assets fetch photo-group`")
+    file = tmp_path / "calibration.json"
+    measure = protocols.calibrate
+    # The command writes into the package; the test's copy goes elsewhere.
+    monkeypatch.setattr(protocols, "calibrate", lambda *args, **options: measure(*args, **options, path=file))
+    done = pmt("networks", NETWORK, "--calibrate", "--set", "samples", "--device", "cpu")
+    assert done.code == 0
+    assert "1 operating point is stored" in done.out
+    (entry,) = calibration.calibrations(file)
+    assert (entry.network, entry.dataset, entry.weights) == (NETWORK, "samples", zoo.weights_checksum(NETWORK))
+
+
+def test_config_prints_what_protect_takes(pmt: Any, tmp_path: Path) -> None:
+    from pmtlib.settings import configure
+
+    (tmp_path / "c.yaml").write_text(pmt("config").out)
+    assert configure(tmp_path / "c.yaml") == PMTConfig()
+
+
+def test_assets_are_listed_and_fetched_or_complained_about(
+    pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = json.loads(pmt("assets", "list", "--json").out)
+    assert [row["name"] for row in rows] == list(assets.ASSETS)
+    here = [row["name"] for row in rows if row["present"]]
+    if here:
+        done = pmt("assets", "fetch", here[0])
+        assert done.code == 0
+        assert str(assets.path(here[0], download=False)) in done.out
+    monkeypatch.setenv("PMT_OFFLINE", "1")
+    monkeypatch.setenv("PMT_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("PMT_WEIGHTS", raising=False)
+    failed = pmt("assets", "fetch", "photo-obama", "sface-onnx")
+    assert failed.code == 1
+    lines = failed.err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: cannot get ") for line in lines)
+    assert pmt("assets", "fetch").code == 2
+    assert "photo-obama" in pmt("assets", "list").out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_one_would_have(tmp_path: Path, pmt: Any) -> None:
+    photographs.ready()
+    for number in range(3):
+        photographs.portrait(tmp_path / "in" / f"{number}.jpg", brightness=1 - number / 10)
+    options = ["-a", NETWORK, "--steps", "12", "--device", "cpu", "--batch-size", "1"]
+    process = start("protect", tmp_path / "in", "-o", tmp_path / "out", *options)
+    limit = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*.png")):
+        assert time.monotonic() < limit
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        "error: interrupted; what is done is kept, run again to go on"
+    ]
+    assert "Traceback" not in err
+    kept = list(tmp_path.glob("out/*.png"))
+    assert 1 <= len(kept) < 3
+    assert not list(tmp_path.glob("out/.*.part"))
+    found = json.loads(pmt("protect", tmp_path / "in", "-o", tmp_path / "out", *options, "--json").out)
+    assert (found["done"], found["failed"]) == (3, 0)
+    assert found["reused"] >= len(kept) - 1
+    pmt("protect", tmp_path / "in", "-o", tmp_path / "whole", *options)
+    for number in range(3):
+        name = f"{number}.png"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_second_run_on_the_same_folder_is_turned_away(pmt: Any, tmp_path: Path) -> None:
+    from pmtlib.report import Report
+
+    photographs.ready()
+    photographs.portrait(tmp_path / "a.jpg")
+    with Report(tmp_path / "out"):
+        done = pmt("protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *OPTIONS)
+    assert done.code == 2
+    assert "in use by another run" in done.error
+
+
+def test_a_reader_that_leaves_is_one_line() -> None:
+    process = start("assets", "list", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    assert err == "error: the reader of the output is gone\n"
+
+
+def test_an_unexpected_error_is_one_line(pmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(assets, "status", broken)
+    done = pmt("assets", "list")
+    assert done.code == 2
+    assert done.error == "unexpected RuntimeError: first second; run again with --debug and report what it shows"

@@ -1,0 +1,512 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pmtlib import faces, metrics, pipeline, zoo
+from pmtlib.errors import AssetError, ConfigError, NetworkError, PhotoError, ResultError
+from pmtlib.images import to_tensor
+from pmtlib.pipeline import CARD, Job, read_features, run
+from pmtlib.report import LINES, LOCK, TABLE, Row, read
+from pmtlib.shallow import ServerModel, ShallowModel
+from pmtlib.transform import PMTConfig, Protected, image_seed, protect
+from tests import photographs
+from tests.photographs import NETWORK
+
+QUICK = PMTConfig(steps=2, batch_size=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _ready() -> None:
+    photographs.ready()
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that are really optimised."""
+    sizes: list[int] = []
+
+    def counting(images: Tensor, *arguments: Any, **options: Any) -> Protected:
+        sizes.append(len(images))
+        return protect(images, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "protect", counting)
+    return sizes
+
+
+def job(folder: Path, *, out: str = "out", **about: Any) -> Job:
+    values: dict[str, Any] = {"photos": [folder / "in"], "authorised": [NETWORK], "config": QUICK, "device": "cpu"}
+    return Job(out=folder / out, **{**values, **about})
+
+
+def go(folder: Path, **about: Any) -> pipeline.Summary:
+    return run(job(folder, **about), show=False)
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(out.rglob("*"))
+        if file.suffix in (".png", ".safetensors")
+    }
+
+
+def chunks(png: bytes) -> list[str]:
+    """Names of a PNG's chunks, by the format's own layout."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    names, place = [], 8
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        names.append(png[place + 4 : place + 8].decode())
+        place += 12 + length
+    return names
+
+
+def test_every_face_gets_an_image_and_a_row_that_tells_the_truth(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "one.jpg")
+    photographs.pair(tmp_path / "in" / "sub" / "two.png")
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    summary = go(tmp_path)
+    out = tmp_path / "out"
+    assert (summary.photographs, summary.done, summary.failed, summary.ignored) == (2, 3, 0, 1)
+    assert list(digests(out)) == ["one.png", "sub/two-face2.png", "sub/two.png"]
+    rows, damaged = read(out / LINES)
+    assert damaged == 0
+    assert rows == summary.rows
+    assert [(row.input, row.face, row.faces) for row in rows] == [
+        ("one.jpg", 1, 1),
+        ("sub/two.png", 1, 2),
+        ("sub/two.png", 2, 2),
+    ]
+    network = zoo.load(NETWORK)
+    for row in rows:
+        path = tmp_path / "in" / row.input
+        assert row.input_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row.outputs == {name: digests(out)[name] for name in row.outputs}
+        photo = faces.read_photo(path)
+        face = faces.Detector()(photo)[(row.face or 0) - 1]
+        assert row.box == pytest.approx(face.box)
+        original = to_tensor([faces.align(photo, face.landmarks)])
+        (name,) = row.outputs
+        picture = Image.open(out / name)
+        assert (picture.mode, picture.size, picture.info) == ("RGB", (112, 112), {})
+        uploaded = to_tensor([np.array(picture)])
+        assert row.seed == image_seed(0, original[0])
+        assert row.ssim == pytest.approx(metrics.ssim(original, uploaded)[0], abs=1e-6)
+        (agreement,) = row.networks
+        cosine = torch.cosine_similarity(network(original), network(uploaded)).item()
+        assert agreement.cosine == pytest.approx(cosine, abs=1e-4)
+        result = protect(original, [ShallowModel(network)], QUICK)
+        assert agreement.feature_cosine == pytest.approx(result.cosine.item(), abs=1e-4)
+        assert agreement.feature_error == pytest.approx(result.error.item(), abs=1e-4)
+    assert set(rows[1].outputs) == {"sub/two.png"}
+    assert rows[1].box is not None
+    assert rows[2].box is not None
+    assert rows[1].box[2] > rows[2].box[2]
+    table = (out / TABLE).read_text("utf-8")
+    assert all(name in table for name in ("one.png", "sub/two-face2.png"))
+
+
+def test_images_carry_no_metadata_and_the_report_no_path(tmp_path: Path) -> None:
+    picture = Image.open(photographs.portrait(tmp_path / "in" / "a.jpg"))
+    exif = Image.Exif()
+    exif[0x010E] = "taken at home"
+    picture.save(tmp_path / "in" / "a.jpg", exif=exif, icc_profile=b"profile", comment=b"secret")
+    go(tmp_path)
+    content = (tmp_path / "out" / "a.png").read_bytes()
+    assert chunks(content) == ["IHDR", "IDAT", "IEND"]
+    for name in (LINES, TABLE):
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text("utf-8")
+
+
+def test_hostile_inputs_fail_one_by_one_and_the_others_are_done(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    whole = photographs.portrait(folder / "a good\nname é.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 3])
+    (folder / "zero.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is text")
+    (folder / "thin.png").write_bytes(b"")
+    Image.new("RGB", (3000, 1)).save(folder / "thin.png")
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    photographs.empty(folder / "nobody.png")
+    photographs.portrait(folder / "folder.jpg" / "inside.jpg", brightness=0.8)
+    (folder / "dangling.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(whole)
+    summary = go(tmp_path, photos=[folder, tmp_path / "missing.jpg"])
+    rows = {row.input: row for row in summary.rows}
+    done = {name for name, row in rows.items() if row.status == "done"}
+    assert done == {"a good\nname é.jpg", "folder.jpg/inside.jpg", "caf\\xe9.jpg"}
+    assert (tmp_path / "out" / "a good\nname é.png").is_file()
+    for name, reason in {
+        "truncated.jpg": "truncated",
+        "zero.jpg": "empty",
+        "text.jpg": "not an image",
+        "thin.png": "no face",
+        "dot.png": "no face",
+        "nobody.png": "no face",
+        "dangling.jpg": "No such file",
+        "missing.jpg": "No such file",
+    }.items():
+        assert reason in (rows[name].reason or ""), name
+        assert str(tmp_path) not in (rows[name].reason or "")
+        assert "\n" not in (rows[name].reason or "")
+    assert len((tmp_path / "out" / LINES).read_bytes().splitlines()) == len(rows) == 11
+
+
+def test_faces_below_the_limit_are_refused_by_name(tmp_path: Path) -> None:
+    photographs.pair(tmp_path / "in" / "two.png")
+    detected = faces.Detector()(faces.read_photo(tmp_path / "in" / "two.png"))
+    limit = int(detected[1].size) + 1
+    summary = go(tmp_path, min_face=limit)
+    assert [(row.face, row.status) for row in summary.rows] == [(1, "done"), (2, "failed")]
+    assert f"below --min-face {limit}" in (summary.rows[1].reason or "")
+    again = go(tmp_path, min_face=limit)
+    assert (again.reused, again.failed) == (1, 1)
+    assert go(tmp_path, out="other", largest=True, min_face=limit).failed == 0
+
+
+def test_a_second_run_does_nothing_and_a_lost_result_is_made_again(tmp_path: Path, optimised: list[int]) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    photographs.portrait(tmp_path / "in" / "b.jpg", brightness=0.8)
+    photographs.pair(tmp_path / "in" / "c.png")
+    out = tmp_path / "out"
+    first = go(tmp_path)
+    before = digests(out)
+    assert optimised == [2, 2]
+    again = go(tmp_path)
+    assert (again.reused, again.done, again.rows) == (4, 4, first.rows)
+    assert optimised == [2, 2]
+    (out / "c-face2.png").unlink()
+    (out / "b.png").write_bytes(b"edited")
+    repaired = go(tmp_path)
+    assert repaired.reused == 2
+    assert optimised == [2, 2, 2]
+    assert digests(out) == before
+    assert go(tmp_path, config=QUICK.model_copy(update={"batch_size": 1})).reused == 4
+    assert go(tmp_path, force=True).reused == 0
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": QUICK.model_copy(update={"seed": 1})},
+        {"config": QUICK.model_copy(update={"steps": 3})},
+        {"cut": 4},
+        {"cut": "block1"},
+    ],
+)
+def test_another_configuration_is_done_again_in_place(tmp_path: Path, change: dict[str, Any]) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    before = digests(tmp_path / "out")
+    summary = go(tmp_path, **change)
+    after = digests(tmp_path / "out")
+    assert summary.reused == 0
+    assert list(after) == list(before)
+    assert after != before
+    assert read(tmp_path / "out" / LINES)[0] == summary.rows
+
+
+def test_a_changed_photograph_is_done_again_in_place(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    before = go(tmp_path).rows
+    photographs.portrait(tmp_path / "in" / "a.jpg", brightness=0.8)
+    after = go(tmp_path)
+    assert after.reused == 0
+    assert list(after.rows[0].outputs) == ["a.png"]
+    assert after.rows[0].outputs != before[0].outputs
+    assert len(read(tmp_path / "out" / LINES)[0]) == 1
+
+
+def test_the_batch_and_the_order_do_not_change_an_image(tmp_path: Path) -> None:
+    for name, brightness in (("a.jpg", 1.0), ("b.jpg", 0.8), ("c.jpg", 0.6)):
+        photographs.portrait(tmp_path / "in" / name, brightness=brightness)
+    go(tmp_path)
+    go(tmp_path, out="one", config=QUICK.model_copy(update={"batch_size": 1}))
+    names = [tmp_path / "in" / name for name in ("c.jpg", "a.jpg", "b.jpg")]
+    go(tmp_path, out="turned", photos=names)
+    expected = digests(tmp_path / "out")
+    assert digests(tmp_path / "one") == expected
+    assert digests(tmp_path / "turned") == expected
+
+
+def test_an_equal_photograph_of_another_name_is_copied(tmp_path: Path, optimised: list[int]) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    (tmp_path / "in" / "b.jpg").write_bytes((tmp_path / "in" / "a.jpg").read_bytes())
+    (tmp_path / "in" / "a.jpg").rename(tmp_path / "in" / "renamed.jpg")
+    summary = go(tmp_path)
+    assert (summary.reused, optimised) == (2, [1])
+    found = digests(tmp_path / "out")
+    assert list(found) == ["a.png", "b.png", "renamed.png"]
+    assert len(set(found.values())) == 1
+
+
+def test_a_folder_that_was_moved_keeps_its_names(tmp_path: Path, optimised: list[int]) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert go(tmp_path, photos=[tmp_path / "moved"]).reused == 1
+    go(tmp_path, photos=[tmp_path / "moved"], config=QUICK.model_copy(update={"seed": 1}))
+    assert list(digests(tmp_path / "out")) == ["a.png"]
+    assert optimised == [1, 1]
+
+
+def test_another_photograph_of_the_same_name_does_not_replace_the_first(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    photographs.portrait(tmp_path / "other" / "a.jpg", brightness=0.7)
+    go(tmp_path)
+    before = digests(tmp_path / "out")["a.png"]
+    go(tmp_path, photos=[tmp_path / "other"])
+    after = digests(tmp_path / "out")
+    assert after["a.png"] == before
+    assert list(after) == ["a.jpg.png", "a.png"]
+    assert len(read(tmp_path / "out" / LINES)[0]) == 2
+
+
+def test_a_file_that_is_no_result_is_never_overwritten(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"precious")
+    for force in (False, True):
+        summary = go(tmp_path, force=force)
+        assert "is there already" in (summary.rows[0].reason or "")
+        assert (tmp_path / "out" / "a.png").read_bytes() == b"precious"
+
+
+def test_a_result_whose_row_was_lost_is_taken_over(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    before = digests(tmp_path / "out")
+    (tmp_path / "out" / LINES).unlink()
+    assert go(tmp_path).done == 1
+    assert digests(tmp_path / "out") == before
+
+
+def test_a_link_in_the_output_folder_leads_nowhere(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "sub" / "a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    summary = go(tmp_path)
+    assert "out of the output folder" in (summary.rows[0].reason or "")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("out", [".", "in/results"])
+def test_results_below_the_input_are_not_taken_as_inputs(tmp_path: Path, out: str) -> None:
+    photographs.portrait(tmp_path / "in" / "in" / "a.jpg")
+    for reused in (0, 1):
+        summary = go(tmp_path, out=out)
+        assert (summary.photographs, summary.reused) == (1, reused)
+    assert (tmp_path / out / "in" / "a.png").is_file()
+
+
+def test_a_broken_off_run_goes_on_to_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimised: list[int]
+) -> None:
+    for number in range(5):
+        photographs.portrait(tmp_path / "in" / f"{number}.jpg", brightness=1 - number / 10)
+    go(tmp_path, out="whole")
+    counted = pipeline.protect
+
+    def interrupted(images: Tensor, *arguments: Any, **options: Any) -> Protected:
+        if len(optimised) == 4:
+            raise KeyboardInterrupt
+        return counted(images, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "protect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path)
+    monkeypatch.setattr(pipeline, "protect", counted)
+    assert len(read(tmp_path / "out" / LINES)[0]) == 2
+    summary = go(tmp_path)
+    assert (summary.reused, summary.done) == (2, 5)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        photographs.portrait(tmp_path / "in" / f"{number}.jpg", brightness=1 - number / 10)
+    write = pipeline.write_atomic
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "1.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(pipeline, "write_atomic", full)
+    summary = go(tmp_path)
+    assert "No space left on device" in summary.stopped
+    assert list(digests(tmp_path / "out")) == ["0.png"]
+    assert [row.input for row in read(tmp_path / "out" / LINES)[0]] == ["0.jpg"]
+    monkeypatch.undo()
+    assert go(tmp_path).done == 3
+
+
+def test_a_name_too_long_for_a_result_fails_alone(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / ("b" * 251 + ".jpg")).write_bytes((tmp_path / "in" / "a.jpg").read_bytes())
+    summary = go(tmp_path, features=True)
+    assert [row.status for row in summary.rows] == ["done", "failed"]
+    assert "too long" in (summary.rows[1].reason or "")
+
+
+def test_an_image_that_did_not_stay_finite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    photographs.portrait(tmp_path / "in" / "b.jpg", brightness=0.8)
+
+    def diverging(images: Tensor, *arguments: Any, **options: Any) -> Protected:
+        result = protect(images, *arguments, **options)
+        result.finite[0] = False
+        return result
+
+    monkeypatch.setattr(pipeline, "protect", diverging)
+    summary = go(tmp_path)
+    assert [row.status for row in summary.rows] == ["failed", "done"]
+    assert "finite" in (summary.rows[0].reason or "")
+    assert list(digests(tmp_path / "out")) == ["b.png"]
+
+
+def test_features_alone_let_the_service_recognise(tmp_path: Path) -> None:
+    photographs.pair(tmp_path / "in" / "a.jpg")
+    summary = go(tmp_path, features=True)
+    out = tmp_path / "out"
+    assert list(digests(out)) == [f"a-face2.{NETWORK}.safetensors", f"a.{NETWORK}.safetensors"]
+    network = zoo.load(NETWORK)
+    photo = faces.read_photo(tmp_path / "in" / "a.jpg")
+    detected = faces.Detector()(photo)
+    for row, face in zip(summary.rows, detected, strict=True):
+        (name,) = row.outputs
+        features, card = read_features(out / name)
+        original = to_tensor([faces.align(photo, face.landmarks)])
+        assert card == json.loads((out / CARD).read_text("utf-8"))["networks"][NETWORK]
+        assert card["units"] == list(network.unit_names[:5])
+        assert card["shape"] == list(features.shape) == list(ShallowModel(network).feature(original).shape)
+        assert card["weights"] == zoo.weights_checksum(NETWORK)
+        embedding = ServerModel(network, card["cut"])(features)
+        cosine = torch.cosine_similarity(embedding, network(original)).item()
+        assert row.networks[0].cosine == pytest.approx(cosine, abs=1e-4)
+        assert row.ssim is None
+    before = digests(out)
+    assert go(tmp_path, features=True).reused == 2
+    assert go(tmp_path, features=True, force=True).reused == 0
+    assert digests(out) == before
+    assert len(go(tmp_path).rows) == 2
+    assert len(read(out / LINES)[0]) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"\xff" * 8, b'{"a":1}'])
+def test_a_damaged_features_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ResultError, match=r"holds no features of pmt protect"):
+        read_features(tmp_path / "a.safetensors")
+
+
+def test_aligned_crops_are_taken_as_they_are(tmp_path: Path) -> None:
+    photo = faces.read_photo(photographs.portrait(tmp_path / "a.png"))
+    crop = faces.align(photo, faces.Detector()(photo)[0].landmarks)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(crop).save(tmp_path / "in" / "a.png")
+    photographs.portrait(tmp_path / "in" / "large.png")
+    summary = go(tmp_path, aligned=True)
+    assert [(row.input, row.status) for row in summary.rows] == [("a.png", "done"), ("large.png", "failed")]
+    assert summary.rows[0].box is None
+    assert summary.rows[0].seed == image_seed(0, to_tensor([crop])[0])
+
+
+def test_two_networks_are_both_in_the_report(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    try:
+        summary = go(tmp_path, authorised=[NETWORK, "sface"])
+    except AssetError as error:
+        pytest.skip(str(error))
+    assert [agreement.network for agreement in summary.rows[0].networks] == [NETWORK, "sface"]
+    assert go(tmp_path).reused == 0
+
+
+@pytest.mark.parametrize(
+    ("about", "kind", "message"),
+    [
+        ({"authorised": []}, ConfigError, "no authorised network"),
+        ({"authorised": ["mobilefacent"]}, NetworkError, "did you mean 'mobilefacenet'"),
+        ({"authorised": [NETWORK, NETWORK]}, ConfigError, "named twice"),
+        ({"cut": 99}, ConfigError, "cut 99 is outside"),
+        ({"cut": "block99"}, ConfigError, "no unit 'block99'"),
+        ({"device": "abacus"}, ConfigError, "device 'abacus' cannot be used"),
+        ({"photos": [Path("nowhere")]}, PhotoError, "no such file or folder: nowhere"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path: Path, about: dict[str, Any], kind: type[Exception], message: str) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    with pytest.raises(kind, match=message) as raised:
+        go(tmp_path, **about)
+    assert "\n" not in str(raised.value)
+    assert digests(tmp_path) == {}
+
+
+def test_a_folder_without_photographs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    with pytest.raises(PhotoError, match=r"no photograph in .*in, only 1 other file$"):
+        go(tmp_path)
+
+
+def test_the_key_holds_what_shapes_a_result_and_nothing_else(tmp_path: Path) -> None:
+    base = job(tmp_path)
+    same = [job(tmp_path, out="elsewhere"), job(tmp_path, force=True), job(tmp_path, photos=[]), job(tmp_path, cut=5)]
+    assert {entry.key() for entry in same} == {base.key()}
+    changes: list[dict[str, Any]] = [
+        {"largest": True},
+        {"aligned": True},
+        {"min_face": 33},
+        {"features": True},
+        {"cut": 4},
+        {"authorised": ["sface"]},
+        {"config": PMTConfig(steps=2, rule="sign")},
+    ]
+    assert len({base.key(), *(job(tmp_path, **change).key() for change in changes)}) == len(changes) + 1
+
+
+def test_no_leftovers(tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.png", LINES, TABLE, LOCK}
+    assert all(isinstance(row, Row) for row in read(tmp_path / "out" / LINES)[0])
+
+
+@pytest.mark.slow
+def test_default_settings_are_accepted_and_hide_the_face(tmp_path: Path) -> None:
+    """The acceptance test of the command: the sample photographs, all faces, nothing but the defaults."""
+    from pmtlib.datasets import sample_photos
+
+    (tmp_path / "in").mkdir()
+    for photo in sample_photos():
+        try:
+            Image.fromarray(photo.read()).save(tmp_path / "in" / f"{photo.name}.png")
+        except AssetError as error:
+            pytest.skip(str(error))
+    summary = go(tmp_path, config=PMTConfig())
+    calibration = zoo.calibration(NETWORK)
+    if calibration is None:
+        pytest.skip(f"{NETWORK} has no calibrated threshold; run pmt networks --calibrate")
+    assert summary.failed == 0
+    assert summary.done == sum(len(photo.persons) for photo in sample_photos())
+    for row in summary.rows:
+        assert row.networks[0].verdict == "accepted", row
+        assert row.ssim is not None
+        assert row.ssim < 0.15, row
