@@ -5,6 +5,7 @@ Whatever computes is imported by the command that needs it, so that help and com
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -72,14 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         if debug:
             raise
-        # Whatever is left in the buffer has no reader; flushing it at exit would complain a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         _complain("the reader of the output is gone")
         code = SOME_FAILED
     except PMTError as error:
         if debug:
             raise
         _complain(str(error))
+    except OSError as error:
+        if debug:
+            raise
+        _drop_output()
+        place = f"{error.filename}: " if error.filename is not None else ""
+        _complain(f"{place}{error.strerror or error}; make room or check the permissions, and run again")
     except Exception as error:
         if debug:
             raise
@@ -105,6 +111,15 @@ def _run(arguments: list[str]) -> int:
         help_of = "pmt" if where is None else where.command_path
         raise ConfigError(f"{message().rstrip('.')}; see `{help_of} --help`") from error
     return code if isinstance(code, int) else DONE
+
+
+def _drop_output() -> None:
+    """Let go of a standard output that takes nothing: flushing it again at exit would complain a second time."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

@@ -337,6 +337,15 @@ def test_a_reader_that_leaves_is_one_line() -> None:
     assert err == "error: the reader of the output is gone\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "pmtlib.cli", "assets", "list"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device; make room or check the permissions, and run again\n"
+
+
 def test_an_unexpected_error_is_one_line(pmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("first\nsecond")
