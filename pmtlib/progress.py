@@ -44,9 +44,10 @@ def _in_kernel() -> bool:
 
 
 def _kernel_bar(description: str, total: int) -> Iterator[Advance]:
-    from IPython.display import display
+    from IPython import display
 
-    handle: Any = display({"text/plain": description}, raw=True, display_id=True)
+    show: Any = display.display  # IPython has no types here
+    handle = show({"text/plain": description}, raw=True, display_id=True)
     done, shown, begun = 0, 0.0, time.monotonic()
 
     def advance(count: int) -> None:

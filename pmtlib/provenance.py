@@ -14,7 +14,7 @@ import torch
 
 from pmtlib import __version__, devices, paths, zoo
 
-PACKAGES = ("torch", "torchvision", "numpy", "kornia", "timm", "opencv-contrib-python-headless", "scikit-image", "lpips")
+PACKAGES = ("torch", "torchvision", "numpy", "kornia", "timm", "opencv-contrib-python-headless", "scikit-image")
 
 
 def manifest(networks: Sequence[str], device: torch.device, *, seconds: float, command: str) -> dict[str, Any]:

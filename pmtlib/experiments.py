@@ -1,0 +1,419 @@
+"""The experiments behind the book: one function a table or figure, each result stored under its key.
+
+A profile (``notebooks/profiles/*.yaml``) gives every parameter. ``paper`` is the full measurement on research data
+and is stored; ``quick`` runs the same code on the sample photographs and ``smoke`` on a few steps, for tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from pmtlib import datasets, metrics, paths, protocols, provenance, results, zoo
+from pmtlib.attacks.purify import blur_and_stretch
+from pmtlib.errors import AssetError, ConfigError, DatasetError
+from pmtlib.images import batches, quantise
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.progress import progress_bar
+from pmtlib.shallow import ShallowModel
+from pmtlib.transform import PMTConfig, Protected, protect
+
+Floats = NDArray[np.float64]
+
+
+class AbuseSettings(BaseModel):
+    """Parameters of Section 6.4, defence against data abuse (Table 7).
+
+    Attributes:
+        datasets: verification sets, one block of the table each.
+        networks: authorised and evaluated networks, in order.
+        pairs: pairs a set; the paper's cells are multiples of 1/104.
+        pair_seed: of the draw of those pairs.
+        calibration_pairs: pairs that share no identity with the evaluated ones, for each network's threshold.
+        cut: units of the shallow model.
+        kappa: the paper's threshold of Eq. 10.
+        kappa_excluded: networks for which that threshold says nothing.
+        blur_sigma: of the filter in the last block, pixels.
+        pmt: the transform.
+        store: whether results go to ``results/``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: tuple[str, ...]
+    networks: tuple[str, ...]
+    pairs: int = Field(104, ge=2)
+    pair_seed: int = 0
+    calibration_pairs: int = Field(2000, ge=2)
+    cut: int = 5
+    kappa: float = 0.2
+    kappa_excluded: tuple[str, ...] = ("dlib-resnet29",)
+    blur_sigma: float = 1.5
+    pmt: PMTConfig = PMTConfig()
+    store: bool = False
+
+
+def profile_values(section: str, profile: str) -> dict[str, Any]:
+    """The raw parameters of a section in ``notebooks/profiles/PROFILE.yaml``.
+
+    The environment variable ``PMT_PROFILE`` takes the place of ``profile``: nbval cannot pass parameters.
+
+    Raises:
+        ConfigError: no such profile or section.
+    """
+    profile = os.environ.get("PMT_PROFILE") or profile
+    folder = paths.project_dir() / "notebooks" / "profiles"
+    file = folder / f"{profile}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or f"none in {folder}"
+        raise ConfigError(f"no profile {profile!r}; there are: {known}")
+    values = yaml.safe_load(file.read_text("utf-8")).get(section)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file.name} has no section {section!r}")
+    return values
+
+
+def abuse_settings(profile: str, **overrides: Any) -> AbuseSettings:
+    """Settings of a profile; an override of None leaves the profile's value, ``pmt`` entries are merged."""
+    values = profile_values("abuse", profile)
+    pmt = {**values.get("pmt", {}), **(overrides.pop("pmt", None) or {})}
+    values = {**values, **{name: value for name, value in overrides.items() if value is not None}, "pmt": pmt}
+    try:
+        return AbuseSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"profile {profile!r}, abuse: {where}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result, or the reason why there is none.
+
+    Attributes:
+        result: None where the experiment was not run.
+        note: why it was not run, or what a reader must know about the result; empty otherwise.
+        previous: what was stored before a recomputation.
+    """
+
+    result: results.Result | None
+    note: str = ""
+    previous: results.Result | None = None
+
+
+def obtain(
+    request: results.Request,
+    data: datasets.PairSet | DatasetError,
+    compute: Callable[[], Mapping[str, Any]],
+    *,
+    store: bool,
+    recompute: bool,
+    device: torch.device,
+    command: str,
+) -> Outcome:
+    """The stored result of a request, or a fresh one where it is missing or asked for.
+
+    Without the data, or without a network, a stored result is shown and nothing is computed.
+    """
+    fingerprint = None if isinstance(data, DatasetError) else data.fingerprint
+    stored, reason = results.find(request, fingerprint) if store else (None, "")
+    if stored is not None and not recompute:
+        return Outcome(stored)
+    missing = [name for name in request.weights if not zoo.available(name)]
+    if isinstance(data, DatasetError) or missing:
+        lack = f"weights of {', '.join(missing)} not present" if missing else "data not present"
+        if stored is not None:
+            return Outcome(stored, f"not recomputed: {lack}")
+        return Outcome(None, f"not run: {lack}" + (f" ({reason})" if reason not in ("", "not computed yet") else ""))
+    begun = time.monotonic()
+    values = compute()
+    manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
+    described = {"name": data.name, "title": data.title, "fingerprint": data.fingerprint, "n": len(data.same)}
+    fresh = results.Result(request, described, values, manifest)
+    if store:
+        results.write(fresh)
+    return Outcome(fresh, previous=stored)
+
+
+def load_set(name: str) -> datasets.PairSet | DatasetError:
+    """A verification set, or the error that says why it is not there (the samples may lack a client to fetch)."""
+    try:
+        return datasets.load(name)
+    except DatasetError as error:
+        return error
+    except AssetError as error:
+        return DatasetError(str(error))
+
+
+@dataclass(frozen=True)
+class AbuseBlock:
+    """Everything of one data set in Table 7.
+
+    Attributes:
+        dataset: its name.
+        clean: thresholds and scores on unprotected images.
+        rows: authorised network to its outcome.
+    """
+
+    dataset: str
+    clean: Outcome
+    rows: Mapping[str, Outcome]
+
+
+class Abuse:
+    """Table 7: authorised against unauthorised networks on protected images (Section 6.4, Eq. 10).
+
+    Args:
+        settings: see :class:`AbuseSettings`.
+        device: where to compute.
+        recompute: compute also what is stored.
+        profile: the profile's name, for the command in manifests.
+    """
+
+    VERSION = 1
+
+    def __init__(
+        self, settings: AbuseSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.recompute = recompute
+        self.command = f"papermill notebooks/abuse.ipynb OUT.ipynb -p profile {profile} -p recompute True"
+        self._networks: dict[str, FaceNetwork] = {}
+
+    def run(self) -> list[AbuseBlock]:
+        """All blocks of the table. Each row is stored when done, so an interrupted run goes on where it was."""
+        return [self._block(name) for name in self.settings.datasets]
+
+    def _block(self, name: str) -> AbuseBlock:
+        whole = load_set(name)
+        sample: datasets.PairSet | DatasetError = whole
+        if isinstance(whole, datasets.PairSet):
+            sample = whole.sample(min(self.settings.pairs, _balanced(whole)), self.settings.pair_seed)
+        clean = self._clean(name, whole, sample)
+        rows = {authorised: self._row(name, sample, authorised) for authorised in self.settings.networks}
+        return AbuseBlock(name, clean, rows)
+
+    def _request(self, name: str, parameters: Mapping[str, Any]) -> results.Request:
+        common = {"pairs": self.settings.pairs, "pair_seed": self.settings.pair_seed}
+        weights = {network: zoo.weights_checksum(network) for network in self.settings.networks}
+        return results.Request("abuse", name, self.VERSION, {**common, **parameters}, weights)
+
+    def _clean(
+        self, name: str, whole: datasets.PairSet | DatasetError, sample: datasets.PairSet | DatasetError
+    ) -> Outcome:
+        request = self._request(f"{name}--clean", {"calibration_pairs": self.settings.calibration_pairs})
+
+        def compute() -> dict[str, Any]:
+            assert isinstance(whole, datasets.PairSet)
+            assert isinstance(sample, datasets.PairSet)
+            return self._clean_values(whole, sample)
+
+        return obtain(
+            request, sample, compute, store=self.settings.store, recompute=self.recompute, device=self.device,
+            command=self.command,
+        )  # fmt: skip
+
+    def _clean_values(self, whole: datasets.PairSet, sample: datasets.PairSet) -> dict[str, Any]:
+        calibration = self._calibration_pairs(whole, sample)
+        networks: dict[str, Any] = {}
+        for name in self.settings.networks:
+            network = self._network(name)
+            scores = protocols.pair_scores(network, sample, device=self.device)
+            if calibration is None:
+                stored = zoo.calibration(name)
+                if stored is None:
+                    raise ConfigError(f"network {name} has no calibrated threshold; run pmt networks --calibrate")
+                threshold, source = stored.threshold_accuracy, f"{stored.dataset}, {stored.n} pairs"
+            else:
+                held_out = protocols.pair_scores(network, calibration, device=self.device)
+                threshold = float(metrics.best_threshold(held_out, calibration.same))
+                source = f"{whole.name}, {len(calibration.same)} pairs of other people"
+            networks[name] = {"threshold": round(threshold, 5), "calibrated_on": source, "scores": _rounded(scores)}
+        return {"same": sample.same.astype(int).tolist(), "networks": networks}
+
+    def _calibration_pairs(self, whole: datasets.PairSet, sample: datasets.PairSet) -> datasets.PairSet | None:
+        """Pairs of people who are not evaluated; None where the set has too few (the sample photographs)."""
+        rest = whole.subset(datasets.disjoint(whole, sample))
+        if _balanced(rest) < 200:
+            return None
+        return rest.sample(min(self.settings.calibration_pairs, _balanced(rest)), self.settings.pair_seed)
+
+    def _row(self, name: str, sample: datasets.PairSet | DatasetError, authorised: str) -> Outcome:
+        pmt = self.settings.pmt.model_dump(exclude={"batch_size"})
+        parameters = {
+            "authorised": authorised, "cut": self.settings.cut, "blur_sigma": self.settings.blur_sigma, "pmt": pmt,
+        }  # fmt: skip
+        request = self._request(f"{name}--{authorised}", parameters)
+
+        def compute() -> dict[str, Any]:
+            assert isinstance(sample, datasets.PairSet)
+            return self._row_values(sample, authorised)
+
+        return obtain(
+            request, sample, compute, store=self.settings.store, recompute=self.recompute, device=self.device,
+            command=self.command,
+        )  # fmt: skip
+
+    def _row_values(self, sample: datasets.PairSet, authorised: str) -> dict[str, Any]:
+        # A photograph that is first in several pairs is protected once: its result depends on nothing else.
+        first, place = np.unique(sample.pairs[:, 0], return_inverse=True)
+        second = sample.pairs[:, 1]
+        originals = sample.tensor(first)
+        protected = self.protect(originals, authorised, f"{sample.title}, {authorised}")
+        # What is measured is what would be uploaded: 8-bit pixels.
+        uploaded = quantise(protected.images.cpu())
+        purified = quantise(blur_and_stretch(uploaded, self.settings.blur_sigma))
+        others = sample.tensor(second)
+        networks: dict[str, Any] = {}
+        for name in self.settings.networks:
+            own = self.embed(name, originals)[place]
+            other = self.embed(name, others)
+            raw, filtered = (self.embed(name, images)[place] for images in (uploaded, purified))
+            networks[name] = {
+                "own": _rounded(metrics.cosine(raw, own)),
+                "other": _rounded(metrics.cosine(raw, other)),
+                "purified_own": _rounded(metrics.cosine(filtered, own)),
+                "purified_other": _rounded(metrics.cosine(filtered, other)),
+            }
+        return {
+            "same": sample.same.astype(int).tolist(),
+            "networks": networks,
+            "ssim": _rounded(metrics.ssim(uploaded, originals)[place]),
+            "ssim_purified": _rounded(metrics.ssim(purified, originals)[place]),
+            "feature_error": _rounded(protected.error[:, 0].numpy()[place]),
+            "feature_cosine": _rounded(protected.cosine[:, 0].numpy()[place]),
+        }
+
+    def protect(self, images: Tensor, authorised: str, description: str) -> Protected:
+        """PMT of images (N, 3, 112, 112) for one authorised network, with a progress bar."""
+        shallow = ShallowModel(self._network(authorised), self.settings.cut, name=authorised)
+        with progress_bar(description, len(images) * self.settings.pmt.steps) as advance:
+            return protect(images.to(self.device), [shallow], self.settings.pmt, progress=advance)
+
+    def embed(self, name: str, images: Tensor) -> Floats:
+        """Embeddings (N, D) of images (N, 3, 112, 112)."""
+        network = self._network(name)
+        parts = []
+        with torch.inference_mode():
+            for chunk in batches(len(images), 64):
+                parts.append(network(images[chunk].to(self.device)).cpu().numpy())
+        return np.concatenate(parts).astype(np.float64)
+
+    def _network(self, name: str) -> FaceNetwork:
+        if name not in self._networks:
+            self._networks[name] = zoo.load(name, self.device)
+        return self._networks[name]
+
+
+def _balanced(pairs: datasets.PairSet) -> int:
+    """The largest number of pairs with as many of the same as of different people."""
+    return 2 * int(min(pairs.same.sum(), (~pairs.same).sum()))
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+PROTECTED, PURIFIED, CLEAN = "protected", "purified", "clean"
+
+
+def abuse_cells(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.DataFrame:
+    """Table 7 in long form, one line a cell.
+
+    Returns:
+        DataFrame with columns dataset, images (``clean``, ``protected`` or ``purified``), authorised (None for clean),
+        network, threshold (``paper`` or ``calibrated``), kappa, successes, n, accuracy, low, high (95% Wilson).
+    """
+    lines: list[dict[str, Any]] = []
+    for block in blocks:
+        if block.clean.result is None:
+            continue
+        clean = block.clean.result.values
+        same = np.array(clean["same"], dtype=bool)
+        for network in settings.networks:
+            entry = clean["networks"][network]
+            for kind, kappa in (("paper", settings.kappa), ("calibrated", entry["threshold"])):
+                if kind == "paper" and network in settings.kappa_excluded:
+                    continue
+                where = {"dataset": block.dataset, "network": network, "threshold": kind, "kappa": kappa}
+                # Without protection the first condition of Eq. 10 compares an image with itself.
+                scores = np.array(entry["scores"])
+                correct = metrics.eq10(np.ones_like(scores), scores, same, kappa)
+                lines.append({**where, "images": CLEAN, "authorised": None, **_rate(correct)})
+                for authorised, outcome in block.rows.items():
+                    if outcome.result is None:
+                        continue
+                    cell = outcome.result.values["networks"][network]
+                    for images, prefix in ((PROTECTED, ""), (PURIFIED, "purified_")):
+                        own, other = np.array(cell[prefix + "own"]), np.array(cell[prefix + "other"])
+                        correct = metrics.eq10(own, other, same, kappa)
+                        lines.append({**where, "images": images, "authorised": authorised, **_rate(correct)})
+    columns = [
+        "dataset", "images", "authorised", "network", "threshold", "kappa", "successes", "n", "accuracy", "low", "high",
+    ]  # fmt: skip
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
+    successes, n = int(correct.sum()), len(correct)
+    interval = metrics.wilson(successes, n)
+    return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
+
+
+def abuse_likeness(blocks: Sequence[AbuseBlock]) -> pd.DataFrame:
+    """How much the uploads look like the photographs, one line a row of Table 7.
+
+    Returns:
+        DataFrame with columns dataset, authorised, images, ssim, low, high (95% bootstrap of the mean), worst (the
+        highest SSIM of an image), n.
+    """
+    lines = []
+    for block in blocks:
+        for authorised, outcome in block.rows.items():
+            if outcome.result is None:
+                continue
+            for images, name in ((PROTECTED, "ssim"), (PURIFIED, "ssim_purified")):
+                values = np.array(outcome.result.values[name])
+                interval = metrics.bootstrap(values, seed=0)
+                line = (block.dataset, authorised, images, values.mean(), *interval, values.max(), len(values))
+                lines.append(line)
+    return pd.DataFrame(lines, columns=["dataset", "authorised", "images", "ssim", "low", "high", "worst", "n"])
+
+
+def reproduction(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.DataFrame:
+    """After a recomputation: each cell beside the one stored before, and whether it lies in that one's interval."""
+    before = [
+        AbuseBlock(
+            block.dataset,
+            Outcome(block.clean.previous),
+            {name: Outcome(outcome.previous) for name, outcome in block.rows.items()},
+        )
+        for block in blocks
+    ]
+    keys = ["dataset", "images", "authorised", "network", "threshold"]
+    fresh, stored = abuse_cells(blocks, settings), abuse_cells(before, settings)
+    joined = stored.merge(fresh[[*keys, "accuracy"]], on=keys, suffixes=("_stored", "_recomputed"))
+    rates = joined["accuracy_recomputed"]
+    joined["inside"] = (rates >= joined["low"]) & (rates <= joined["high"])
+    return joined
+
+
+def paper_table(name: str) -> dict[str, Any]:
+    """A table of the paper, transcribed, from the package's data (``table7``, ...)."""
+    text = (resources.files("pmtlib") / "data" / "paper" / f"{name}.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
