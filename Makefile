@@ -12,7 +12,7 @@ STAMP := $(VENV)/.in-step-with-lock
 LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint format types notebooks check lock clean distclean
+.PHONY: help setup book html picture test lint format types notebooks check lock clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [PROFILE=paper]"
@@ -42,12 +42,17 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	fi
 	@touch $@
 
-book: $(STAMP) ## build the book into _build/html; executes nothing
+book: notebooks html ## execute every notebook and build the book into _build/html
+
+html: $(STAMP) ## build the book from the pages that are there; executes nothing
 	$(BIN)/jupyter-book build book/ -n -W --keep-going
 	@echo "open _build/html/index.html"
 
 notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) and put the pages into book/results
 	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)
+
+picture: $(STAMP) ## draw the picture of the README anew
+	$(BIN)/python -m pmtlib.figures book/_static/strip.png
 
 check: $(STAMP) ## say which pages of the book are out of date
 	$(BIN)/python -m pmtlib.runner check

@@ -25,7 +25,7 @@ from torch import Tensor
 from pmtlib import datasets, metrics, paths, protocols, provenance, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
 from pmtlib.errors import AssetError, ConfigError, DatasetError
-from pmtlib.images import batches, quantise
+from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
 from pmtlib.shallow import ShallowModel
@@ -132,14 +132,19 @@ def obtain(
     stored, reason = results.find(request, fingerprint) if store else (None, "")
     if stored is not None and not recompute:
         return Outcome(stored)
-    missing = [name for name in request.weights if not zoo.available(name)]
-    if isinstance(data, DatasetError) or missing:
-        lack = f"weights of {', '.join(missing)} not present" if missing else "data not present"
+
+    def without(lack: str) -> Outcome:
         if stored is not None:
             return Outcome(stored, f"not recomputed: {lack}")
         return Outcome(None, f"not run: {lack}" + (f" ({reason})" if reason not in ("", "not computed yet") else ""))
+
+    if isinstance(data, DatasetError):
+        return without("data not present")
     begun = time.monotonic()
-    values = compute()
+    try:
+        values = compute()
+    except AssetError as error:
+        return without(f"weights not present ({error})")
     manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
     described = {"name": data.name, "title": data.title, "fingerprint": data.fingerprint, "n": len(data.same)}
     fresh = results.Result(request, described, values, manifest)
@@ -192,6 +197,7 @@ class Abuse:
         self.device = device
         self.recompute = recompute
         self.command = f"papermill notebooks/abuse.ipynb OUT.ipynb -p profile {profile} -p recompute True"
+        self.skipped: dict[str, str] = {}
         self._networks: dict[str, FaceNetwork] = {}
 
     def run(self) -> list[AbuseBlock]:
@@ -234,10 +240,7 @@ class Abuse:
             network = self._network(name)
             scores = protocols.pair_scores(network, sample, device=self.device)
             if calibration is None:
-                stored = zoo.calibration(name)
-                if stored is None:
-                    raise ConfigError(f"network {name} has no calibrated threshold; run pmt networks --calibrate")
-                threshold, source = stored.threshold_accuracy, f"{stored.dataset}, {stored.n} pairs"
+                threshold, source = _threshold(name), "the set of pmt networks"
             else:
                 held_out = protocols.pair_scores(network, calibration, device=self.device)
                 threshold = float(metrics.best_threshold(held_out, calibration.same))
@@ -313,6 +316,24 @@ class Abuse:
                 parts.append(network(images[chunk].to(self.device)).cpu().numpy())
         return np.concatenate(parts).astype(np.float64)
 
+    def usable(self) -> list[str]:
+        """The networks of the settings whose weights are here or can be fetched; ``skipped`` says why others are not.
+
+        Raises:
+            AssetError: none is.
+        """
+        found = []
+        for name in self.settings.networks:
+            try:
+                self._network(name)
+            except AssetError as error:
+                self.skipped[name] = str(error)
+            else:
+                found.append(name)
+        if not found:
+            raise AssetError(next(iter(self.skipped.values()), "the settings name no network"))
+        return found
+
     def _network(self, name: str) -> FaceNetwork:
         if name not in self._networks:
             self._networks[name] = zoo.load(name, self.device)
@@ -374,6 +395,33 @@ def _rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
     return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
 
 
+def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of Table 7 over all its data sets, in percent; SSIM as it is.
+
+    For both thresholds and both kinds of image (``protected_calibrated_...``): the mean and the lowest accuracy of
+    authorised cells, the mean and the highest of unauthorised ones; ``clean_...`` without protection; ``ssim_...``.
+    """
+    summary: dict[str, float] = {}
+    for threshold in ("paper", "calibrated"):
+        part = cells[cells["threshold"] == threshold]
+        for images in (CLEAN, PROTECTED, PURIFIED):
+            of_kind = part[part["images"] == images]
+            own = of_kind[of_kind["authorised"] == of_kind["network"]]["accuracy"]
+            others = of_kind[of_kind["authorised"] != of_kind["network"]]["accuracy"]
+            label = f"{images}_{threshold}"
+            if images == CLEAN:
+                summary[f"{label}_mean"] = 100 * others.mean()
+                continue
+            summary[f"{label}_authorised_mean"] = 100 * own.mean()
+            summary[f"{label}_authorised_lowest"] = 100 * own.min()
+            summary[f"{label}_unauthorised_mean"] = 100 * others.mean()
+            summary[f"{label}_unauthorised_highest"] = 100 * others.max()
+    for kind, group in likeness.groupby("images"):
+        summary[f"ssim_{kind}_mean"] = group["ssim"].mean()
+        summary[f"ssim_{kind}_worst"] = group["worst"].max()
+    return {name: round(float(value), 3) for name, value in summary.items()}
+
+
 def abuse_likeness(blocks: Sequence[AbuseBlock]) -> pd.DataFrame:
     """How much the uploads look like the photographs, one line a row of Table 7.
 
@@ -392,6 +440,139 @@ def abuse_likeness(blocks: Sequence[AbuseBlock]) -> pd.DataFrame:
                 line = (block.dataset, authorised, images, values.mean(), *interval, values.max(), len(values))
                 lines.append(line)
     return pd.DataFrame(lines, columns=["dataset", "authorised", "images", "ssim", "low", "high", "worst", "n"])
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One portrait protected for one network.
+
+    Attributes:
+        image: the upload, (112, 112, 3), 8 bits.
+        purified: the same after the blur of :func:`pmtlib.attacks.purify.blur_and_stretch`.
+        ssim: of the upload and the photograph; ``ssim_purified`` likewise.
+        recognition: network to the cosine of its embeddings of upload and photograph, the same for the blurred
+            upload, and its calibrated threshold.
+        cosine: that of the authorised network.
+        accepted: whether it accepts the upload at its calibrated threshold.
+    """
+
+    image: UInt8Image
+    purified: UInt8Image
+    ssim: float
+    ssim_purified: float
+    recognition: Mapping[str, tuple[float, float, float]]
+    cosine: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A sample photograph that may be shown, and its uploads by authorised network."""
+
+    title: str
+    original: UInt8Image
+    uploads: Mapping[str, Upload]
+
+
+def portraits(abuse: Abuse, count: int) -> list[Portrait]:
+    """The first sample photographs that may be shown, protected here and now for each network that is present."""
+    shown = [photo for photo in datasets.sample_photos() if photo.display][:count]
+    crops = [photo.crops()[0].image for photo in shown]
+    originals = to_tensor(crops)
+    networks = abuse.usable()
+    embeddings = {name: abuse.embed(name, originals) for name in networks}
+    uploads: list[dict[str, Upload]] = [{} for _ in shown]
+    for authorised in networks:
+        uploaded = quantise(abuse.protect(originals, authorised, f"Sample photographs, {authorised}").images.cpu())
+        purified = quantise(blur_and_stretch(uploaded, abuse.settings.blur_sigma))
+        raw = {name: metrics.cosine(abuse.embed(name, uploaded), embeddings[name]) for name in networks}
+        blurred = {name: metrics.cosine(abuse.embed(name, purified), embeddings[name]) for name in networks}
+        likeness = metrics.ssim(uploaded, originals), metrics.ssim(purified, originals)
+        for index, entry in enumerate(uploads):
+            recognition = {
+                name: (float(raw[name][index]), float(blurred[name][index]), _threshold(name)) for name in networks
+            }
+            cosine, _, threshold = recognition[authorised]
+            entry[authorised] = Upload(
+                to_uint8(uploaded)[index],
+                to_uint8(purified)[index],
+                float(likeness[0][index]),
+                float(likeness[1][index]),
+                recognition,
+                cosine,
+                cosine > threshold,
+            )
+    return [Portrait(photo.title, crop, entry) for photo, crop, entry in zip(shown, crops, uploads, strict=True)]
+
+
+def _threshold(name: str) -> float:
+    """The stored threshold of a network.
+
+    Raises:
+        ConfigError: it has none for its weights.
+    """
+    stored = zoo.calibration(name)
+    if stored is None:
+        raise ConfigError(f"network {name} has no calibrated threshold; run pmt networks --calibrate {name}")
+    return stored.threshold_accuracy
+
+
+def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
+    """One line for each part of Table 7 that has no result, or whose result could not be computed again."""
+    lines = []
+    for block in blocks:
+        notes = {"thresholds": block.clean.note, **{name: outcome.note for name, outcome in block.rows.items()}}
+        distinct = {note for note in notes.values() if note}
+        if len(distinct) == 1 and all(notes.values()):
+            lines.append(f"{block.dataset}: {distinct.pop()}")
+        else:
+            lines += [f"{block.dataset}, {name}: {note}" for name, note in notes.items() if note]
+    return lines
+
+
+def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: AbuseSettings) -> str:
+    """The interpretation of Table 7 in words, with the numbers of the results at hand (Markdown)."""
+    if not len(cells):
+        return "Nothing was measured."
+    value = {name: f"{number:.1f}" for name, number in summary.items()}
+    chosen = cells[(cells["threshold"] == "calibrated") & (cells["images"] == PROTECTED)]
+    others = chosen[chosen["authorised"] != chosen["network"]]
+    worst = max(others.to_dict("records"), key=lambda line: line["accuracy"], default=None)
+    lines = [
+        f"- **The authorised service** has {value['protected_calibrated_authorised_mean']}% on average at its own "
+        f"threshold (lowest cell {value['protected_calibrated_authorised_lowest']}%), where clean images have "
+        f"{value['clean_calibrated_mean']}%.",
+        f"- **Other networks, shown the upload as it is,** have {value['protected_calibrated_unauthorised_mean']}% on "
+        f"average at their own thresholds and {value['protected_paper_unauthorised_mean']}% at the paper's κ = "
+        f"{settings.kappa}. The paper's average over its unauthorised cells is {paper_mean():.1f}%.",
+    ]
+    if worst is not None:
+        lines.append(
+            f"- **Averages hide pairs of networks.** The highest unauthorised cell is {100 * worst['accuracy']:.1f}% "
+            f"[{100 * worst['low']:.1f}, {100 * worst['high']:.1f}]: {worst['network']} on images for "
+            f"{worst['authorised']} ({worst['dataset']}, n = {worst['n']})."
+        )
+    undone = summary["purified_calibrated_unauthorised_mean"] > 2 * summary["protected_calibrated_unauthorised_mean"]
+    lines.append(
+        f"- **{'A blur undoes much of it.' if undone else 'After a blur.'}** Other networks then have "
+        f"{value['purified_calibrated_unauthorised_mean']}% on average, the authorised ones "
+        f"{value['purified_calibrated_authorised_mean']}%, and the mean SSIM to the photograph goes from "
+        f"{summary['ssim_protected_mean']:.2f} to {summary['ssim_purified_mean']:.2f}."
+    )
+    return "\n".join(lines)
+
+
+def paper_mean() -> float:
+    """Mean of all unauthorised cells of the paper's Table 7, percent."""
+    table = paper_table("table7")
+    values = [
+        value
+        for rows in table["datasets"].values()
+        for index, row in enumerate(rows.values())
+        for column, value in enumerate(row["accuracy"])
+        if index > 0 and column != index - 1
+    ]
+    return float(np.mean(values))
 
 
 def reproduction(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.DataFrame:

@@ -23,7 +23,8 @@ UInt8Image = NDArray[np.uint8]
 
 def to_tensor(images: Sequence[UInt8Image] | UInt8Image, device: torch.device | str = "cpu") -> Tensor:
     """8-bit images (H, W, 3), or a stack (N, H, W, 3), to a float32 tensor (N, 3, H, W) in [0, 1]."""
-    stack = np.stack(list(images)) if not isinstance(images, np.ndarray) or images.ndim == 4 else images[None]
+    # np.stack copies, so that a read-only array of a decoder does no harm.
+    stack = np.stack([images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images))
     if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3:
         raise ValueError(f"expected 8-bit RGB images (H, W, 3), got {stack.dtype} {stack.shape}")
     return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).to(torch.float32).div(255.0).contiguous()

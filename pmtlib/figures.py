@@ -1,0 +1,244 @@
+"""One function a figure or table of the book. They draw what :mod:`pmtlib.experiments` returns and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from pmtlib.experiments import CLEAN, PROTECTED, PURIFIED, AbuseBlock, AbuseSettings, Portrait, Upload
+from pmtlib.images import UInt8Image
+
+TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP-FF", "samples": "Sample photographs"}
+# Perceptually even and readable with any colour vision, also in grey print.
+COLOURS = "cividis"
+CELL: Any = [{"selector": "caption", "props": "caption-side: top; text-align: left; padding-bottom: 0.5em"}]
+
+
+def percent(line: Mapping[Any, Any]) -> str:
+    """A rate with its interval, ``99.0 [94.8, 99.8]``, in percent."""
+    return f"{100 * line['accuracy']:.1f} [{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
+
+
+def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, images: str, threshold: str) -> Styler:
+    """A block of Table 7: authorised networks down, evaluated networks across, authorised cells in bold.
+
+    Args:
+        cells: from :func:`pmtlib.experiments.abuse_cells`.
+        dataset: which block.
+        settings: for the order of networks.
+        images: ``protected`` or ``purified``.
+        threshold: ``paper`` or ``calibrated``.
+    """
+    chosen = cells[(cells["dataset"] == dataset) & (cells["threshold"] == threshold)]
+    count = int(chosen["n"].max()) if len(chosen) else 0
+    rows: dict[str, dict[str, str]] = {}
+    clean = chosen[chosen["images"] == CLEAN]
+    rows["clean"] = {str(line["network"]): percent(line) for line in clean.to_dict("records")}
+    for authorised in settings.networks:
+        part = chosen[(chosen["images"] == images) & (chosen["authorised"] == authorised)]
+        rows[authorised] = {str(line["network"]): percent(line) for line in part.to_dict("records")}
+        others = part[part["network"] != authorised]["accuracy"]
+        if len(others):
+            rows[authorised]["mean of others"] = f"{100 * others.mean():.1f}"
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*settings.networks, "mean of others"])
+    frame = frame.fillna("–")
+    frame.index.name, frame.columns.name = "authorised", "evaluated"
+    kappa = (
+        f"κ = {settings.kappa}" if threshold == "paper" else "each network's own threshold, calibrated on other people"
+    )
+    treated = (
+        "the upload as it is" if images == PROTECTED else f"the upload after a blur (σ = {settings.blur_sigma} px)"
+    )
+    caption = (
+        f"{TITLES.get(dataset, dataset)}, {treated}: accuracy (Eq. 10) in percent with 95% Wilson interval; {kappa}; "
+        f"n = {count} pairs, pair seed {settings.pair_seed}, PMT seed {settings.pmt.seed}"
+    )
+
+    def emphasis(table: pd.DataFrame) -> pd.DataFrame:
+        own = np.array([[row == column for column in table.columns] for row in table.index])
+        return pd.DataFrame(np.where(own, "font-weight: bold", ""), index=table.index, columns=table.columns)
+
+    return _styled(frame, caption).apply(emphasis, axis=None)
+
+
+def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
+    """The paper's block of Table 7, as printed, with the mean of the unauthorised cells recomputed beside it."""
+    columns = table["columns"]
+    rows = {}
+    for index, (name, row) in enumerate(table["datasets"][dataset].items()):
+        others = [value for column, value in enumerate(row["accuracy"]) if index == 0 or column != index - 1]
+        rows[name] = [*(f"{value:.1f}" for value in row["accuracy"]), f"{row['average']:.1f}", f"{np.mean(others):.1f}"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "average as printed", "mean of its cells"])
+    frame.index.name, frame.columns.name = "authorised", "evaluated"
+    return _styled(frame, f"{TITLES[dataset]}: the paper's Table 7, percent; κ = 0.2, its own networks, 104 pairs")
+
+
+def _styled(frame: pd.DataFrame, caption: str) -> Styler:
+    # Fixed ids keep an executed notebook the same from run to run.
+    return frame.style.set_uuid("t").set_caption(caption).set_table_styles(CELL)
+
+
+def abuse_heat_map(cells: pd.DataFrame, settings: AbuseSettings, *, threshold: str = "calibrated") -> Figure:
+    """Accuracy of every network on every upload: a column of panels a data set, as uploaded above, blurred below."""
+    shown = cells[(cells["threshold"] == threshold) & (cells["images"] != CLEAN)]
+    sets = list(dict.fromkeys(shown["dataset"]))
+    networks = list(settings.networks)
+    figure, axes = plt.subplots(
+        2, max(len(sets), 1), figsize=(1.2 + 4.6 * max(len(sets), 1), 8.2), squeeze=False, layout="constrained"
+    )
+    for column, dataset in enumerate(sets):
+        for row, (images, text) in enumerate(((PROTECTED, "as uploaded"), (PURIFIED, "after a blur"))):
+            axis = axes[row][column]
+            part = shown[(shown["dataset"] == dataset) & (shown["images"] == images)]
+            grid = part.pivot(index="authorised", columns="network", values="accuracy").reindex(networks)[networks]
+            sns.heatmap(
+                100 * grid, ax=axis, vmin=0, vmax=100, cmap=COLOURS, annot=True, fmt=".0f", square=True,
+                cbar=column == len(sets) - 1, cbar_kws={"label": "accuracy, Eq. 10 (%)", "shrink": 0.8},
+            )  # fmt: skip
+            axis.set_title(f"{TITLES.get(dataset, dataset)}, {text}")
+            axis.set_xlabel("evaluated network")
+            axis.set_ylabel("authorised network" if column == 0 else "")
+            axis.tick_params(axis="x", rotation=40)
+            axis.tick_params(axis="y", rotation=0)
+            for label in axis.get_xticklabels():
+                label.set_horizontalalignment("right")
+    plt.close(figure)
+    return figure
+
+
+def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
+    """Photographs above; below, a row an authorised network: what is uploaded, and the same after a blur.
+
+    Under each upload stand its SSIM to the photograph and the cosine of the authorised network.
+    """
+    networks = list(portraits[0].uploads)
+    rows, columns = 1 + len(networks), 2 * len(portraits)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 2.1 * rows), squeeze=False, layout="constrained", dpi=90
+    )
+    for index, portrait in enumerate(portraits):
+        left, right = axes[:, 2 * index], axes[:, 2 * index + 1]
+        _picture(left[0], portrait.original, portrait.title, "photograph")
+        right[0].set_axis_off()
+        for row, name in enumerate(networks, start=1):
+            upload = portrait.uploads[name]
+            _picture(left[row], upload.image, f"for {name}", _under(upload))
+            _picture(right[row], upload.purified, "the same, blurred", f"SSIM {upload.ssim_purified:.2f}\n")
+    plt.close(figure)
+    return figure
+
+
+def portrait_row(portrait: Portrait, networks: Sequence[str]) -> Figure:
+    """One photograph, its uploads, and the first of them after a blur, side by side: the picture of the README."""
+    figure, axes = plt.subplots(1, 2 + len(networks), figsize=(2.1 * (2 + len(networks)), 2.7), layout="constrained")
+    _picture(axes[0], portrait.original, "photograph", portrait.title)
+    for axis, name in zip(axes[1:], networks, strict=False):
+        _picture(axis, portrait.uploads[name].image, f"upload for {name}", _under(portrait.uploads[name]))
+    first = portrait.uploads[networks[0]]
+    _picture(
+        axes[-1],
+        first.purified,
+        f"upload for {networks[0]},\nblurred by the receiver",
+        f"SSIM {first.ssim_purified:.2f}",
+    )
+    plt.close(figure)
+    return figure
+
+
+def _under(upload: Upload) -> str:
+    return f"SSIM {upload.ssim:.2f}\ncos {upload.cosine:.2f}, {'accepted' if upload.accepted else 'rejected'}"
+
+
+def _picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_frame_on(False)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(below, fontsize=8)
+
+
+def likeness_table(likeness: pd.DataFrame) -> Styler:
+    """SSIM of uploads to photographs, from :func:`pmtlib.experiments.abuse_likeness`."""
+    text = [
+        f"{line['ssim']:.3f} [{line['low']:.3f}, {line['high']:.3f}], highest {line['worst']:.3f}"
+        for line in likeness.to_dict("records")
+    ]
+    kinds = likeness["images"].map({PROTECTED: "as uploaded", PURIFIED: "after a blur"})
+    sets = likeness["dataset"].map(lambda name: TITLES.get(name, name))
+    frame = pd.DataFrame({"set": sets, "authorised": likeness["authorised"], "images": kinds, "SSIM": text})
+    table = frame.pivot(index=["set", "authorised"], columns="images", values="SSIM")
+    count = int(likeness["n"].max()) if len(likeness) else 0
+    return _styled(table, f"SSIM to the photograph, n = {count} a row")
+
+
+def portrait_table(portraits: Sequence[Portrait]) -> Styler:
+    """Who recognises the sample portraits: cosine of each network with the photograph, by authorised network."""
+    lines = []
+    for portrait in portraits:
+        for authorised, upload in portrait.uploads.items():
+            for network, (cosine, blurred, threshold) in upload.recognition.items():
+                lines.append((authorised, network, cosine > threshold, blurred > threshold, cosine, threshold))
+    columns = ["authorised", "evaluated", "accepted", "accepted blurred", "cosine", "threshold"]
+    frame = pd.DataFrame(lines, columns=columns)
+    grouped = frame.groupby(["authorised", "evaluated"], sort=False).agg(
+        **{
+            "accepted as uploaded": ("accepted", "sum"),
+            "accepted after a blur": ("accepted blurred", "sum"),
+            "median cosine": ("cosine", "median"),
+            "threshold": ("threshold", "first"),
+        }
+    )
+    caption = (
+        f"Of {len(portraits)} sample portraits, how many each network takes for the person in the photograph, at its "
+        "threshold calibrated on LFW. A demonstration on a handful of pictures, not a measurement."
+    )
+    return _styled(grouped, caption).format(precision=2, subset=["median cosine", "threshold"])
+
+
+def provenance_table(blocks: Sequence[AbuseBlock]) -> Styler:
+    """Where every number comes from: one line a stored result, or why there is none."""
+    lines = []
+    for block in blocks:
+        for name, outcome in (("thresholds", block.clean), *block.rows.items()):
+            result = outcome.result
+            if result is None:
+                lines.append((TITLES.get(block.dataset, block.dataset), name, outcome.note, "", "", "", ""))
+                continue
+            manifest = result.manifest
+            lines.append(
+                (
+                    TITLES.get(block.dataset, block.dataset),
+                    name,
+                    result.key + (f" ({outcome.note})" if outcome.note else ""),
+                    str(result.data["n"]),
+                    manifest["date"],
+                    f"{manifest['hardware']['device']}, torch {manifest['packages']['torch']}",
+                    f"{manifest['seconds']:.0f} s",
+                )
+            )
+    columns = ["set", "row", "result", "pairs", "date", "on", "took"]
+    return _styled(pd.DataFrame(lines, columns=columns), "Stored results of this page").hide(axis="index")
+
+
+def main(target: str) -> None:
+    """Draw the README's picture to ``target``: a public-domain portrait protected for two networks, at the defaults."""
+    from pmtlib import devices
+    from pmtlib.experiments import Abuse, portraits
+
+    networks = ("mobilefacenet", "sface")
+    abuse = Abuse(AbuseSettings(datasets=(), networks=networks), devices.resolve("auto"))
+    portrait_row(portraits(abuse, 1)[0], networks).savefig(target, dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1])

@@ -1,0 +1,122 @@
+"""Images at the edges, devices, paths, progress and provenance."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pmtlib
+from pmtlib import devices, images, paths, provenance
+from pmtlib.errors import ConfigError
+from pmtlib.progress import progress_bar
+
+
+def test_every_8_bit_value_survives_the_tensor_and_the_png():
+    picture = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    picture[..., 1] = 255 - picture[..., 1]
+    tensor = images.to_tensor(picture)
+    assert tensor.shape == (1, 3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert (images.to_uint8(tensor)[0] == picture).all()
+    assert torch.equal(images.quantise(tensor), tensor)
+    data = images.png_bytes(picture)
+    assert data == images.png_bytes(picture.copy())
+    opened = Image.open(io.BytesIO(data))
+    assert (np.asarray(opened) == picture).all()
+    assert not opened.info
+
+
+def test_quantise_is_what_the_png_holds():
+    tensor = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    saved = [np.asarray(Image.open(io.BytesIO(images.png_bytes(image)))) for image in images.to_uint8(tensor)]
+    assert torch.equal(images.to_tensor(np.stack(saved)), images.quantise(tensor))
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)]
+)
+def test_other_arrays_are_refused(bad):
+    with pytest.raises(ValueError, match="8-bit RGB"):
+        images.to_tensor([bad])
+
+
+def test_a_read_only_array_is_taken_without_a_warning(recwarn):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture.setflags(write=False)
+    images.to_tensor(picture)
+    assert not recwarn.list
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.png"
+    images.write_atomic(target, b"old")
+    with pytest.raises(TypeError):
+        images.write_atomic(target, "not bytes")  # type: ignore[arg-type]
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_batches_cover_everything_once():
+    covered = [i for part in images.batches(10, 4) for i in range(10)[part]]
+    assert covered == list(range(10))
+
+
+def test_devices():
+    assert devices.resolve("cpu") == torch.device("cpu")
+    assert devices.resolve("auto").type in ("cpu", "cuda", "mps")
+    assert devices.describe(torch.device("cpu")) == "cpu"
+    for name in ("gpu0", "cuda:99"):
+        with pytest.raises(ConfigError, match="try --device cpu") as caught:
+            devices.resolve(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_paths_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("PMT_DATA", str(tmp_path))
+    monkeypatch.setenv("PMT_CACHE", str(tmp_path / "c"))
+    monkeypatch.setenv("PMT_RESULTS", str(tmp_path / "r"))
+    assert paths.data_dir() == tmp_path.resolve()
+    assert paths.cache_dir().name == "c"
+    assert paths.results_dir().name == "r"
+    monkeypatch.setenv("PMT_DATA", " ")
+    assert paths.data_dir() is None
+    monkeypatch.delenv("PMT_RESULTS")
+    monkeypatch.delenv("PMT_PROJECT", raising=False)
+    assert paths.results_dir() == paths.project_dir() / "results"
+
+
+def test_the_bar_counts_and_is_silent_when_asked(capsys):
+    with progress_bar("work", 3) as advance:
+        advance(3)
+    with progress_bar("work", 3, show=False) as advance:
+        advance(3)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_manifest_says_what_ran_and_names_no_place():
+    made = provenance.manifest(["mobilefacenet"], torch.device("cpu"), seconds=1.26, command="c")
+    text = json.dumps(made)
+    assert made["seconds"] == 1.3
+    assert (
+        made["packages"]["torch"] == torch.__version__.split("+")[0] or made["packages"]["torch"] == torch.__version__
+    )
+    assert made["pmtlib"] == pmtlib.__version__
+    assert str(paths.project_dir()) not in text
+    assert len(made["weights"]["mobilefacenet"]) >= 16
+
+
+def test_the_public_names_are_there_and_importing_is_light():
+    for name in pmtlib.__all__:
+        assert getattr(pmtlib, name) is not None
+        assert name in dir(pmtlib)
+    with pytest.raises(AttributeError, match="no attribute 'protekt'"):
+        _ = pmtlib.protekt
+    code = "import sys, pmtlib; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
