@@ -41,7 +41,8 @@ app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Obfuscate face photographs so that only the services you authorise recognise them.",
+    help="Obfuscate face photographs for the recognition services you authorise (PMT), and measure who else "
+    "recognises them. It is no protection to rely on: `pmt verify` shows what is left.",
     epilog=EXIT_CODES,
 )
 assets_app = typer.Typer(

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -47,6 +47,8 @@ class AbuseSettings(BaseModel):
         kappa: the paper's threshold of Eq. 10.
         kappa_excluded: networks for which that threshold says nothing.
         blur_sigma: of the filter in the last block, pixels.
+        step_people: people outside every evaluation on whom the number of steps was chosen.
+        step_choices: the numbers of steps that were tried.
         pmt: the transform.
         store: whether results go to ``results/``.
     """
@@ -62,6 +64,8 @@ class AbuseSettings(BaseModel):
     kappa: float = 0.2
     kappa_excluded: tuple[str, ...] = ("dlib-resnet29",)
     blur_sigma: float = 1.5
+    step_people: int = Field(16, ge=1)
+    step_choices: tuple[int, ...] = (25, 50, 100)
     pmt: PMTConfig = PMTConfig()
     store: bool = False
 
@@ -114,9 +118,26 @@ class Outcome:
     previous: results.Result | None = None
 
 
+@dataclass(frozen=True)
+class Source:
+    """The data of a result: name, title, fingerprint of the images and pairs used, and how many were used."""
+
+    name: str
+    title: str
+    fingerprint: str
+    n: int
+
+    @classmethod
+    def of_pairs(cls, pairs: datasets.PairSet | DatasetError) -> Source | DatasetError:
+        """That of a set of pairs; the error where there is none."""
+        if isinstance(pairs, DatasetError):
+            return pairs
+        return cls(pairs.name, pairs.title, pairs.fingerprint, len(pairs.same))
+
+
 def obtain(
     request: results.Request,
-    data: datasets.PairSet | DatasetError,
+    data: Source | DatasetError,
     compute: Callable[[], Mapping[str, Any]],
     *,
     store: bool,
@@ -146,8 +167,7 @@ def obtain(
     except AssetError as error:
         return without(f"weights not present ({error})")
     manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
-    described = {"name": data.name, "title": data.title, "fingerprint": data.fingerprint, "n": len(data.same)}
-    fresh = results.Result(request, described, values, manifest)
+    fresh = results.Result(request, asdict(data), values, manifest)
     if store:
         results.write(fresh)
     return Outcome(fresh, previous=stored)
@@ -228,10 +248,7 @@ class Abuse:
             assert isinstance(sample, datasets.PairSet)
             return self._clean_values(whole, sample)
 
-        return obtain(
-            request, sample, compute, store=self.settings.store, recompute=self.recompute, device=self.device,
-            command=self.command,
-        )  # fmt: skip
+        return self.obtain(request, Source.of_pairs(sample), compute)
 
     def _clean_values(self, whole: datasets.PairSet, sample: datasets.PairSet) -> dict[str, Any]:
         calibration = self._calibration_pairs(whole, sample)
@@ -266,10 +283,7 @@ class Abuse:
             assert isinstance(sample, datasets.PairSet)
             return self._row_values(sample, authorised)
 
-        return obtain(
-            request, sample, compute, store=self.settings.store, recompute=self.recompute, device=self.device,
-            command=self.command,
-        )  # fmt: skip
+        return self.obtain(request, Source.of_pairs(sample), compute)
 
     def _row_values(self, sample: datasets.PairSet, authorised: str) -> dict[str, Any]:
         # A photograph that is first in several pairs is protected once: its result depends on nothing else.
@@ -301,11 +315,26 @@ class Abuse:
             "feature_cosine": _rounded(protected.cosine[:, 0].numpy()[place]),
         }
 
-    def protect(self, images: Tensor, authorised: str, description: str) -> Protected:
-        """PMT of images (N, 3, 112, 112) for one authorised network, with a progress bar."""
+    def obtain(
+        self, request: results.Request, data: Source | DatasetError, compute: Callable[[], Mapping[str, Any]]
+    ) -> Outcome:
+        """See :func:`obtain`; with these settings, on this device."""
+        return obtain(
+            request,
+            data,
+            compute,
+            store=self.settings.store,
+            recompute=self.recompute,
+            device=self.device,
+            command=self.command,
+        )
+
+    def protect(self, images: Tensor, authorised: str, description: str, steps: int | None = None) -> Protected:
+        """PMT of images (N, 3, 112, 112) for one authorised network, with a progress bar; ``steps`` in place of K."""
         shallow = ShallowModel(self._network(authorised), self.settings.cut, name=authorised)
-        with progress_bar(description, len(images) * self.settings.pmt.steps) as advance:
-            return protect(images.to(self.device), [shallow], self.settings.pmt, progress=advance)
+        config = self.settings.pmt if steps is None else self.settings.pmt.model_copy(update={"steps": steps})
+        with progress_bar(description, len(images) * config.steps) as advance:
+            return protect(images.to(self.device), [shallow], config, progress=advance)
 
     def embed(self, name: str, images: Tensor) -> Floats:
         """Embeddings (N, D) of images (N, 3, 112, 112)."""
@@ -343,6 +372,84 @@ class Abuse:
 def _balanced(pairs: datasets.PairSet) -> int:
     """The largest number of pairs with as many of the same as of different people."""
     return 2 * int(min(pairs.same.sum(), (~pairs.same).sum()))
+
+
+PEOPLE, PEOPLE_LIST = "lfw_rest", "identities_disjoint_from_pairs.txt"
+"""People of LFW who are in no pair of its protocol, for choices that must not touch the evaluated pairs."""
+
+
+def step_choice(abuse: Abuse) -> Outcome:
+    """How many steps: likeness and authorised recognition against K, on people outside every evaluation.
+
+    Returns:
+        Outcome whose values hold, for each network and K, the SSIM to the photograph and the cosine of the authorised
+        network with it, one number a person.
+    """
+    settings = abuse.settings
+    pmt = settings.pmt.model_dump(exclude={"batch_size", "steps"})
+    parameters = {"people": settings.step_people, "steps": list(settings.step_choices), "cut": settings.cut, "pmt": pmt}
+    weights = {network: zoo.weights_checksum(network) for network in settings.networks}
+    request = results.Request("abuse", f"{PEOPLE}--steps", abuse.VERSION, parameters, weights)
+    try:
+        people: datasets.People | DatasetError = _first_pictures(settings.step_people, settings.pair_seed)
+    except DatasetError as error:
+        people = error
+    source: Source | DatasetError = (
+        people
+        if isinstance(people, DatasetError)
+        else Source(people.name, "LFW, people in no pair", people.fingerprint, len(people))
+    )
+
+    def compute() -> dict[str, Any]:
+        assert isinstance(people, datasets.People)
+        originals = people.tensor(range(len(people)))
+        values: dict[str, Any] = {}
+        for name in settings.networks:
+            own = abuse.embed(name, originals)
+            values[name] = {}
+            for steps in settings.step_choices:
+                made = quantise(abuse.protect(originals, name, f"{name}, K = {steps}", steps=steps).images.cpu())
+                cosine = metrics.cosine(abuse.embed(name, made), own)
+                values[name][str(steps)] = {"ssim": _rounded(metrics.ssim(made, originals)), "cosine": _rounded(cosine)}
+        return values
+
+    return abuse.obtain(request, source, compute)
+
+
+def _first_pictures(count: int, seed: int) -> datasets.People:
+    """One picture each of ``count`` people, drawn with a seed."""
+    people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
+    _, first = np.unique(people.identities, return_index=True)
+    chosen = np.random.default_rng(seed).choice(first, min(count, len(first)), replace=False)
+    return people.subset(np.sort(chosen))
+
+
+def step_table(outcome: Outcome) -> pd.DataFrame:
+    """The numbers of :func:`step_choice`, one line a network and K.
+
+    Returns:
+        DataFrame with columns network, steps, ssim (mean), cosine (median), lowest (cosine), threshold (calibrated on
+        LFW), accepted, n.
+    """
+    columns = ["network", "steps", "ssim", "cosine", "lowest", "threshold", "accepted", "n"]
+    lines = []
+    for name, by_steps in outcome.result.values.items() if outcome.result else ():
+        for steps, entry in by_steps.items():
+            cosine = np.array(entry["cosine"])
+            accepted = int((cosine > _threshold(name)).sum())
+            likeness = float(np.mean(entry["ssim"]))
+            line = (
+                name,
+                int(steps),
+                likeness,
+                np.median(cosine),
+                cosine.min(),
+                _threshold(name),
+                accepted,
+                len(cosine),
+            )
+            lines.append(line)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _rounded(values: Any) -> list[float]:

@@ -179,6 +179,28 @@ def likeness_table(likeness: pd.DataFrame) -> Styler:
     return _styled(table, f"SSIM to the photograph, n = {count} a row")
 
 
+def step_table(table: pd.DataFrame) -> Styler:
+    """Likeness and authorised recognition against the number of steps, from :func:`pmtlib.experiments.step_table`."""
+    count = int(table["n"].max()) if len(table) else 0
+    frame = table.drop(columns="n").rename(
+        columns={
+            "steps": "K",
+            "ssim": "mean SSIM",
+            "cosine": "median cosine",
+            "lowest": "lowest cosine",
+            "accepted": f"accepted of {count}",
+        }
+    )
+    caption = (
+        f"The number of steps K on {count} people of LFW who are in no pair: likeness to the photograph, and how the "
+        "authorised network recognises the upload."
+    )
+    shown = frame.set_index(["network", "K"])
+    return _styled(shown, caption).format(
+        precision=3, subset=["mean SSIM", "median cosine", "lowest cosine", "threshold"]
+    )
+
+
 def portrait_table(portraits: Sequence[Portrait]) -> Styler:
     """Who recognises the sample portraits: cosine of each network with the photograph, by authorised network."""
     lines = []

@@ -43,9 +43,9 @@ class PMTConfig(BaseModel):
     The book's page "Deviations" says which values the paper leaves open and how they were set.
 
     Attributes:
-        steps: K of Algorithm 1, the number of updates. The paper does not give it. 25 is the largest of 25, 50, 100
-            and 200 at which images of people outside every evaluation look unlike their photographs (mean SSIM below
-            0.15) for each of the five networks of the first section.
+        steps: K of Algorithm 1, the number of updates. The paper does not give it. 25 is the largest of 25, 50 and 100
+            at which the mean SSIM to the photograph is below 0.15 for each network of Section 6.4, on people outside
+            every evaluation (:func:`pmtlib.experiments.step_choice`).
         step_size: alpha. With ``mean-abs`` the mean absolute change of a pixel in a step (before smoothing), on the
             [0, 1] scale; with ``sign`` the change of every pixel; with ``l1`` the summed absolute change of an image;
             with ``adam`` the learning rate; with ``raw`` the factor of the gradient.

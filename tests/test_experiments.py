@@ -148,7 +148,8 @@ def obtain(data, computed: list, **changes) -> Outcome:
         return {"value": len(computed)}
 
     options = {"store": True, "recompute": changes.get("recompute", False), "device": torch.device("cpu")}
-    return experiments.obtain(request, data, compute, command="c", **options)
+    source = experiments.Source.of_pairs(data)
+    return experiments.obtain(request, source, compute, command="c", **options)
 
 
 @pytest.fixture

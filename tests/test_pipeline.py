@@ -490,7 +490,7 @@ def test_no_leftovers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_default_settings_are_accepted_and_hide_the_face(tmp_path: Path) -> None:
+def test_default_settings_are_accepted_and_have_a_low_ssim(tmp_path: Path) -> None:
     """The acceptance test of the command: the sample photographs, all faces, nothing but the defaults."""
     from pmtlib.datasets import sample_photos
 

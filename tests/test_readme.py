@@ -1,0 +1,49 @@
+"""What the README says is what is stored, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+import typer
+
+from pmtlib import cli, experiments
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_its_numbers_are_those_of_the_stored_results(monkeypatch):
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = experiments.abuse_settings("paper")
+    blocks = experiments.Abuse(settings, torch.device("cpu")).run()
+    assert [block.dataset for block in blocks if block.clean.result is not None] == ["lfw", "cfp_ff"]
+    summary = experiments.abuse_summary(experiments.abuse_cells(blocks, settings), experiments.abuse_likeness(blocks))
+    found = re.search(
+        r"service keeps\s+(\S+)% \(clean: (\S+)%\), but other networks have (\S+)% .*?"
+        r"paper reports (\S+)%;.*?they\s+have (\S+)%\.",
+        README,
+        re.DOTALL,
+    )
+    assert found
+    expected = [
+        summary["protected_calibrated_authorised_mean"],
+        summary["clean_calibrated_mean"],
+        summary["protected_calibrated_unauthorised_mean"],
+        experiments.paper_mean(),
+        summary["purified_calibrated_unauthorised_mean"],
+    ]
+    assert [float(number) for number in found.groups()] == [round(value, 1) for value in expected]
+
+
+def test_its_commands_and_files_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE):
+        assert target in targets, target
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / link).is_file(), link
+    commands = typer.main.get_command(cli.app).commands
+    for command in re.findall(r"^pmt ([a-z]+)", README, re.MULTILINE):
+        assert command in commands, command
