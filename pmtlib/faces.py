@@ -476,7 +476,7 @@ def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> ND
     """Least-squares rotation, uniform scale and shift that takes ``source`` to ``target``.
 
     Umeyama: Least-squares estimation of transformation parameters between two point patterns. PAMI 13(4), 1991. In
-    the plane, with the points as complex numbers less their means, the factor is sum(conj(s) t) / sum(|s|^2).
+    the plane, with the points as complex numbers less their means, the factor is ``sum(conj(s) t) / sum(|s|^2)``.
 
     Args:
         source: (K, 2) points.

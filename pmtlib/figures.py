@@ -121,7 +121,7 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
     networks = list(portraits[0].uploads)
     rows, columns = 1 + len(networks), 2 * len(portraits)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.75 * columns, 2.1 * rows), squeeze=False, layout="constrained", dpi=90
+        rows, columns, figsize=(1.75 * columns, 2.1 * rows), squeeze=False, layout="constrained", dpi=110
     )
     for index, portrait in enumerate(portraits):
         left, right = axes[:, 2 * index], axes[:, 2 * index + 1]

@@ -111,13 +111,18 @@ def read(path: Path) -> Result:
 
 
 def write(result: Result, root: Path | None = None) -> Path:
-    """Store a result, unless the same values are stored already (their manifest then stays as it is)."""
+    """Store a result.
+
+    Where the same values are stored already, their manifest stays as it is, unless it is of code that was in no commit
+    and the new one is not.
+    """
     path = path_of(result.request, root)
     try:
         stored = read(path)
     except ResultError:
         stored = None
-    if stored is None or stored.key != result.key or _canonical(stored.values) != _canonical(result.values):
+    same = stored is not None and stored.key == result.key and _canonical(stored.values) == _canonical(result.values)
+    if stored is None or not same or (_uncommitted(stored) and not _uncommitted(result)):
         content = {
             "key": result.key,
             "request": result.request.as_dict(),
@@ -127,6 +132,11 @@ def write(result: Result, root: Path | None = None) -> Path:
         }
         write_atomic(path, _layout(content).encode())
     return path
+
+
+def _uncommitted(result: Result) -> bool:
+    commit = result.manifest.get("commit")
+    return commit is None or str(commit).endswith("+changes")
 
 
 def find(request: Request, data_fingerprint: str | None = None, root: Path | None = None) -> tuple[Result | None, str]:

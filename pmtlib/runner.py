@@ -298,11 +298,18 @@ def _normalise(notebook: dict[str, Any]) -> None:
     """Take out of an executed notebook what differs between two runs of the same thing, or names this machine."""
     for number, cell in enumerate(notebook["cells"], start=1):
         cell["metadata"] = {key: cell["metadata"][key] for key in _MEANINGFUL_METADATA if cell["metadata"].get(key)}
+        if "outputs" in cell:  # a finished progress bar leaves an empty output behind
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_empty(output)]
         cell["id"] = f"cell-{number}"  # papermill draws new ones for cells that have none
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
+
+
+def _is_empty(output: Mapping[str, Any]) -> bool:
+    data = output.get("data", {})
+    return list(data) == ["text/plain"] and not "".join(data["text/plain"])
 
 
 def _machine_folders() -> dict[str, str]:

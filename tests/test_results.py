@@ -12,7 +12,9 @@ REQUEST = results.Request("abuse", "lfw--net", 1, {"pairs": 104, "pmt": {"steps"
 
 
 def result(**changes) -> results.Result:
-    made = results.Result(REQUEST, {"name": "lfw", "fingerprint": "f1", "n": 2}, {"own": [0.5, -1e-05]}, {"date": "d"})
+    made = results.Result(
+        REQUEST, {"name": "lfw", "fingerprint": "f1", "n": 2}, {"own": [0.5, -1e-05]}, {"date": "d", "commit": "abc"}
+    )
     return replace(made, **changes)
 
 
@@ -48,10 +50,18 @@ def test_a_request_that_differs_is_not_answered_by_what_is_stored(tmp_path, chan
 def test_equal_values_leave_the_stored_manifest_alone(tmp_path):
     path = results.write(result(), tmp_path)
     before = path.read_bytes()
-    results.write(result(manifest={"date": "later"}), tmp_path)
+    results.write(result(manifest={"date": "later", "commit": "def"}), tmp_path)
     assert path.read_bytes() == before
-    results.write(result(manifest={"date": "later"}, values={"own": [0.6, 0.0]}), tmp_path)
-    assert results.read(path).manifest == {"date": "later"}
+    results.write(result(manifest={"date": "later", "commit": "def"}, values={"own": [0.6, 0.0]}), tmp_path)
+    assert results.read(path).manifest["date"] == "later"
+
+
+def test_a_manifest_of_committed_code_takes_the_place_of_one_that_was_not(tmp_path):
+    path = results.write(result(manifest={"commit": "abc+changes"}), tmp_path)
+    results.write(result(manifest={"commit": "def+changes"}), tmp_path)
+    assert results.read(path).manifest["commit"] == "abc+changes"
+    results.write(result(manifest={"commit": "def"}), tmp_path)
+    assert results.read(path).manifest["commit"] == "def"
 
 
 def test_a_damaged_or_edited_result_is_refused_in_one_line(tmp_path):
