@@ -18,12 +18,16 @@ from pmtlib.images import UInt8Image
 TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP-FF", "samples": "Sample photographs"}
 # Perceptually even and readable with any colour vision, also in grey print.
 COLOURS = "cividis"
-CELL: Any = [{"selector": "caption", "props": "caption-side: top; text-align: left; padding-bottom: 0.5em"}]
+CELL: Any = [
+    {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 1em 0 0.5em"},
+    {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.5em"},
+    {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.5em"},
+]
 
 
 def percent(line: Mapping[Any, Any]) -> str:
-    """A rate with its interval, ``99.0 [94.8, 99.8]``, in percent."""
-    return f"{100 * line['accuracy']:.1f} [{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
+    """A rate with its interval below it, ``99.0<br>[94.8, 99.8]``, in percent (HTML)."""
+    return f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
 
 
 def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, images: str, threshold: str) -> Styler:
