@@ -659,7 +659,9 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
             f"[{100 * worst['low']:.1f}, {100 * worst['high']:.1f}]: {worst['network']} on images for "
             f"{worst['authorised']} ({worst['dataset']}, n = {worst['n']})."
         )
-    undone = summary["purified_calibrated_unauthorised_mean"] > 2 * summary["protected_calibrated_unauthorised_mean"]
+    lost = summary["clean_calibrated_mean"] - summary["protected_calibrated_unauthorised_mean"]
+    left = summary["clean_calibrated_mean"] - summary["purified_calibrated_unauthorised_mean"]
+    undone = lost > 0 and left < lost / 2
     lines.append(
         f"- **{'A blur undoes much of it.' if undone else 'After a blur.'}** Other networks then have "
         f"{value['purified_calibrated_unauthorised_mean']}% on average, the authorised ones "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP
 # Perceptually even and readable with any colour vision, also in grey print.
 COLOURS = "cividis"
 CELL: Any = [
+    {"selector": "", "props": "font-size: 0.85em"},
     {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 1em 0 0.5em"},
     {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.5em"},
     {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.5em"},
@@ -85,8 +87,9 @@ def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
 
 
 def _styled(frame: pd.DataFrame, caption: str) -> Styler:
-    # Fixed ids keep an executed notebook the same from run to run.
-    return frame.style.set_uuid("t").set_caption(caption).set_table_styles(CELL)
+    # An id made from the caption keeps an executed notebook the same from run to run, and tables apart on one page.
+    identity = hashlib.sha256(caption.encode()).hexdigest()[:8]
+    return frame.style.set_uuid(identity).set_caption(caption).set_table_styles(CELL)
 
 
 def abuse_heat_map(cells: pd.DataFrame, settings: AbuseSettings, *, threshold: str = "calibrated") -> Figure:
@@ -172,13 +175,14 @@ def _picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
 def likeness_table(likeness: pd.DataFrame) -> Styler:
     """SSIM of uploads to photographs, from :func:`pmtlib.experiments.abuse_likeness`."""
     text = [
-        f"{line['ssim']:.3f} [{line['low']:.3f}, {line['high']:.3f}], highest {line['worst']:.3f}"
+        f"{line['ssim']:.3f} [{line['low']:.3f}, {line['high']:.3f}]<br>highest {line['worst']:.3f}"
         for line in likeness.to_dict("records")
     ]
     kinds = likeness["images"].map({PROTECTED: "as uploaded", PURIFIED: "after a blur"})
     sets = likeness["dataset"].map(lambda name: TITLES.get(name, name))
     frame = pd.DataFrame({"set": sets, "authorised": likeness["authorised"], "images": kinds, "SSIM": text})
     table = frame.pivot(index=["set", "authorised"], columns="images", values="SSIM")
+    table = table[[kind for kind in ("as uploaded", "after a blur") if kind in table]]
     count = int(likeness["n"].max()) if len(likeness) else 0
     return _styled(table, f"SSIM to the photograph, n = {count} a row")
 
@@ -203,6 +207,13 @@ def step_table(table: pd.DataFrame) -> Styler:
     return _styled(shown, caption).format(
         precision=3, subset=["mean SSIM", "median cosine", "lowest cosine", "threshold"]
     )
+
+
+def configuration_table(settings: AbuseSettings) -> Styler:
+    """Every value of the transform's configuration."""
+    values = settings.pmt.model_dump()
+    frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
+    return _styled(frame, "The transform's configuration")
 
 
 def portrait_table(portraits: Sequence[Portrait]) -> Styler:
