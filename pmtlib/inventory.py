@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pmtlib import assets, calibration, zoo
 from pmtlib.errors import AssetError, NetworkError
 
@@ -74,11 +72,9 @@ def networks(names: Sequence[str] = ()) -> list[NetworkInfo]:
 def _info(name: str) -> NetworkInfo:
     card = zoo.card(name)
     stored = zoo.calibration(name)
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in card.build().parameters())
     return NetworkInfo(
         name=name,
-        parameters=parameters,
+        parameters=card.parameters,
         embedding=card.embedding,
         training_set=card.training_set,
         loss=card.loss,

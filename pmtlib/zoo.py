@@ -48,6 +48,7 @@ class NetworkCard:
         loss: what it was trained with.
         licence: of the weights, as far as it is stated.
         embedding: length of the embedding.
+        parameters: how many the whole network has.
         input: what the network itself sees of the aligned crop, in words.
         default_cut: units of the shallow model unless another cut is asked for; the paper's "first five layers".
         paper_counterpart: the paper's name of the same kind of architecture, if it has one.
@@ -63,6 +64,7 @@ class NetworkCard:
     loss: str
     licence: str
     embedding: int
+    parameters: int
     input: str
     default_cut: int = 5
     paper_counterpart: str | None = None
@@ -235,6 +237,7 @@ _TABLE = (
         loss="ArcFace",
         licence="Apache-2.0 (sirius-ai/MobileFaceNet_TF)",
         embedding=192,
+        parameters=1_292_992,
         input="112x112 RGB, (x - 127.5) / 128",
         paper_counterpart="MobileFace",
     ),
@@ -247,6 +250,7 @@ _TABLE = (
         loss="ArcFace",
         licence="none stated (Xiaoccer/MobileFaceNet_Pytorch)",
         embedding=128,
+        parameters=989_760,
         input="112x96 RGB, columns 8 to 104 of the crop, (x - 127.5) / 128",
         paper_counterpart="MobileFace",
         note="The training set of the paper's networks. The columns outside 8 to 104 have no influence.",
@@ -260,6 +264,7 @@ _TABLE = (
         loss="ArcFace",
         licence="Apache-2.0 (foamliu/MobileFaceNet)",
         embedding=128,
+        parameters=989_952,
         input="112x112 RGB, x / 255, ImageNet mean and standard deviation",
         paper_counterpart="MobileFace",
         note="ReLU6 in place of PReLU.",
@@ -273,6 +278,7 @@ _TABLE = (
         loss="SFace, a sigmoid-constrained hypersphere loss (Zhong et al. 2021)",
         licence="Apache-2.0 (OpenCV Zoo)",
         embedding=128,
+        parameters=9_629_632,
         input="112x112 RGB, 0..255, normalised inside",
         note="The block-wise int8 weights of the published file, dequantised.",
     ),
@@ -285,6 +291,7 @@ _TABLE = (
         loss="CosFace",
         licence=_EDGEFACE_LICENCE,
         embedding=512,
+        parameters=2_242_620,
         input="112x112 RGB, (x / 255 - 0.5) / 0.5",
         note="The int8 weights of the published quantised file, dequantised.",
     ),
@@ -297,6 +304,7 @@ _TABLE = (
         loss="CosFace",
         licence=_EDGEFACE_LICENCE,
         embedding=512,
+        parameters=1_244_744,
         input="112x112 RGB, (x / 255 - 0.5) / 0.5",
         note="The int8 weights of the published quantised file, dequantised.",
     ),
@@ -309,6 +317,7 @@ _TABLE = (
         loss="metric loss (pairwise hinge)",
         licence="CC0-1.0",
         embedding=128,
+        parameters=5_607_488,
         input="150x150 RGB, dlib's own chip warped from the crop, (x - mean) / 256",
         note="Its cosines sit high: a threshold of another network means nothing here.",
     ),
@@ -321,6 +330,7 @@ _TABLE = (
         loss="softmax",
         licence="MIT (package human-models)",
         embedding=1024,
+        parameters=3_196_032,
         input="224x224 BGR, minus (91.4953, 103.8827, 131.0912)",
         paper_counterpart="MobileNet",
     ),

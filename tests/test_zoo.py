@@ -60,6 +60,7 @@ def test_every_architecture_has_the_embedding_of_its_card_and_its_default_cut(na
     with torch.no_grad():
         outputs = network.run_units(network.prepare(torch.rand(1, 3, 112, 112)), 0, len(network.units))
     assert outputs[-1].shape == (1, card.embedding)
+    assert sum(parameter.numel() for parameter in network.parameters()) == card.parameters
     assert outputs[card.default_cut - 1].ndim == 4
 
 
