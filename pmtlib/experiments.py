@@ -34,6 +34,9 @@ from pmtlib.transform import PMTConfig, Protected, protect
 Floats = NDArray[np.float64]
 
 
+TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP-FF", "samples": "Sample photographs"}
+
+
 class AbuseSettings(BaseModel):
     """Parameters of Section 6.4, defence against data abuse (Table 7).
 
@@ -630,10 +633,11 @@ def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
     for block in blocks:
         notes = {"thresholds": block.clean.note, **{name: outcome.note for name, outcome in block.rows.items()}}
         distinct = {note for note in notes.values() if note}
+        title = TITLES.get(block.dataset, block.dataset)
         if len(distinct) == 1 and all(notes.values()):
-            lines.append(f"{block.dataset}: {distinct.pop()}")
+            lines.append(f"{title}: {distinct.pop()}")
         else:
-            lines += [f"{block.dataset}, {name}: {note}" for name, note in notes.items() if note]
+            lines += [f"{title}, {name}: {note}" for name, note in notes.items() if note]
     return lines
 
 
@@ -657,7 +661,7 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         lines.append(
             f"- **Averages hide pairs of networks.** The highest unauthorised cell is {100 * worst['accuracy']:.1f}% "
             f"[{100 * worst['low']:.1f}, {100 * worst['high']:.1f}]: {worst['network']} on images for "
-            f"{worst['authorised']} ({worst['dataset']}, n = {worst['n']})."
+            f"{worst['authorised']} ({TITLES.get(worst['dataset'], worst['dataset'])}, n = {worst['n']})."
         )
     lost = summary["clean_calibrated_mean"] - summary["protected_calibrated_unauthorised_mean"]
     left = summary["clean_calibrated_mean"] - summary["purified_calibrated_unauthorised_mean"]

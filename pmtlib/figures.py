@@ -13,17 +13,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from pmtlib.experiments import CLEAN, PROTECTED, PURIFIED, AbuseBlock, AbuseSettings, Portrait, Upload
+from pmtlib.experiments import CLEAN, PROTECTED, PURIFIED, TITLES, AbuseBlock, AbuseSettings, Portrait, Upload
 from pmtlib.images import UInt8Image
 
-TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP-FF", "samples": "Sample photographs"}
 # Perceptually even and readable with any colour vision, also in grey print.
 COLOURS = "cividis"
 CELL: Any = [
-    {"selector": "", "props": "font-size: 0.85em"},
+    {"selector": "", "props": "font-size: 0.78em"},
     {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 1em 0 0.5em"},
-    {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.5em"},
-    {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.5em"},
+    {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.35em"},
+    {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.35em"},
 ]
 
 
