@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pmtlib import datasets, metrics, paths, protocols, provenance, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
-from pmtlib.errors import AssetError, ConfigError, DatasetError
+from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
@@ -50,7 +50,7 @@ class AbuseSettings(BaseModel):
         kappa: the paper's threshold of Eq. 10.
         kappa_excluded: networks for which that threshold says nothing.
         blur_sigma: of the filter in the last block, pixels.
-        step_people: people outside every evaluation on whom the number of steps was chosen.
+        step_people: people in no pair of LFW on whom the number of steps was chosen.
         step_choices: the numbers of steps that were tried.
         pmt: the transform.
         store: whether results go to ``results/``.
@@ -94,10 +94,15 @@ def profile_values(section: str, profile: str) -> dict[str, Any]:
 
 
 def abuse_settings(profile: str, **overrides: Any) -> AbuseSettings:
-    """Settings of a profile; an override of None leaves the profile's value, ``pmt`` entries are merged."""
+    """Settings of a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
+
+    What differs from the profile is a trial: its results are not stored, so that it cannot replace the profile's.
+    """
     values = profile_values("abuse", profile)
-    pmt = {**values.get("pmt", {}), **(overrides.pop("pmt", None) or {})}
-    values = {**values, **{name: value for name, value in overrides.items() if value is not None}, "pmt": pmt}
+    changed = {name: value for name, value in overrides.items() if value is not None and value != {}}
+    pmt = {**values.get("pmt", {}), **changed.pop("pmt", {})}
+    trial = {**values, **changed, "pmt": pmt}
+    values = {**trial, "store": bool(values.get("store")) and trial == {**values, "pmt": values.get("pmt", {})}}
     try:
         return AbuseSettings.model_validate(values)
     except ValidationError as error:
@@ -276,7 +281,7 @@ class Abuse:
         return rest.sample(min(self.settings.calibration_pairs, _balanced(rest)), self.settings.pair_seed)
 
     def _row(self, name: str, sample: datasets.PairSet | DatasetError, authorised: str) -> Outcome:
-        pmt = self.settings.pmt.model_dump(exclude={"batch_size"})
+        pmt = self.settings.pmt.model_dump()
         parameters = {
             "authorised": authorised, "cut": self.settings.cut, "blur_sigma": self.settings.blur_sigma, "pmt": pmt,
         }  # fmt: skip
@@ -378,19 +383,25 @@ def _balanced(pairs: datasets.PairSet) -> int:
 
 
 PEOPLE, PEOPLE_LIST = "lfw_rest", "identities_disjoint_from_pairs.txt"
-"""People of LFW who are in no pair of its protocol, for choices that must not touch the evaluated pairs."""
+"""People of LFW who are in no pair of LFW's protocol, for choices that must not touch the evaluated pairs."""
 
 
 def step_choice(abuse: Abuse) -> Outcome:
-    """How many steps: likeness and authorised recognition against K, on people outside every evaluation.
+    """How many steps: likeness and authorised recognition against K, on people who are in no pair of LFW.
 
     Returns:
         Outcome whose values hold, for each network and K, the SSIM to the photograph and the cosine of the authorised
         network with it, one number a person.
     """
     settings = abuse.settings
-    pmt = settings.pmt.model_dump(exclude={"batch_size", "steps"})
-    parameters = {"people": settings.step_people, "steps": list(settings.step_choices), "cut": settings.cut, "pmt": pmt}
+    pmt = settings.pmt.model_dump(exclude={"steps"})
+    parameters = {
+        "people": settings.step_people,
+        "people_seed": settings.pair_seed,
+        "steps": list(settings.step_choices),
+        "cut": settings.cut,
+        "pmt": pmt,
+    }
     weights = {network: zoo.weights_checksum(network) for network in settings.networks}
     request = results.Request("abuse", f"{PEOPLE}--steps", abuse.VERSION, parameters, weights)
     try:
@@ -488,6 +499,7 @@ def abuse_cells(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.Dat
                 for authorised, outcome in block.rows.items():
                     if outcome.result is None:
                         continue
+                    _same_data(block.clean.result, outcome.result)
                     cell = outcome.result.values["networks"][network]
                     for images, prefix in ((PROTECTED, ""), (PURIFIED, "purified_")):
                         own, other = np.array(cell[prefix + "own"]), np.array(cell[prefix + "other"])
@@ -497,6 +509,14 @@ def abuse_cells(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.Dat
         "dataset", "images", "authorised", "network", "threshold", "kappa", "successes", "n", "accuracy", "low", "high",
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=columns)
+
+
+def _same_data(clean: results.Result, row: results.Result) -> None:
+    if clean.data["fingerprint"] != row.data["fingerprint"]:
+        raise ResultError(
+            f"{clean.request.name} and {row.request.name} were computed on different data; "
+            "compute both again with -p recompute True"
+        )
 
 
 def _rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
@@ -509,7 +529,7 @@ def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, floa
     """Headline numbers of Table 7 over all its data sets, in percent; SSIM as it is.
 
     For both thresholds and both kinds of image (``protected_calibrated_...``): the mean and the lowest accuracy of
-    authorised cells, the mean and the highest of unauthorised ones; ``clean_...`` without protection; ``ssim_...``.
+    authorised cells, the mean, lowest and highest of unauthorised ones; ``clean_...`` without protection; ``ssim_...``.
     """
     summary: dict[str, float] = {}
     for threshold in ("paper", "calibrated"):
@@ -525,6 +545,7 @@ def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, floa
             summary[f"{label}_authorised_mean"] = 100 * own.mean()
             summary[f"{label}_authorised_lowest"] = 100 * own.min()
             summary[f"{label}_unauthorised_mean"] = 100 * others.mean()
+            summary[f"{label}_unauthorised_lowest"] = 100 * others.min()
             summary[f"{label}_unauthorised_highest"] = 100 * others.max()
     for kind, group in likeness.groupby("images"):
         summary[f"ssim_{kind}_mean"] = group["ssim"].mean()
@@ -643,7 +664,7 @@ def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
 
 def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: AbuseSettings) -> str:
     """The interpretation of Table 7 in words, with the numbers of the results at hand (Markdown)."""
-    if not len(cells):
+    if not (cells["images"] == PROTECTED).any():
         return "Nothing was measured."
     value = {name: f"{number:.1f}" for name, number in summary.items()}
     chosen = cells[(cells["threshold"] == "calibrated") & (cells["images"] == PROTECTED)]
@@ -704,6 +725,27 @@ def reproduction(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.Da
     rates = joined["accuracy_recomputed"]
     joined["inside"] = (rates >= joined["low"]) & (rates <= joined["high"])
     return joined
+
+
+def largest_difference(blocks: Sequence[AbuseBlock]) -> float:
+    """After a recomputation: the largest difference of any cosine or SSIM from what was stored before."""
+
+    def numbers(value: Any) -> Iterator[float]:
+        if isinstance(value, Mapping):
+            for part in value.values():
+                yield from numbers(part)
+        elif isinstance(value, list):
+            yield from value
+        elif isinstance(value, float):
+            yield value
+
+    largest = 0.0
+    for block in blocks:
+        for outcome in (block.clean, *block.rows.values()):
+            if outcome.result is not None and outcome.previous is not None:
+                pairs = zip(numbers(outcome.result.values), numbers(outcome.previous.values), strict=True)
+                largest = max([largest, *(abs(a - b) for a, b in pairs)])
+    return largest
 
 
 def paper_table(name: str) -> dict[str, Any]:

@@ -87,8 +87,7 @@ class Job:
             "mode": self.mode,
             "networks": [[name, self.cut_of(name), zoo.weights_checksum(name)] for name in self.authorised],
             "faces": {"largest": self.largest, "aligned": self.aligned, "min_face": self.min_face},
-            # How many are optimised together changes the speed only.
-            "pmt": self.config.model_dump(mode="json", exclude={"batch_size"}),
+            "pmt": self.config.model_dump(mode="json"),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -83,6 +83,11 @@ class Result:
         """See :meth:`Request.key`."""
         return self.request.key(self.data["fingerprint"])
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over data, values and manifest, so that a changed number is noticed."""
+        return hashlib.sha256(_canonical([self.data, self.values, self.manifest]).encode()).hexdigest()
+
 
 def path_of(request: Request, root: Path | None = None) -> Path:
     """The file of a request's result."""
@@ -100,13 +105,13 @@ def read(path: Path) -> Result:
         raw = json.loads(path.read_text("utf-8"))
         request = Request(**raw["request"])
         result = Result(request, raw["data"], raw["values"], raw["manifest"])
-        key = raw["key"]
+        key, checksum = raw["key"], raw["checksum"]
     except FileNotFoundError:
         raise ResultError(f"{path.name}: no such result in {path.parent.name}/; compute it first") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: not a readable result ({type(error).__name__}); {remedy}") from error
-    if key != result.key:
-        raise ResultError(f"{path}: its key does not fit its content, it was edited or damaged; {remedy}")
+    if key != result.key or checksum != result.checksum:
+        raise ResultError(f"{path}: its key or checksum does not fit its content, it was edited or damaged; {remedy}")
     return result
 
 
@@ -125,6 +130,7 @@ def write(result: Result, root: Path | None = None) -> Path:
     if stored is None or not same or (_uncommitted(stored) and not _uncommitted(result)):
         content = {
             "key": result.key,
+            "checksum": result.checksum,
             "request": result.request.as_dict(),
             "data": dict(result.data),
             "manifest": dict(result.manifest),

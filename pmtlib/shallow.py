@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -34,7 +35,7 @@ def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
 class ShallowModel(nn.Module):
     """The first ``cut`` units of a network: :math:`E_c` of the paper, shared with users like a public key.
 
-    Only these units are held, so nothing behind the cut is ever computed. The parameters are frozen.
+    A copy of these units only is held, so nothing behind the cut is computed or given away. It is frozen.
 
     Args:
         network: the authorised service's network.
@@ -50,21 +51,20 @@ class ShallowModel(nn.Module):
         super().__init__()
         self.cut = resolve_cut(network, cut)
         self.name = name or type(network).__name__
-        self.unit_names = network.unit_names[: self.cut]
-        self.units = nn.Sequential(OrderedDict(list(network.units.named_children())[: self.cut]))
-        # Not a submodule: preparing an image must not pull the units behind the cut into this model.
-        self._prepare = network.prepare
+        # A copy without the units behind the cut: this model is handed out, and the caller's network stays as it is.
+        self.network = copy.deepcopy(network)
+        self.network.units = nn.Sequential(OrderedDict(list(self.network.units.named_children())[: self.cut]))
         self.requires_grad_(False)
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
-        features = self._prepare(images)
-        outputs: list[Tensor] = []
-        for unit in self.units:
-            features = unit(features)
-            outputs.append(features)
-        return outputs
+        return self.network.run_units(self.network.prepare(images), 0, self.cut)
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Names of the shared units, input first."""
+        return self.network.unit_names
 
     def feature(self, images: Tensor) -> Tensor:
         """The shallow feature z = E_c(x): the output of the last shared unit, (N, C, h, w)."""
@@ -86,7 +86,7 @@ class ServerModel(nn.Module):
     def __init__(self, network: FaceNetwork, cut: int | str = DEFAULT_CUT) -> None:
         super().__init__()
         self.cut = resolve_cut(network, cut)
-        self.units = nn.Sequential(OrderedDict(list(network.units.named_children())[self.cut :]))
+        self.units = copy.deepcopy(network.units[self.cut :])
         self.requires_grad_(False)
         self.eval()
 

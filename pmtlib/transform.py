@@ -44,14 +44,14 @@ class PMTConfig(BaseModel):
 
     Attributes:
         steps: K of Algorithm 1, the number of updates. The paper does not give it. 25 is the largest of 25, 50 and 100
-            at which the mean SSIM to the photograph is below 0.15 for each network of Section 6.4, on people outside
-            every evaluation (:func:`pmtlib.experiments.step_choice`).
+            at which the mean SSIM to the photograph is below 0.15 for each network of Section 6.4, on people of LFW
+            who are in no pair of its protocol (:func:`pmtlib.experiments.step_choice`).
         step_size: alpha. With ``mean-abs`` the mean absolute change of a pixel in a step (before smoothing), on the
             [0, 1] scale; with ``sign`` the change of every pixel; with ``l1`` the summed absolute change of an image;
             with ``adam`` the learning rate; with ``raw`` the factor of the gradient.
         rule: how a gradient becomes a step. Algorithm 2 divides by the L1 norm (``l1``; ``mean-abs`` is the same
             direction on a scale that does not depend on the image's size); the text says "gradient sign" (``sign``);
-            Algorithm 1 takes the gradient itself (``raw``).
+            Algorithm 1 takes the gradient itself (``raw``, with ``relative`` off).
         initialisation: Gaussian ``noise``, a Gaussian ``blur`` of the photograph, or ``substitution``, its pixels in
             random order ("random sort" in Table 3).
         noise_start: standard deviation of the starting noise about mid-grey, on the [0, 1] scale. 0.5 is
@@ -73,9 +73,10 @@ class PMTConfig(BaseModel):
         weights: one weight a model (Eq. 8 has 1 for all, the default).
         stop_error: stop an image once its relative feature error (squared, summed over models) is at most this.
         stop_cosine: stop an image once the cosine of its features with the target is at least this, for each model.
-        precision: arithmetic of the networks; ``float32`` is exact, the others use autocast.
-        batch_size: images optimised together. On a processor it does not change the result; on a GPU, where
-            libraries choose their algorithms by it, it is part of what must be equal for equal bits.
+            Both look at the features of the step, that is under its augmentation.
+        precision: arithmetic of the networks; with ``float32`` TensorFloat-32 is off, the others use autocast.
+        batch_size: images optimised together; a shorter batch is filled up. Libraries choose a convolution's algorithm
+            by it, so it is part of what must be equal for equal bits, as is the number of threads.
         seed: base of all randomness, with the image's own pixels.
     """
 
@@ -102,7 +103,7 @@ class PMTConfig(BaseModel):
     stop_error: float | None = Field(None, ge=0)
     stop_cosine: float | None = Field(None, ge=-1, le=1)
     precision: Precision = "float32"
-    batch_size: int = Field(16, ge=1, le=4096)
+    batch_size: int = Field(8, ge=1, le=4096)
     seed: int = Field(0, ge=0, lt=2**63)
 
 
@@ -189,11 +190,15 @@ def protect(
     base = config.seed
     if generator is not None:
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
-    parts = [_Run(images[:0], models, weights, config, base).finish()]
-    for chunk in batches(len(images), config.batch_size):
-        count = len(images[chunk])
-        run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base)
-        parts.append(_first(run.optimise(count, progress), count))
+    # Gradients are needed whatever the caller's mode is, and so are algorithms that give the same bits twice.
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(False), torch.enable_grad(), exact:
+        images = images.detach().clone()
+        parts = [_Run(images[:0], models, weights, config, base).finish()]
+        for chunk in batches(len(images), config.batch_size):
+            count = len(images[chunk])
+            run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base)
+            parts.append(_first(run.optimise(count, progress), count))
     return Protected(
         images=torch.cat([part.images for part in parts]),
         features=tuple(torch.cat([part.features[m] for part in parts]) for m in range(len(models))),
@@ -209,11 +214,9 @@ def _filled(images: Tensor, batch_size: int) -> Tensor:
     """A batch of a size at which every image gets the same bits as in any other batch.
 
     Libraries choose a convolution's algorithm by the batch's size, and a last bit that differs grows into another
-    image within a hundred steps. On a processor that concerns batches of one; on a GPU any size may differ, so a
-    last, shorter batch is filled up with copies.
+    image within a hundred steps. So every batch has the same size; a shorter one is filled up with copies.
     """
-    size = 2 if images.device.type == "cpu" else batch_size
-    missing = max(size - len(images), 0)
+    missing = batch_size - len(images)
     return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
 
 
@@ -403,7 +406,7 @@ class _Run:
             squared = squared / _size(goal)
         if self.config.distance == "norm":
             # The square root has no derivative at 0, where the image is already done.
-            squared = (squared + torch.finfo(squared.dtype).tiny).sqrt()
+            squared = (squared + torch.finfo(torch.float32).tiny).sqrt()
         return squared.to(self.original.dtype)
 
     def _combine(self, errors: Sequence[Tensor]) -> Tensor:
@@ -452,7 +455,8 @@ def _row_sums(values: Tensor) -> Tensor:
     The order in which a sum is taken depends on the batch's size, and a last bit that differs grows into another
     image within a hundred steps. Taken in float64 and rounded afterwards, the order no longer shows.
     """
-    return values.sum(1, dtype=torch.float64)
+    # Apple's GPUs have no float64.
+    return values.sum(1, dtype=None if values.device.type == "mps" else torch.float64)
 
 
 def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:

@@ -57,3 +57,7 @@ def test_without_a_blur_only_the_contrast_changes():
     torch.testing.assert_close(stretched.std((2, 3)), torch.full((2, 3), 0.05), atol=1e-4, rtol=0)
     flat = torch.full((1, 3, 8, 8), 0.4)
     torch.testing.assert_close(blur_and_stretch(flat, 1.0), flat, atol=1e-4, rtol=0)
+
+
+def test_a_blur_wider_than_the_image_is_cut_to_it():
+    assert torch.isfinite(blur_and_stretch(photographs(1, size=8), 3.0)).all()

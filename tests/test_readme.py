@@ -22,8 +22,8 @@ def test_its_numbers_are_those_of_the_stored_results(monkeypatch):
     assert [block.dataset for block in blocks if block.clean.result is not None] == ["lfw", "cfp_ff"]
     summary = experiments.abuse_summary(experiments.abuse_cells(blocks, settings), experiments.abuse_likeness(blocks))
     found = re.search(
-        r"service keeps\s+(\S+)% \(clean: (\S+)%\), but other networks have (\S+)% .*?"
-        r"paper reports (\S+)%;.*?they\s+have (\S+)%\.",
+        r"service keeps\s+(\S+)% .*?\(clean: (\S+)%\), but other networks have (\S+)% at the paper's.*?"
+        r"cells average (\S+)%\. At thresholds of their own they have (\S+)%, and (\S+)% after a plain blur\.",
         README,
         re.DOTALL,
     )
@@ -31,8 +31,9 @@ def test_its_numbers_are_those_of_the_stored_results(monkeypatch):
     expected = [
         summary["protected_calibrated_authorised_mean"],
         summary["clean_calibrated_mean"],
-        summary["protected_calibrated_unauthorised_mean"],
+        summary["protected_paper_unauthorised_mean"],
         experiments.paper_mean(),
+        summary["protected_calibrated_unauthorised_mean"],
         summary["purified_calibrated_unauthorised_mean"],
     ]
     assert [float(number) for number in found.groups()] == [round(value, 1) for value in expected]

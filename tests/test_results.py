@@ -72,6 +72,12 @@ def test_a_damaged_or_edited_result_is_refused_in_one_line(tmp_path):
     with pytest.raises(ResultError, match="edited or damaged") as caught:
         results.read(path)
     assert "\n" not in str(caught.value)
+    results.write(result(), tmp_path)
+    path.unlink()
+    results.write(result(), tmp_path)
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(ResultError, match="edited or damaged"):
+        results.read(path)
     path.write_text(path.read_text()[:50])
     with pytest.raises(ResultError, match="not a readable result"):
         results.read(path)

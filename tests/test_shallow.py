@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
@@ -19,9 +21,27 @@ def test_shallow_and_server_model_together_are_the_network(cut):
 def test_the_shallow_model_holds_nothing_behind_the_cut_and_is_frozen():
     network = SmallNetwork()
     shallow = ShallowModel(network, 1)
-    assert {name.split(".")[0:2][1] for name, _ in shallow.named_parameters()} == {"first"}
+    assert {name.split(".")[2] for name, _ in shallow.named_parameters()} == {"first"}
     assert not any(p.requires_grad for p in shallow.parameters())
     assert shallow.unit_names == ("first",)
+    # Nor does the file that a service would hand out.
+    file = io.BytesIO()
+    torch.save(shallow, file)
+    kept = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    assert kept.network.unit_names == ("first",)
+    head = network.units.head[2].weight.numpy().tobytes()
+    assert head not in file.getvalue()
+    first = network.units.first[0].weight.numpy().tobytes()
+    assert first in file.getvalue()
+
+
+def test_the_network_that_is_cut_stays_as_it_is():
+    network = SmallNetwork().requires_grad_(True).train()
+    ShallowModel(network, 1)
+    ServerModel(network, 1)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert network.unit_names == ("first", "second", "head")
 
 
 @pytest.mark.parametrize("cut", [0, 4, -3, -4, "third"])

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pmtlib.errors import ConfigError
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, image_seed, protect, smoothing_kernel
+from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork, photographs
 
 PLAIN = {"augmentation": "none", "aggregate": False, "kernel": "none", "relative": False}
@@ -176,12 +177,45 @@ def test_kernels_are_the_formulas_of_section_5_3(kind, k):
 def test_an_image_is_the_same_whatever_batch_it_was_in():
     x = photographs(5)
     model = shallow(dtype=torch.float32)
-    config = PMTConfig(steps=6, augmentation="mix", batch_size=5)
+    config = PMTConfig(steps=6, augmentation="mix", batch_size=3)
     together = protect(x, [model], config)
     alone = torch.cat([protect(image[None], [model], config).images for image in x])
-    reversed_order = protect(x.flip(0), [model], config.model_copy(update={"batch_size": 2})).images.flip(0)
+    reversed_order = protect(x.flip(0), [model], config).images.flip(0)
     assert torch.equal(together.images, alone)
     assert torch.equal(together.images, reversed_order)
+
+
+def test_a_real_network_gives_an_image_the_same_bits_in_any_batch():
+    """At one thread and full size libraries do choose other algorithms for other batch sizes."""
+    network = network_or_skip("mobilefacenet")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x = photographs(5, size=112)
+        config = PMTConfig(steps=4, batch_size=4)
+        together = protect(x, [ShallowModel(network)], config).images
+        assert torch.equal(together[3:4], protect(x[3:4], [ShallowModel(network)], config).images)
+        assert torch.equal(together.flip(0), protect(x.flip(0), [ShallowModel(network)], config).images)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    x, model = photographs(2), shallow(dtype=torch.float32)
+    expected = protect(x, [model], PMTConfig(steps=2)).images
+    with mode():
+        assert torch.equal(protect(x.clone(), [model], PMTConfig(steps=2)).images, expected)
+
+
+def test_the_norm_has_a_derivative_at_exact_agreement():
+    x = photographs(2)
+    config = PMTConfig(
+        steps=1, augmentation="none", initialisation="blur", blur_start=1e-3, distance="norm", kernel="none"
+    )
+    result = protect(x, [shallow(dtype=torch.float32)], config)
+    assert result.finite.all()
+    torch.testing.assert_close(result.images, x, atol=1e-3, rtol=0)
 
 
 def test_seed_and_generator_decide_the_result():

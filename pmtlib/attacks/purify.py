@@ -23,7 +23,8 @@ def blur_and_stretch(images: Tensor, sigma: float, *, deviation: float = 0.2) ->
         Tensor (N, 3, H, W) in [0, 1].
     """
     if sigma > 0:
-        size = 2 * math.ceil(3 * sigma) + 1
+        # Beyond the image's side there is nothing to mirror.
+        size = min(2 * math.ceil(3 * sigma) + 1, 2 * min(images.shape[-2:]) - 1)
         images = gaussian_blur2d(images, (size, size), (sigma, sigma), border_type="reflect")
     mean = images.mean((2, 3), keepdim=True)
     spread = images.std((2, 3), keepdim=True).clamp_min(1e-6)
