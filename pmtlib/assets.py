@@ -722,7 +722,7 @@ class _Bar:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not (console.is_terminal or console.is_jupyter),
+            disable=not console.is_terminal or console.is_jupyter,
         )
 
     def __enter__(self) -> _Bar:

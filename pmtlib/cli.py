@@ -31,8 +31,8 @@ DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
 _MANY_ROWS = 60
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 some inputs could not be processed (the report says which), or a check failed; "
-    "2 wrong usage, or nothing could be done; 130 interrupted (what is done is kept; run again to go on)."
+    "Exit codes: 0 done; 1 inputs could not be processed (the report says which), or a check failed; "
+    "2 wrong usage, or nothing to do; 130 interrupted (what is done is kept; run again to go on)."
 )
 
 app = typer.Typer(

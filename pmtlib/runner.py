@@ -243,8 +243,16 @@ def _stored_results(name: str) -> dict[str, str]:
     }
 
 
+def _drawn_by() -> str:
+    """sha256 over the code and tables that turn stored results into a page."""
+    package = Path(__file__).resolve().parent
+    files = [package / "experiments.py", package / "figures.py", *sorted((package / "data").rglob("*.*"))]
+    return _sha256(b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files))
+
+
 def _entry(source: Source, profile: str, values: Mapping[str, Any], page: bytes) -> dict[str, Any]:
     return {
+        "drawn_by": _drawn_by(),
         "page": _sha256(page),
         "parameters": _sha256(_canonical(values)),
         "pmtlib": __version__,
@@ -494,6 +502,8 @@ def check(output_dir: Path | None = None) -> list[str]:
             stale.append(f"{name}: {_shown(source.path)} has changed since")
         if entry.get("parameters") != _sha256(_canonical(read_profile(str(entry.get("profile")))[name])):
             stale.append(f"{name}: its parameters in profile {entry.get('profile')} have changed since")
+        if entry.get("drawn_by") != _drawn_by():
+            stale.append(f"{name}: the code or tables of pmtlib that draw it have changed since")
         stale += [f"{name}: {line}" for line in _changed(entry.get("results", {}), _stored_results(name))]
         if entry.get("page") != _sha256(page.read_bytes()):
             stale.append(f"{name}: {_shown(page)} was not written by the runner")

@@ -797,3 +797,10 @@ def test_lpips_weights_are_plain_arrays(name: str, monkeypatch: pytest.MonkeyPat
     tree = assets.read_pickle(assets.path(name))
     assert {"NetLinLayer_0", "NetLinLayer_4"} <= set(tree)
     assert tree["NetLinLayer_0"]["Conv_0"]["kernel"].shape == (1, 1, 64, 1)
+
+
+def test_no_bar_is_drawn_in_a_notebook() -> None:
+    """There it would need widgets, and leave a warning with a path of the machine in the page."""
+    notebook = Console(force_jupyter=True, force_terminal=False, file=io.StringIO())
+    assert assets._Bar(notebook)._progress.disable
+    assert not assets._Bar(Console(force_jupyter=False, force_terminal=True, file=io.StringIO()))._progress.disable
