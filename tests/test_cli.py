@@ -65,7 +65,7 @@ def test_without_arguments_and_with_help_it_explains_itself_and_the_exit_codes(p
         assert name in bare.out
         assert name in asked.out
     words = " ".join(asked.out.split())
-    for code in ("0 done", "1 some inputs", "2 wrong usage", "130 interrupted"):
+    for code in ("0 done", "1 inputs", "2 wrong usage", "130 interrupted"):
         assert code in words
     assert pmt("assets").code == 0
     defaults = " ".join(pmt("protect", "--help").out.split())

@@ -193,7 +193,8 @@ def test_a_second_run_does_nothing_and_a_lost_result_is_made_again(tmp_path: Pat
     assert repaired.reused == 2
     assert optimised == [2, 2, 2]
     assert digests(out) == before
-    assert go(tmp_path, config=QUICK.model_copy(update={"batch_size": 1})).reused == 4
+    # Another batch size may give other bits, so it is another result.
+    assert go(tmp_path, config=QUICK.model_copy(update={"batch_size": 1})).reused == 0
     assert go(tmp_path, force=True).reused == 0
     assert digests(out) == before
 
