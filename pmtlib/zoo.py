@@ -12,7 +12,6 @@ the names of our own module, which is kept in the cache and checked whenever it 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,19 +19,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from pmtlib import assets, devices
+from pmtlib import assets, converted, devices
 from pmtlib.calibration import Calibration, find
 from pmtlib.errors import NetworkError
-from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.paths import cache_dir
-
-_CONTENT = "content-sha256"
 
 
 @dataclass(frozen=True)
@@ -107,21 +100,10 @@ def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
     """
     wanted = card(name)
     target = devices.resolve(device) if isinstance(device, str) else device
-    with torch.random.fork_rng(devices=[]):
-        network = wanted.build()
-    path = converted_path(name)
-    state = _read(path)
-    if state is None or not _fits(network, state):
-        state = _convert(wanted)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise NetworkError(
-                f"the weights of {name} do not fit its architecture: {reason}; upgrade pmtlib"
-            ) from error
-        _write(path, state)
-    return network.eval().requires_grad_(False).to(target)
+    network = converted.load(
+        name, converted_path(name), wanted.build, lambda: wanted.convert(assets.fetch(wanted.assets))
+    )
+    return network.to(target)
 
 
 def available(name: str) -> bool:
@@ -142,8 +124,7 @@ def weights_checksum(name: str) -> str:
         NetworkError: there is no such network.
     """
     wanted = card(name)
-    parts = sorted(assets.ASSETS[asset].sha256 for asset in wanted.assets)
-    return hashlib.sha256("\n".join([*parts, f"conversion {wanted.conversion}"]).encode()).hexdigest()
+    return converted.checksum(wanted.assets, wanted.conversion)
 
 
 def converted_path(name: str) -> Path:
@@ -152,7 +133,7 @@ def converted_path(name: str) -> Path:
     Raises:
         NetworkError: there is no such network.
     """
-    return cache_dir() / "converted" / f"{name}-{weights_checksum(name)[:12]}.safetensors"
+    return converted.location(name, weights_checksum(name))
 
 
 def calibration(name: str) -> Calibration | None:
@@ -163,50 +144,6 @@ def calibration(name: str) -> Calibration | None:
         ResultError: the shipped file is damaged.
     """
     return find(name, weights=weights_checksum(name))
-
-
-def _convert(wanted: NetworkCard) -> dict[str, Tensor]:
-    state = wanted.convert(assets.fetch(wanted.assets))
-    return {key: tensor.detach().contiguous() for key, tensor in state.items()}
-
-
-def _fits(network: FaceNetwork, state: Mapping[str, Tensor]) -> bool:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a converted file, or None where it is absent or not what was written."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError):
-        return None
-    return state if metadata.get(_CONTENT) == _digest(state) else None
-
-
-def _write(path: Path, state: dict[str, Tensor]) -> None:
-    content = safetensors.torch.save(state, metadata={_CONTENT: _digest(state)})
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise NetworkError(
-            f"cannot write {path} ({error.strerror}); set PMT_CACHE to a folder with room that you may write to"
-        ) from error
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes of the tensors."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _network(module: str, function: str, *constants: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pmtlib import assets, zoo
+from pmtlib import assets, converted, zoo
 from pmtlib.errors import ConfigError, NetworkError
 from pmtlib.networks.base import FaceNetwork
 from tests.oracles import asset_or_skip, astronaut_crop
@@ -126,7 +126,7 @@ def _other_network(path: Path) -> None:
 
 def _valid_but_another_network(path: Path) -> None:
     state = {"units.conv1.weight": torch.zeros(3)}
-    zoo._write(path, state)
+    converted.write(path, state)
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut_short, _empty, _other_network, _valid_but_another_network])
