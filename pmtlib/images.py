@@ -5,7 +5,9 @@ Everywhere in pmtlib an image is a float32 tensor (N, 3, H, W), RGB, in [0, 1].
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -40,6 +42,53 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 def quantise(images: Tensor) -> Tensor:
     """What a receiver of the 8-bit PNG sees: ``images`` (N, 3, H, W) rounded to multiples of 1/255."""
     return images.detach().clamp(0.0, 1.0).mul(255.0).round().div(255.0)
+
+
+def add_noise(
+    images: Tensor, sigma: float, seed: int, *, clamp: bool = True, indices: Sequence[int] | None = None
+) -> Tensor:
+    """Gaussian noise on each image, as in Eq. 9 of the paper: a draw from N(image, sigma^2) in every value.
+
+    The noise of an image comes from the seed and the image alone, whatever batch it is in, and is drawn on the CPU,
+    whatever device it lives on. It is the same direction for every ``sigma``, so that a curve over ``sigma`` is
+    smooth; the mean over several draws takes several seeds.
+
+    Equal images get equal noise, and so do two images of one index. Where a noisy image is compared with a noisy
+    version of itself, or of what was made of it, give the two sides **different seeds**.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1]; with ``clamp=False`` any floats (N, ...), such as feature maps.
+        sigma: standard deviation, in units of ``images``.
+        seed: base of the draws.
+        clamp: clip the result to [0, 1]: what a service holds is an image.
+        indices: (N,) what stands for each image beside the seed, in place of its content. For features: the last bits
+            of a network's output depend on the batch, and they would decide the draw.
+
+    Returns:
+        A tensor like ``images``.
+
+    Raises:
+        ValueError: ``sigma`` is negative or not finite, ``images`` holds no floats, ``indices`` has another length,
+            or there are values outside of [0, 1] and ``clamp`` is set.
+    """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma must be at least 0, got {sigma}")
+    if not images.is_floating_point() or images.ndim < 2:
+        raise ValueError(f"expected floats (N, ...), got {images.dtype} {tuple(images.shape)}")
+    if indices is not None and len(indices) != len(images):
+        raise ValueError(f"expected {len(images)} indices, got {len(indices)}")
+    values = images.detach().to("cpu", torch.float32)
+    # Written so that a NaN, which compares false with everything, is refused as well.
+    if clamp and values.numel() and not (float(values.min()) >= -1e-6 and float(values.max()) <= 1.0 + 1e-6):
+        raise ValueError("expected images in [0, 1]; features take clamp=False")
+    noise = torch.empty(images.shape, dtype=torch.float32)
+    for position, image in enumerate(values):
+        own = image.contiguous().numpy().tobytes() if indices is None else f"index {indices[position]}".encode()
+        digest = hashlib.sha256(f"noise:{seed}:".encode() + own).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        noise[position] = torch.randn(image.shape, generator=generator)
+    noisy = images + sigma * noise.to(images.device, images.dtype)
+    return noisy.clamp(0.0, 1.0) if clamp else noisy
 
 
 def png_bytes(image: UInt8Image) -> bytes:

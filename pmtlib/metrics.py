@@ -1,10 +1,11 @@
 """Every number of the paper's Section 6.2 and of the field's verification protocols.
 
-Three families, all of plain arrays in, plain numbers out:
+Four families, all of plain arrays in, plain numbers out:
 
 * how alike two images are: :func:`ssim`, :func:`psnr`, :func:`lpips`;
 * whether a service recognises a face: :func:`cosine`, :func:`eq10`, :func:`roc`, :func:`auc`, :func:`eer`,
-  :func:`tar_at_far`, :func:`best_threshold`, :func:`kfold_accuracy`;
+  :func:`tar_at_far`, :func:`best_threshold`, :func:`kfold_accuracy`, :func:`rank_k`, :func:`identification`;
+* what an attack gets and what is left of the use: :func:`srra`, :func:`cossim`, :func:`utility`, :func:`up`;
 * how sure a rate or a mean is: :func:`wilson`, :func:`bootstrap`.
 
 One convention holds throughout: a pair is *accepted* when its score is **strictly above** the threshold, as in the
@@ -17,7 +18,7 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +37,8 @@ from pmtlib.images import batches
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 LpipsNet = Literal["vgg", "alex"]
+Labels = Sequence[Hashable] | NDArray[Any] | Tensor
+"""One name each, of anything that can be a key: a list of strings, an array of integers."""
 
 SSIM_WINDOW = 7
 """Side of SSIM's sliding window, pixels: scikit-image's default, and its smallest image."""
@@ -87,6 +90,20 @@ class KFold(NamedTuple):
     std: float
     per_fold: Floats
     thresholds: Floats
+
+
+class UP(NamedTuple):
+    """Eq. 9 of the paper, image by image, its two terms apart; the paper's UP is the mean of ``total``.
+
+    Attributes:
+        utility: (N,) whether the noisy obfuscated image is recognised, the first term.
+        privacy: (N,) how far it is from the original to whoever looks for private information, the second term.
+        total: (N,) their sum.
+    """
+
+    utility: Bools
+    privacy: Floats
+    total: Floats
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -504,6 +521,194 @@ def kfold_accuracy(scores: ArrayLike | Tensor, same: ArrayLike | Tensor, folds: 
     return KFold(float(per_fold.mean()), float(per_fold.std()), per_fold, thresholds)
 
 
+def _names(values: Labels, name: str, length: int) -> list[Hashable]:
+    """The labels as plain values: equal ones are then one key, whatever array they came in."""
+    if isinstance(values, np.ndarray | Tensor) and values.ndim != 1:
+        raise ValueError(f"{name}: expected {length} labels, got shape {tuple(values.shape)}")
+    listed: list[Hashable] = values.tolist() if isinstance(values, np.ndarray | Tensor) else list(values)
+    if len(listed) != length:
+        raise ValueError(f"{name}: expected {length} labels, got {len(listed)}")
+    return listed
+
+
+def _groups(names: Sequence[Hashable]) -> tuple[dict[Hashable, int], NDArray[np.int64]]:
+    """The distinct labels, numbered in the order of their first appearance, and the number of each label."""
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(name, len(numbers)) for name in names]
+    return numbers, np.array(codes, dtype=np.int64)
+
+
+def rank_k(
+    similarities: ArrayLike | Tensor, gallery_identities: Labels, probe_identities: Labels, ks: Sequence[int] = (1, 5)
+) -> dict[int, Bools]:
+    """Closed-set identification (1:N): whether the right identity is among the ``k`` most alike of the gallery.
+
+    Each identity counts once, with the best of its gallery images. An identity as alike as the right one comes before
+    it: what answers the same for everybody identifies nobody.
+
+    Args:
+        similarities: (P, G) of each probe to each gallery image, larger is more alike.
+        gallery_identities: (G,) who is on each gallery image.
+        probe_identities: (P,) who is on each probe; every one of them is in the gallery.
+        ks: the ranks asked for, each at least 1.
+
+    Returns:
+        For each of ``ks``, (P,) booleans; the rank-k rate is their mean. With ``k`` at least the number of identities
+        all are true.
+
+    Raises:
+        ValueError: a shape is wrong, a similarity is not finite, a rank is below 1, or a probe's identity is not in
+            the gallery.
+    """
+    values = _floats(similarities, "similarities", 2)
+    gallery = _names(gallery_identities, "gallery_identities", values.shape[1])
+    probes = _names(probe_identities, "probe_identities", values.shape[0])
+    if any(k < 1 for k in ks):
+        raise ValueError(f"ranks must be at least 1, got {list(ks)}")
+    numbers, codes = _groups(gallery)
+    missing = [name for name in probes if name not in numbers]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(probes)} probes are of an identity not in the gallery: {missing[0]}")
+    if not probes:
+        return {k: np.zeros(0, dtype=np.bool_) for k in ks}
+    order = np.argsort(codes, kind="stable")
+    first = np.searchsorted(codes[order], np.arange(len(numbers)))
+    best: Floats = np.maximum.reduceat(values[:, order], first, axis=1)
+    own = best[np.arange(len(probes)), [numbers[name] for name in probes]]
+    ranks = (best >= own[:, None]).sum(axis=1)
+    return {k: ranks <= k for k in ks}
+
+
+def identification(
+    probe_embeddings: ArrayLike | Tensor,
+    gallery_embeddings: ArrayLike | Tensor,
+    *,
+    gallery_identities: Labels,
+    probe_identities: Labels,
+    ks: Sequence[int] = (1, 5),
+) -> dict[int, Bools]:
+    """:func:`rank_k` by the cosine of embeddings.
+
+    The cosines are rounded to 12 decimals, so that the last bits of a matrix product decide no tie.
+
+    Args:
+        probe_embeddings: (P, D).
+        gallery_embeddings: (G, D).
+        gallery_identities: (G,).
+        probe_identities: (P,).
+        ks: the ranks asked for.
+
+    Returns:
+        For each of ``ks``, (P,) booleans.
+
+    Raises:
+        ValueError: as :func:`rank_k`, or the embeddings differ in length.
+    """
+    probes, gallery = _floats(probe_embeddings, "probe_embeddings", 2), _floats(gallery_embeddings, "gallery", 2)
+    if probes.shape[1] != gallery.shape[1]:
+        raise ValueError(f"embeddings differ in length: {probes.shape[1]} and {gallery.shape[1]}")
+    cosines = (_directions(probes) @ _directions(gallery).T).round(12)
+    return rank_k(cosines, gallery_identities, probe_identities, ks)
+
+
+def _directions(embeddings: Floats) -> Floats:
+    """(N, D) of length one; zeros stay zeros."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    directions: Floats = np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0)
+    return directions
+
+
+# ---------------------------------------------------------------------------------------------- attacks and utility
+
+
+def srra(cos_reconstructed: ArrayLike | Tensor, kappa: float = 0.2) -> Bools:
+    """Success of a reconstruction attack, image by image; the paper's SRRA is the mean.
+
+    The attack succeeds when the recognition network takes the reconstructed image for the original: their cosine is
+    above ``kappa``. The paper names no threshold for it; 0.2 is what it "usually" sets.
+
+    Args:
+        cos_reconstructed: (N,) cosine of each reconstructed image with its original.
+        kappa: the threshold.
+
+    Returns:
+        (N,) booleans.
+
+    Raises:
+        ValueError: the shape is wrong, or a value is not finite.
+    """
+    success: Bools = _floats(cos_reconstructed, "cos_reconstructed") > kappa
+    return success
+
+
+def cossim(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> Floats:
+    """Eq. 11 of the paper, ``CosSim = cos(A(x~), A(x))``: how alike the attributes read from two images are.
+
+    The lower, the less of an attribute is left. Attribute vectors hold scores that are not negative (shares of
+    seven emotions, of two genders), so unlike embeddings they seldom come near 0: two gender scores of (0.9, 0.1) and
+    (0.6, 0.4) have a cosine of 0.89, and an answer that is the same for every image one of 1.
+
+    Args:
+        a: (N, C) attribute vectors of the obfuscated images.
+        b: (N, C) attribute vectors of the originals.
+
+    Returns:
+        (N,), in [-1, 1]; 0 where a vector is zero.
+
+    Raises:
+        ValueError: the shapes differ, or a value is not finite.
+    """
+    return cosine(a, b)
+
+
+def utility(cosines: ArrayLike | Tensor, kappa: float) -> Bools:
+    """First term of Eq. 9, image by image: ``cos(f(x~), f(x)) > kappa``.
+
+    Args:
+        cosines: (N,) cosine of the noisy obfuscated image with the noisy original.
+        kappa: the threshold.
+
+    Returns:
+        (N,) booleans.
+
+    Raises:
+        ValueError: the shape is wrong, or a value is not finite.
+    """
+    recognised: Bools = _floats(cosines, "cosines") > kappa
+    return recognised
+
+
+def up(cosines: ArrayLike | Tensor, distances: ArrayLike | Tensor, kappa: float) -> UP:
+    """Eq. 9 of the paper, the balance of utility and privacy, image by image.
+
+    ``UP(sigma, kappa) = E{ I(cos(f(x~), f(x)) > kappa) + 1/K sum_i Dist(m_i(x), m_i(x~)) }``, the expectation over
+    images X and obfuscated images X~ with the noise of an environment, ``x ~ N(X, sigma^2)`` and
+    ``x~ ~ N(X~, sigma^2)``. The paper puts one number for the sum over privacy-infringing models: LPIPS with the VGG
+    trunk, added to the first term and not averaged with it, so that UP runs from 0 to beyond 1.
+
+    The noise is the caller's: draw x and x~ with :func:`pmtlib.images.add_noise` and two different seeds, so that
+    their noises are independent, then give the cosine of their embeddings and their :func:`lpips`.
+
+    Args:
+        cosines: (N,) cosine of the embedding of x~ with the one of x.
+        distances: (N,) distance of x and x~, at least 0.
+        kappa: the threshold; the paper sets 0.5 (Section 6.6) and 0.3 (Table 10).
+
+    Returns:
+        Both terms and their sum.
+
+    Raises:
+        ValueError: the shapes differ, a value is not finite, or a distance is negative.
+    """
+    recognised = utility(cosines, kappa)
+    apart = _floats(distances, "distances")
+    if recognised.shape != apart.shape:
+        raise ValueError(f"cosines and distances differ in shape: {recognised.shape} and {apart.shape}")
+    if (apart < 0).any():
+        raise ValueError(f"distances: must be at least 0, got {apart.min():g}")
+    return UP(recognised, apart, recognised + apart)
+
+
 # ---------------------------------------------------------------------------------------------- uncertainty
 
 
@@ -545,26 +750,34 @@ def bootstrap(
     level: float = 0.95,
     resamples: int = 2000,
     statistic: Callable[..., Any] = np.mean,
+    groups: Labels | None = None,
 ) -> Interval:
     """Percentile bootstrap interval of a statistic of independent values, the mean unless told otherwise.
 
-    The same values and seed give the same interval. A single value gives an interval of width zero, which says nothing.
+    Values that are not independent, such as those of pairs that share a photograph, belong together: with ``groups``
+    whole groups are drawn, each with all of its values (the cluster bootstrap).
+
+    The same values and seed give the same interval. A single value, or a single group, gives an interval of width
+    zero, which says nothing.
 
     Args:
-        values: (N,) one for each independent unit (image, pair); N at least 1.
+        values: (N,) one for each independent unit (image, pair), or several for each group; N at least 1.
         seed: of the resampling.
         level: confidence.
-        resamples: how many samples of N values are drawn with replacement.
-        statistic: takes an array (R, N) and ``axis=1`` to (R,), like ``numpy.mean``.
+        resamples: how many samples of N values, or of as many groups as there are, are drawn with replacement.
+        statistic: takes an array (R, M) and ``axis=1`` to (R,), like ``numpy.mean``.
+        groups: (N,) label of the group of each value, such as a photograph; None makes every value one of its own.
 
     Returns:
         The ``(1 - level) / 2`` and ``(1 + level) / 2`` quantiles of the statistic over the resamples.
 
     Raises:
-        ValueError: there is no value, one is not finite, or an argument is out of range.
+        ValueError: there is no value, one is not finite, there is not one group label for each, or an argument is
+            out of range.
 
     References:
         Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+        Davison and Hinkley, Bootstrap Methods and their Application, section 3.8, Cambridge 1997.
     """
     _level(level)
     sample = _floats(values, "values")
@@ -574,10 +787,22 @@ def bootstrap(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     random = np.random.default_rng(seed)
     found = np.empty(resamples)
-    # A table of indices of bounded size at a time.
-    rows = max(1, 4_000_000 // len(sample))
-    for part in batches(resamples, rows):
-        drawn = random.integers(len(sample), size=(part.stop - part.start, len(sample)))
-        found[part] = statistic(sample[drawn], axis=1)
+    if groups is None:
+        # A table of indices of bounded size at a time.
+        rows = max(1, 4_000_000 // len(sample))
+        for part in batches(resamples, rows):
+            drawn = random.integers(len(sample), size=(part.stop - part.start, len(sample)))
+            found[part] = statistic(sample[drawn], axis=1)
+    else:
+        numbers, codes = _groups(_names(groups, "groups", len(sample)))
+        ordered = sample[np.argsort(codes, kind="stable")]
+        sizes = np.bincount(codes)
+        starts = np.cumsum(sizes) - sizes
+        for index in range(resamples):
+            chosen = random.integers(len(numbers), size=len(numbers))
+            # One after the other, the values of the chosen groups: a sample has as many as these hold.
+            lengths = sizes[chosen]
+            offsets = np.repeat(starts[chosen] - (np.cumsum(lengths) - lengths), lengths)
+            found[index] = statistic(ordered[offsets + np.arange(len(offsets))][None], axis=1)[0]
     low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(float(low), float(high))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pmtlib import assets, metrics
 from pmtlib.errors import AssetError
-from pmtlib.images import to_tensor
+from pmtlib.images import add_noise, to_tensor
 from pmtlib.paths import data_dir
 
 ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text())
@@ -363,6 +363,248 @@ def test_scores_of_wrong_shape_or_value_are_refused() -> None:
         metrics.kfold_accuracy([0.1, 0.2], [True, False], [1])
 
 
+@pytest.mark.parametrize("decimals", [None, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_rank_k_by_loops(seed: int, decimals: int | None) -> None:
+    random = np.random.default_rng(seed)
+    gallery = random.integers(6, size=15)
+    probes = random.choice(gallery, 12)
+    scores = random.normal(size=(12, 15))
+    scores = scores if decimals is None else scores.round(decimals)
+    found = metrics.rank_k(scores, gallery, probes, (1, 2, 5, 6))
+    for p, identity in enumerate(probes):
+        best: dict[int, float] = {}
+        for g, name in enumerate(gallery):
+            best[name] = max(best.get(name, -math.inf), scores[p, g])
+        before = sum(score >= best[identity] for name, score in best.items() if name != identity)
+        for k in (1, 2, 5, 6):
+            assert found[k][p] == (before < k)
+    assert found[6].all()
+
+
+def test_rank_k_counts_identities_and_not_images() -> None:
+    # Four images of a and one of b come before c.
+    scores = [[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]]
+    found = metrics.rank_k(scores, ["a", "a", "a", "b", "a", "c"], ["c"], (1, 2, 3))
+    assert {k: hit.tolist() for k, hit in found.items()} == {1: [False], 2: [False], 3: [True]}
+    # The best image speaks for the identity.
+    assert metrics.rank_k([[0.1, 0.5, 0.9]], ["a", "b", "a"], ["a"])[1].tolist() == [True]
+
+
+def test_rank_k_counts_ties_against() -> None:
+    same = metrics.rank_k(np.full((3, 3), 0.5), [0, 1, 2], [0, 1, 2], (1, 2, 3))
+    assert {k: hit.tolist() for k, hit in same.items()} == {1: [False] * 3, 2: [False] * 3, 3: [True] * 3}
+    # A tie within one identity is none.
+    assert metrics.rank_k([[0.5, 0.5, 0.1]], [0, 0, 1], [0])[1].tolist() == [True]
+
+
+def test_rank_k_takes_labels_of_any_kind() -> None:
+    scores = [[0.9, 0.1], [0.9, 0.1]]
+    labels = [
+        ([0, 1], (0, 1)),
+        (["a", "b"], ["a", "b"]),
+        (np.array(["a", "b"]), ("a", "b")),
+        (torch.tensor([7, 8]), [7, 8]),
+    ]
+    for gallery, probes in [*labels, ([("a", 1), ("b", 2)], [("a", 1), ("b", 2)]), (np.array([7, 8]), [7, 8])]:
+        assert metrics.rank_k(scores, gallery, probes)[1].tolist() == [True, False]
+
+
+def test_rank_k_edges() -> None:
+    empty = metrics.rank_k(np.zeros((0, 2)), [0, 1], [])
+    assert {k: hit.shape for k, hit in empty.items()} == {1: (0,), 5: (0,)}
+    assert metrics.rank_k(np.zeros((0, 0)), [], [], (3,))[3].shape == (0,)
+    with pytest.raises(ValueError, match="1 of 2 probes are of an identity not in the gallery: c"):
+        metrics.rank_k(np.zeros((2, 2)), ["a", "b"], ["a", "c"])
+    with pytest.raises(ValueError, match="gallery_identities: expected 2 labels"):
+        metrics.rank_k(np.zeros((2, 2)), ["a"], ["a", "a"])
+    with pytest.raises(ValueError, match="probe_identities: expected 2 labels"):
+        metrics.rank_k(np.zeros((2, 2)), ["a", "b"], np.array([["a"], ["b"]]))
+    with pytest.raises(ValueError, match="at least 1"):
+        metrics.rank_k(np.zeros((1, 1)), ["a"], ["a"], (0,))
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.rank_k([[math.nan]], ["a"], ["a"])
+
+
+def test_identification_is_rank_k_of_the_cosines() -> None:
+    random = np.random.default_rng(0)
+    names = [f"person {i}" for i in range(20)]
+    gallery = random.normal(size=(20, 8))
+    probes = gallery * random.uniform(0.1, 10, (20, 1)) + 4 * random.normal(size=(20, 8))
+    found = metrics.identification(probes, gallery, gallery_identities=names, probe_identities=names)
+    scores = [metrics.cosine([probe] * 20, gallery) for probe in probes]
+    expected = metrics.rank_k(scores, names, names)
+    assert list(found) == [1, 5]
+    assert 0 < found[1].sum() < found[5].sum()
+    for k in (1, 5):
+        assert found[k].tolist() == expected[k].tolist()
+
+
+def test_identification_by_equal_embeddings_finds_nobody() -> None:
+    one = np.random.default_rng(0).normal(size=128)
+    gallery = np.tile(one, (37, 1)) * np.linspace(0.5, 2, 37)[:, None]
+    found = metrics.identification(gallery, gallery, gallery_identities=range(37), probe_identities=range(37))
+    assert not found[5].any()
+    zero = metrics.identification(np.zeros((2, 3)), np.eye(3)[:2], gallery_identities="ab", probe_identities="ab")
+    assert not zero[1].any()
+    with pytest.raises(ValueError, match="differ in length: 3 and 4"):
+        metrics.identification(np.eye(3), np.eye(4), gallery_identities=range(4), probe_identities=range(3))
+
+
+# ---------------------------------------------------------------------------------------------- attacks and utility
+
+
+@pytest.mark.parametrize("kappa", [0.2, 0.5])
+def test_srra_and_utility_are_cosines_strictly_above_kappa(kappa: float) -> None:
+    cosines = [kappa, math.nextafter(kappa, 1), -1.0, 1.0, 0.3]
+    expected = []
+    for cosine in cosines:
+        expected.append(cosine > kappa)
+    assert metrics.srra(cosines, kappa).tolist() == expected
+    assert metrics.utility(torch.tensor(cosines, dtype=torch.float64), kappa).tolist() == expected
+    assert metrics.srra([0.2, 0.21]).tolist() == [False, True]
+    assert metrics.srra([]).dtype == metrics.utility([], kappa).dtype == np.bool_
+    for measure in (metrics.srra, metrics.utility):
+        with pytest.raises(ValueError, match="not finite"):
+            measure([math.nan], kappa)
+        with pytest.raises(ValueError, match="dimension"):
+            measure([[0.1]], kappa)
+
+
+def test_cossim_is_eq11_by_loops() -> None:
+    # Scores of attributes are shares: not negative.
+    random = np.random.default_rng(0)
+    read, true = random.dirichlet(np.ones(7), 9), random.dirichlet(np.ones(7), 9)
+    for value, p, q in zip(metrics.cossim(read, true), read, true, strict=True):
+        dot = sum(a * b for a, b in zip(p, q, strict=True))
+        assert value == pytest.approx(dot / math.sqrt(sum(a * a for a in p) * sum(b * b for b in q)))
+        assert value > 0
+    # The example of the docstring.
+    assert metrics.cossim([[0.6, 0.4]], [[0.9, 0.1]])[0] == pytest.approx(0.89, abs=0.005)
+
+
+@pytest.mark.parametrize("kappa", [0.3, 0.5])
+def test_up_is_eq9_by_loops(kappa: float) -> None:
+    random = np.random.default_rng(0)
+    cosines, distances = random.uniform(-1, 1, 50), random.uniform(0, 1, 50)
+    cosines[0] = kappa
+    found = metrics.up(cosines, torch.from_numpy(distances), kappa)
+    total = 0.0
+    for n in range(50):
+        first = 1 if cosines[n] > kappa else 0
+        assert found.utility[n] == first
+        assert found.privacy[n] == distances[n]
+        assert found.total[n] == first + distances[n]
+        total += first + distances[n]
+    assert found.total.mean() == pytest.approx(total / 50)
+    # Added, not averaged: Table 10 of the paper has values above 1.
+    assert found.total.max() > 1
+    with pytest.raises(ValueError, match="differ in shape"):
+        metrics.up([0.1], [0.1, 0.2], kappa)
+    with pytest.raises(ValueError, match="at least 0"):
+        metrics.up([0.1], [-0.1], kappa)
+
+
+def test_up_of_noisy_images_by_loops() -> None:
+    """Eq. 9 whole, with a network and a distance that are simple enough to be written out."""
+    originals, protected = noise(4, 8, 0), noise(4, 8, 1)
+    x, y = add_noise(originals, 0.1, 1), add_noise(protected, 0.1, 2)
+    distances = (x - y).abs().mean(dim=(1, 2, 3))
+    found = metrics.up(metrics.cosine(y.flatten(1) - 0.5, x.flatten(1) - 0.5), distances, 0.0)
+    for n in range(4):
+        p, q = (x[n].flatten() - 0.5).tolist(), (y[n].flatten() - 0.5).tolist()
+        recognised = sum(a * b for a, b in zip(p, q, strict=True)) > 0
+        apart = sum(abs(a - b) for a, b in zip(p, q, strict=True)) / len(p)
+        assert found.total[n] == pytest.approx(recognised + apart, rel=1e-5)
+
+
+def test_noise_has_its_standard_deviation_and_its_mean() -> None:
+    images = torch.full((4, 3, 64, 64), 0.5)
+    added = add_noise(images, 0.1, 0, indices=range(4)) - images
+    # 12288 values in each image: the deviation of the deviation is .0006, of the mean .0009.
+    assert (added.std(dim=(1, 2, 3)) - 0.1).abs().max() < 0.004
+    assert added.mean(dim=(1, 2, 3)).abs().max() < 0.005
+    features = add_noise(torch.zeros(1, 64, 28, 28) - 3, 2.0, 0, clamp=False)
+    assert float(features.std()) == pytest.approx(2.0, abs=0.04)
+    assert float(features.mean()) == pytest.approx(-3.0, abs=0.04)
+    # Normal, by the shares within one and two deviations.
+    scaled = ((features + 3) / 2).abs()
+    assert float((scaled < 1).float().mean()) == pytest.approx(0.683, abs=0.01)
+    assert float((scaled < 2).float().mean()) == pytest.approx(0.954, abs=0.005)
+
+
+def test_noise_is_independent_of_seeds_images_and_places() -> None:
+    images = torch.full((2, 3, 64, 64), 0.5)
+    first, second = (add_noise(images, 0.05, seed, indices=[0, 1]) - images for seed in (0, 1))
+    for a, b in (
+        (first[0], first[1]),
+        (first[0], second[0]),
+        (first[0, 0], first[0, 1]),
+        (first[0], first[0].roll(1, 1)),
+    ):
+        assert abs(np.corrcoef(a.flatten(), b.flatten())[0, 1]) < 0.06
+
+
+def test_noise_of_an_image_is_the_same_in_any_batch() -> None:
+    images = noise(5, 16)
+    whole = add_noise(images, 0.2, 3)
+    assert torch.equal(add_noise(images, 0.2, 3), whole)
+    assert not torch.equal(add_noise(images, 0.2, 4), whole)
+    for n in (4, 0):
+        assert torch.equal(add_noise(images[n : n + 1], 0.2, 3)[0], whole[n])
+    assert torch.equal(add_noise(images.flip(0), 0.2, 3).flip(0), whole)
+    numbered = add_noise(images, 0.2, 3, indices=[10, 11, 12, 13, 14])
+    assert torch.equal(add_noise(images[3:], 0.2, 3, indices=[13, 14]), numbered[3:])
+    # The global random state plays no part and is left alone.
+    state = torch.random.get_rng_state()
+    torch.manual_seed(5)
+    assert torch.equal(add_noise(images, 0.2, 3), whole)
+    torch.random.set_rng_state(state)
+    add_noise(images, 0.2, 3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_noise_of_features_does_not_depend_on_their_last_bits_when_numbered() -> None:
+    features = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    other = features * (1 + 1e-6)
+    a, b = (add_noise(values, 0.3, 0, clamp=False, indices=range(3)) for values in (features, other))
+    assert (a - b).abs().max() < 1e-4
+    c, d = (add_noise(values, 0.3, 0, clamp=False) for values in (features, other))
+    assert (c - d).abs().max() > 0.1
+
+
+def test_noise_is_clipped_to_an_image_and_scales_with_sigma() -> None:
+    images = noise(3, 16).requires_grad_()
+    noisy = add_noise(images, 0.5, 0)
+    free = add_noise(images, 0.5, 0, clamp=False)
+    assert free.min() < 0
+    assert free.max() > 1
+    assert torch.equal(noisy, free.clamp(0, 1))
+    assert torch.equal(add_noise(images, 0.0, 0), images)
+    torch.testing.assert_close(add_noise(images, 0.25, 0, clamp=False) - images, (free - images) / 2)
+    assert noisy.dtype == images.dtype
+    assert add_noise(images.detach().double(), 0.5, 0).dtype == torch.float64
+    assert add_noise(torch.zeros(0, 3, 8, 8), 0.5, 0).shape == (0, 3, 8, 8)
+    noisy.sum().backward()
+    assert images.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (noise(2, 8), {"sigma": -0.1}, "sigma"),
+        (noise(2, 8), {"sigma": math.nan}, "sigma"),
+        (noise(2, 8), {"indices": [1]}, "expected 2 indices"),
+        (noise(2, 8) * 255, {}, r"features take clamp=False"),
+        (noise(2, 8) * math.nan, {}, r"features take clamp=False"),
+        ((noise(2, 8) * 255).to(torch.uint8), {}, "expected floats"),
+    ],
+)
+def test_noise_on_what_is_no_image_is_refused(images: torch.Tensor, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=message):
+        add_noise(images, **{"sigma": 0.1, "seed": 0, **options})
+
+
 # ---------------------------------------------------------------------------------------------- uncertainty
 
 
@@ -402,6 +644,45 @@ def test_bootstrap_is_the_quantiles_of_resampled_means() -> None:
         assert end == pytest.approx(means[k] + (place - k) * (means[k + 1] - means[k]))
     assert metrics.bootstrap(values, seed=7, resamples=400) == found
     assert metrics.bootstrap(values, seed=8, resamples=400) != found
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_bootstrap_of_groups_draws_whole_groups(statistic) -> None:  # type: ignore[no-untyped-def]
+    values = np.random.default_rng(0).normal(size=12)
+    groups = ["b", "a", "b", "c", "c", "c", "a", "d", "b", "e", "d", "d"]
+    order = ["b", "a", "c", "d", "e"]  # of first appearance
+    random = np.random.default_rng(7)
+    found = []
+    for _ in range(300):
+        sample = []
+        for drawn in random.integers(5, size=5):
+            for value, group in zip(values, groups, strict=True):
+                if group == order[drawn]:
+                    sample.append(value)
+        found.append(statistic(sample))
+    interval = metrics.bootstrap(values, seed=7, resamples=300, statistic=statistic, groups=groups)
+    assert interval == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])))
+
+
+def test_bootstrap_of_groups_of_one_is_the_plain_one() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    plain = metrics.bootstrap(values, seed=3, resamples=200)
+    for groups in (np.arange(30)[::-1], torch.arange(30), [f"photograph {i}" for i in range(30)]):
+        assert metrics.bootstrap(values, seed=3, resamples=200, groups=groups) == pytest.approx(plain)
+
+
+def test_bootstrap_of_groups_is_wider_where_values_repeat() -> None:
+    once = np.random.default_rng(0).normal(size=40)
+    values, groups = np.repeat(once, 9), np.repeat(np.arange(40), 9)
+    plain = metrics.bootstrap(values, seed=0)
+    clustered = metrics.bootstrap(values, seed=0, groups=groups)
+    # Nine copies of a value are no more news than one: the width is that of 40 values.
+    ratio = (clustered.high - clustered.low) / (plain.high - plain.low)
+    assert ratio == pytest.approx(3, rel=0.1)
+    single = metrics.bootstrap([0.0, 1.0], seed=0, groups=["a", "a"])
+    assert single == (0.5, 0.5)
+    with pytest.raises(ValueError, match="groups: expected 2 labels"):
+        metrics.bootstrap([0.0, 1.0], seed=0, groups=["a"])
 
 
 def test_bootstrap_edges() -> None:
