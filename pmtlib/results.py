@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,7 @@ def find(request: Request, data_fingerprint: str | None = None, root: Path | Non
         root: folder of results.
     """
     path = path_of(request, root)
+    _log(path)
     if not path.is_file():
         return None, "not computed yet"
     stored = read(path)
@@ -167,6 +169,15 @@ def find(request: Request, data_fingerprint: str | None = None, root: Path | Non
     if data_fingerprint is not None and stored.data["fingerprint"] != data_fingerprint:
         return None, "stored for other data of that name"
     return stored, ""
+
+
+def _log(path: Path) -> None:
+    """Name the file in ``PMT_RESULTS_LOG``: so the runner knows which results a page was made from, or looked for."""
+    log = os.environ.get("PMT_RESULTS_LOG")
+    root = paths.results_dir()
+    if log and path.is_relative_to(root):
+        with Path(log).open("a", encoding="utf-8") as file:
+            file.write(path.relative_to(root).as_posix() + "\n")
 
 
 def _layout(content: dict[str, Any]) -> str:

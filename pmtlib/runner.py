@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,29 +235,39 @@ def _write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> N
     write_atomic(folder / MANIFEST, content.encode())
 
 
-def _stored_results(name: str) -> dict[str, str]:
-    """sha256 of each stored result of a notebook, by its path below the results folder."""
+def _digests(names: Iterable[str]) -> dict[str, str | None]:
+    """sha256 of each stored result, by its path below the results folder; None where there is none."""
     root = results_dir()
     return {
-        path.relative_to(root).as_posix(): _sha256(path.read_bytes()) for path in sorted((root / name).rglob("*.json"))
+        name: _sha256((root / name).read_bytes()) if (root / name).is_file() else None for name in sorted(set(names))
     }
 
 
-def _drawn_by() -> str:
-    """sha256 over the code and tables that turn stored results into a page."""
+def _drawn_by(name: str) -> str:
+    """sha256 over the code and tables that turn stored results into the page of a notebook.
+
+    That is what all pages share, the modules of the section's name, and whatever of the experiments and figures the
+    source imports besides.
+    """
     package = Path(__file__).resolve().parent
-    files = [package / "experiments.py", package / "figures.py", *sorted((package / "data").rglob("*.*"))]
+    text = (notebooks_dir() / f"{name}.ipynb").read_text("utf-8")
+    stem = name.replace("-", "_")
+    files = [path for path in sorted((package / "data").rglob("*.*")) if path.suffix in (".json", ".csv")]
+    for folder in ("experiments", "figures"):
+        for path in sorted((package / folder).glob("*.py")):
+            if path.stem in ("common", "variants", stem) or f"import {path.stem}" in text:
+                files.append(path)
     return _sha256(b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files))
 
 
-def _entry(source: Source, profile: str, values: Mapping[str, Any], page: bytes) -> dict[str, Any]:
+def _entry(source: Source, profile: str, values: Mapping[str, Any], page: bytes, used: Iterable[str]) -> dict[str, Any]:
     return {
-        "drawn_by": _drawn_by(),
+        "drawn_by": _drawn_by(source.name),
         "page": _sha256(page),
         "parameters": _sha256(_canonical(values)),
         "pmtlib": __version__,
         "profile": profile,
-        "results": _stored_results(source.name),
+        "results": _digests(used),
         "source": source.digest,
     }
 
@@ -370,11 +380,11 @@ def _source_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if not foreign & set(cell["metadata"].get("tags", []))]
 
 
-def _run(source: Source, values: Mapping[str, Any], kernel: str) -> bytes:
+def _run(source: Source, values: Mapping[str, Any], kernel: str) -> tuple[bytes, set[str]]:
     """Execute one source in a temporary file.
 
     Returns:
-        bytes: the page, normalised and checked.
+        tuple: the page, normalised and checked, and the stored results that it was made from or looked for.
 
     Raises:
         ResultError: a cell failed, or the page may not be published (size, paths of this machine).
@@ -385,6 +395,8 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="pmtlib-notebook-") as folder:
         output = Path(folder) / source.path.name
+        log = Path(folder) / "results.log"
+        _set_environment({"PMT_RESULTS_LOG": str(log)})
         try:
             papermill.execute_notebook(
                 str(source.path),
@@ -408,7 +420,10 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> bytes:
         except (PapermillException, CellControlSignal, CellTimeoutError, DeadKernelError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ResultError(f"notebook {source.name}: its kernel did not finish ({reason}); run it again") from None
+        finally:
+            _set_environment({"PMT_RESULTS_LOG": None})
         notebook: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        used = set(log.read_text("utf-8").split()) if log.is_file() else set()
     _normalise(notebook)
     _refuse_machine_paths(source, notebook)
     page = (json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -417,7 +432,7 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> bytes:
             f"notebook {source.name}: the executed page has {len(page):,} bytes, more than {PAGE_LIMIT:,}; show fewer"
             " or smaller figures"
         )
-    return page
+    return page, used
 
 
 def _keep_failed(source: Source, output: Path) -> str:
@@ -459,12 +474,12 @@ def execute(
         for source in sources:
             started = time.monotonic()
             try:
-                page = _run(source, parameters(source, profile, values[source.name]), kernel)
+                page, used = _run(source, parameters(source, profile, values[source.name]), kernel)
             except ResultError as error:
                 failures.append(str(error))
                 continue
             write_atomic(target / source.path.name, page)
-            manifest[source.name] = _entry(source, profile, values[source.name], page)
+            manifest[source.name] = _entry(source, profile, values[source.name], page, used)
             _write_manifest(target, manifest)
             report(f"{source.name}: executed with profile {profile} in {time.monotonic() - started:.0f} s")
     gone = set(manifest) - set(names())
@@ -502,9 +517,10 @@ def check(output_dir: Path | None = None) -> list[str]:
             stale.append(f"{name}: {_shown(source.path)} has changed since")
         if entry.get("parameters") != _sha256(_canonical(read_profile(str(entry.get("profile")))[name])):
             stale.append(f"{name}: its parameters in profile {entry.get('profile')} have changed since")
-        if entry.get("drawn_by") != _drawn_by():
+        if entry.get("drawn_by") != _drawn_by(name):
             stale.append(f"{name}: the code or tables of pmtlib that draw it have changed since")
-        stale += [f"{name}: {line}" for line in _changed(entry.get("results", {}), _stored_results(name))]
+        before = entry.get("results", {})
+        stale += [f"{name}: {line}" for line in _changed(before, _digests(before))]
         if entry.get("page") != _sha256(page.read_bytes()):
             stale.append(f"{name}: {_shown(page)} was not written by the runner")
     known = set(names())
@@ -513,14 +529,12 @@ def check(output_dir: Path | None = None) -> list[str]:
     return stale
 
 
-def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for path in sorted(before.keys() | now.keys()):
-        if path not in now:
-            yield f"stored result {path} is gone"
-        elif path not in before:
-            yield f"stored result {path} is new"
-        elif before[path] != now[path]:
-            yield f"stored result {path} has changed since"
+def _changed(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> Iterator[str]:
+    for path in sorted(before):
+        if before[path] == now[path]:
+            continue
+        state = "is new" if before[path] is None else "is gone" if now[path] is None else "has changed since"
+        yield f"stored result {path} {state}"
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Execute the notebooks of the book.")

@@ -45,7 +45,7 @@ class PMTConfig(BaseModel):
     Attributes:
         steps: K of Algorithm 1, the number of updates. The paper does not give it. 25 is the largest of 25, 50 and 100
             at which the mean SSIM to the photograph is below 0.15 for each network of Section 6.4, on people of LFW
-            who are in no pair of its protocol (:func:`pmtlib.experiments.step_choice`).
+            who are in no pair of its protocol (:func:`pmtlib.experiments.abuse.step_choice`).
         step_size: alpha. With ``mean-abs`` the mean absolute change of a pixel in a step (before smoothing), on the
             [0, 1] scale; with ``sign`` the change of every pixel; with ``l1`` the summed absolute change of an image;
             with ``adam`` the learning rate; with ``raw`` the factor of the gradient.
@@ -119,6 +119,7 @@ class Protected:
         error: relative squared feature error at the end, without augmentation, (N, M).
         cosine: cosine of the features with their targets at the end, (N, M).
         finite: False where a loss or gradient was not finite; such an image keeps its last finite state. (N,)
+        kept: the images after each number of steps that was asked for, (S, N, 3, H, W); S may be 0.
     """
 
     images: Tensor
@@ -128,6 +129,7 @@ class Protected:
     error: Tensor
     cosine: Tensor
     finite: Tensor
+    kept: Tensor
 
 
 def smoothing_kernel(kind: Kernel, length: int) -> Tensor | None:
@@ -163,6 +165,7 @@ def protect(
     generator: torch.Generator | None = None,
     *,
     progress: Callable[[int], Any] | None = None,
+    keep: Sequence[int] = (),
 ) -> Protected:
     r"""Obfuscate images so that only the networks behind ``shallow_models`` recognise them (MR-PMT).
 
@@ -177,16 +180,21 @@ def protect(
         generator: source of the base seed in place of ``config.seed``. Each image then has a generator of its own,
             seeded from the base seed and its pixels: the result does not depend on the batch it was in.
         progress: called with the number of image-steps done since its last call.
+        keep: numbers of steps after which to keep a copy of the images; 0 is the start. Such a copy is what a run with
+            that K gives.
 
     Returns:
         Protected: images, features and how the optimisation went.
 
     Raises:
-        ConfigError: no model, a wrong number of weights, or images of a wrong shape or range.
+        ConfigError: no model, a wrong number of weights, images of a wrong shape or range, or a copy asked for that
+            is not among the steps.
     """
     config = config or PMTConfig()
     models = list(shallow_models)
     weights = _check(images, models, config)
+    if outside := [steps for steps in keep if not 0 <= steps <= config.steps]:
+        raise ConfigError(f"keep {outside[0]} is outside 0..{config.steps}, the steps of this run")
     base = config.seed
     if generator is not None:
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
@@ -194,10 +202,10 @@ def protect(
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         images = images.detach().clone()
-        parts = [_Run(images[:0], models, weights, config, base).finish()]
+        parts = [_Run(images[:0], models, weights, config, base, keep).finish()]
         for chunk in batches(len(images), config.batch_size):
             count = len(images[chunk])
-            run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base)
+            run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base, keep)
             parts.append(_first(run.optimise(count, progress), count))
     return Protected(
         images=torch.cat([part.images for part in parts]),
@@ -207,6 +215,7 @@ def protect(
         error=torch.cat([part.error for part in parts]),
         cosine=torch.cat([part.cosine for part in parts]),
         finite=torch.cat([part.finite for part in parts]),
+        kept=torch.cat([part.kept for part in parts], dim=1),
     )
 
 
@@ -229,6 +238,7 @@ def _first(part: Protected, count: int) -> Protected:
         error=part.error[:count],
         cosine=part.cosine[:count],
         finite=part.finite[:count],
+        kept=part.kept[:, :count],
     )
 
 
@@ -249,7 +259,13 @@ class _Run:
     """One batch being optimised. Every quantity has the image as its first axis and no operation mixes images."""
 
     def __init__(
-        self, images: Tensor, models: Sequence[ShallowModel], weights: Sequence[float], config: PMTConfig, base: int
+        self,
+        images: Tensor,
+        models: Sequence[ShallowModel],
+        weights: Sequence[float],
+        config: PMTConfig,
+        base: int,
+        keep: Sequence[int],
     ) -> None:
         self.original = images.detach()
         self.models = models
@@ -263,6 +279,9 @@ class _Run:
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         self.current = self._start()
+        self.keep = list(keep)
+        self.kept = images.new_empty((len(self.keep), *images.shape))
+        self._keep_after(0)
         self.trace = torch.full((count, config.steps), math.nan, device=device)
         self.steps = torch.zeros(count, dtype=torch.int64, device=device)
         self.active = torch.ones(count, dtype=torch.bool, device=device)
@@ -275,14 +294,23 @@ class _Run:
         """Run all steps (Algorithm 1, lines 4 to 9), reporting them for ``count`` images."""
         for step in range(self.config.steps):
             self._step(step)
+            self._keep_after(step + 1)
             if progress is not None:
                 progress(count)
             # Only a stopping rule can end early; without one the device need not be waited for.
             if self._may_stop and not bool(self.active.any()):
                 if progress is not None:
                     progress(count * (self.config.steps - step - 1))
+                # Nothing moves any more: what was asked for of later steps is what is there.
+                for later in range(step + 2, self.config.steps + 1):
+                    self._keep_after(later)
                 break
         return self.finish()
+
+    def _keep_after(self, steps: int) -> None:
+        for place, wanted in enumerate(self.keep):
+            if wanted == steps:
+                self.kept[place] = self.current
 
     @property
     def _may_stop(self) -> bool:
@@ -325,6 +353,7 @@ class _Run:
             error=torch.stack([_relative_error(o, g) for o, g in pairs], 1).cpu(),
             cosine=torch.stack([_feature_cosine(o, g) for o, g in pairs], 1).cpu(),
             finite=self.finite.cpu(),
+            kept=self.kept,
         )
 
     def _start(self) -> Tensor:

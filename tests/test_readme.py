@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 import typer
 
-from pmtlib import cli, experiments
+from pmtlib import cli
+from pmtlib.experiments import abuse as experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -1,194 +1,55 @@
-"""The experiments behind the book: one function a table or figure, each result stored under its key.
-
-A profile (``notebooks/profiles/*.yaml``) gives every parameter. ``paper`` is the full measurement on research data
-and is stored; ``quick`` runs the same code on the sample photographs and ``smoke`` on a few steps, for tests.
-"""
+"""Section 6.4, defence against data abuse (Table 7): who recognises an image that was protected for one network."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from pydantic import Field
 
-from pmtlib import datasets, metrics, paths, protocols, provenance, results, zoo
+from pmtlib import datasets, metrics, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
-from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
-from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
-from pmtlib.networks.base import FaceNetwork
-from pmtlib.progress import progress_bar
-from pmtlib.shallow import ShallowModel
-from pmtlib.transform import PMTConfig, Protected, protect
+from pmtlib.errors import DatasetError
+from pmtlib.experiments.common import (
+    PEOPLE,
+    TITLES,
+    Bench,
+    Outcome,
+    SectionSettings,
+    Source,
+    difference,
+    first_pictures,
+    paper_table,
+    rate,
+    rounded,
+    same_data,
+    section_settings,
+    stored_threshold,
+)
+from pmtlib.images import UInt8Image, quantise, to_tensor, to_uint8
 
-Floats = NDArray[np.float64]
 
-
-TITLES = {"lfw": "LFW", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cfp_ff": "CFP-FF", "samples": "Sample photographs"}
-
-
-class AbuseSettings(BaseModel):
-    """Parameters of Section 6.4, defence against data abuse (Table 7).
+class AbuseSettings(SectionSettings):
+    """Parameters of Section 6.4 (Table 7); the networks are authorised in turn.
 
     Attributes:
-        datasets: verification sets, one block of the table each.
-        networks: authorised and evaluated networks, in order.
-        pairs: pairs a set; the paper's cells are multiples of 1/104.
-        pair_seed: of the draw of those pairs.
-        calibration_pairs: pairs that share no identity with the evaluated ones, for each network's threshold.
-        cut: units of the shallow model.
-        kappa: the paper's threshold of Eq. 10.
-        kappa_excluded: networks for which that threshold says nothing.
         blur_sigma: of the filter in the last block, pixels.
         step_people: people in no pair of LFW on whom the number of steps was chosen.
         step_choices: the numbers of steps that were tried.
-        pmt: the transform.
-        store: whether results go to ``results/``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    datasets: tuple[str, ...]
-    networks: tuple[str, ...]
-    pairs: int = Field(104, ge=2)
-    pair_seed: int = 0
-    calibration_pairs: int = Field(2000, ge=2)
-    cut: int = 5
-    kappa: float = 0.2
-    kappa_excluded: tuple[str, ...] = ("dlib-resnet29",)
     blur_sigma: float = 1.5
     step_people: int = Field(16, ge=1)
     step_choices: tuple[int, ...] = (25, 50, 100)
-    pmt: PMTConfig = PMTConfig()
-    store: bool = False
-
-
-def profile_values(section: str, profile: str) -> dict[str, Any]:
-    """The raw parameters of a section in ``notebooks/profiles/PROFILE.yaml``.
-
-    The environment variable ``PMT_PROFILE`` takes the place of ``profile``: nbval cannot pass parameters.
-
-    Raises:
-        ConfigError: no such profile or section.
-    """
-    profile = os.environ.get("PMT_PROFILE") or profile
-    folder = paths.project_dir() / "notebooks" / "profiles"
-    file = folder / f"{profile}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or f"none in {folder}"
-        raise ConfigError(f"no profile {profile!r}; there are: {known}")
-    values = yaml.safe_load(file.read_text("utf-8")).get(section)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file.name} has no section {section!r}")
-    return values
 
 
 def abuse_settings(profile: str, **overrides: Any) -> AbuseSettings:
-    """Settings of a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
-
-    What differs from the profile is a trial: its results are not stored, so that it cannot replace the profile's.
-    """
-    values = profile_values("abuse", profile)
-    changed = {name: value for name, value in overrides.items() if value is not None and value != {}}
-    pmt = {**values.get("pmt", {}), **changed.pop("pmt", {})}
-    trial = {**values, **changed, "pmt": pmt}
-    values = {**trial, "store": bool(values.get("store")) and trial == {**values, "pmt": values.get("pmt", {})}}
-    try:
-        return AbuseSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"profile {profile!r}, abuse: {where}: {first['msg']}") from error
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A result, or the reason why there is none.
-
-    Attributes:
-        result: None where the experiment was not run.
-        note: why it was not run, or what a reader must know about the result; empty otherwise.
-        previous: what was stored before a recomputation.
-    """
-
-    result: results.Result | None
-    note: str = ""
-    previous: results.Result | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """The data of a result: name, title, fingerprint of the images and pairs used, and how many were used."""
-
-    name: str
-    title: str
-    fingerprint: str
-    n: int
-
-    @classmethod
-    def of_pairs(cls, pairs: datasets.PairSet | DatasetError) -> Source | DatasetError:
-        """That of a set of pairs; the error where there is none."""
-        if isinstance(pairs, DatasetError):
-            return pairs
-        return cls(pairs.name, pairs.title, pairs.fingerprint, len(pairs.same))
-
-
-def obtain(
-    request: results.Request,
-    data: Source | DatasetError,
-    compute: Callable[[], Mapping[str, Any]],
-    *,
-    store: bool,
-    recompute: bool,
-    device: torch.device,
-    command: str,
-) -> Outcome:
-    """The stored result of a request, or a fresh one where it is missing or asked for.
-
-    Without the data, or without a network, a stored result is shown and nothing is computed.
-    """
-    fingerprint = None if isinstance(data, DatasetError) else data.fingerprint
-    stored, reason = results.find(request, fingerprint) if store else (None, "")
-    if stored is not None and not recompute:
-        return Outcome(stored)
-
-    def without(lack: str) -> Outcome:
-        if stored is not None:
-            return Outcome(stored, f"not recomputed: {lack}")
-        return Outcome(None, f"not run: {lack}" + (f" ({reason})" if reason not in ("", "not computed yet") else ""))
-
-    if isinstance(data, DatasetError):
-        return without("data not present")
-    begun = time.monotonic()
-    try:
-        values = compute()
-    except AssetError as error:
-        return without(f"weights not present ({error})")
-    manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
-    fresh = results.Result(request, asdict(data), values, manifest)
-    if store:
-        results.write(fresh)
-    return Outcome(fresh, previous=stored)
-
-
-def load_set(name: str) -> datasets.PairSet | DatasetError:
-    """A verification set, or the error that says why it is not there (the samples may lack a client to fetch)."""
-    try:
-        return datasets.load(name)
-    except DatasetError as error:
-        return error
-    except AssetError as error:
-        return DatasetError(str(error))
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings("abuse", AbuseSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -206,7 +67,7 @@ class AbuseBlock:
     rows: Mapping[str, Outcome]
 
 
-class Abuse:
+class Abuse(Bench):
     """Table 7: authorised against unauthorised networks on protected images (Section 6.4, Eq. 10).
 
     Args:
@@ -221,71 +82,25 @@ class Abuse:
     def __init__(
         self, settings: AbuseSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
     ) -> None:
+        super().__init__("abuse", settings, device, recompute=recompute, profile=profile)
         self.settings = settings
-        self.device = device
-        self.recompute = recompute
-        self.command = f"papermill notebooks/abuse.ipynb OUT.ipynb -p profile {profile} -p recompute True"
-        self.skipped: dict[str, str] = {}
-        self._networks: dict[str, FaceNetwork] = {}
 
     def run(self) -> list[AbuseBlock]:
         """All blocks of the table. Each row is stored when done, so an interrupted run goes on where it was."""
         return [self._block(name) for name in self.settings.datasets]
 
     def _block(self, name: str) -> AbuseBlock:
-        whole = load_set(name)
-        sample: datasets.PairSet | DatasetError = whole
-        if isinstance(whole, datasets.PairSet):
-            sample = whole.sample(min(self.settings.pairs, _balanced(whole)), self.settings.pair_seed)
-        clean = self._clean(name, whole, sample)
+        sample = self.sample(name)
+        clean = self.thresholds(name, recompute=self.recompute)
         rows = {authorised: self._row(name, sample, authorised) for authorised in self.settings.networks}
         return AbuseBlock(name, clean, rows)
-
-    def _request(self, name: str, parameters: Mapping[str, Any]) -> results.Request:
-        common = {"pairs": self.settings.pairs, "pair_seed": self.settings.pair_seed}
-        weights = {network: zoo.weights_checksum(network) for network in self.settings.networks}
-        return results.Request("abuse", name, self.VERSION, {**common, **parameters}, weights)
-
-    def _clean(
-        self, name: str, whole: datasets.PairSet | DatasetError, sample: datasets.PairSet | DatasetError
-    ) -> Outcome:
-        request = self._request(f"{name}--clean", {"calibration_pairs": self.settings.calibration_pairs})
-
-        def compute() -> dict[str, Any]:
-            assert isinstance(whole, datasets.PairSet)
-            assert isinstance(sample, datasets.PairSet)
-            return self._clean_values(whole, sample)
-
-        return self.obtain(request, Source.of_pairs(sample), compute)
-
-    def _clean_values(self, whole: datasets.PairSet, sample: datasets.PairSet) -> dict[str, Any]:
-        calibration = self._calibration_pairs(whole, sample)
-        networks: dict[str, Any] = {}
-        for name in self.settings.networks:
-            network = self._network(name)
-            scores = protocols.pair_scores(network, sample, device=self.device)
-            if calibration is None:
-                threshold, source = _threshold(name), "the set of pmt networks"
-            else:
-                held_out = protocols.pair_scores(network, calibration, device=self.device)
-                threshold = float(metrics.best_threshold(held_out, calibration.same))
-                source = f"{whole.name}, {len(calibration.same)} pairs of other people"
-            networks[name] = {"threshold": round(threshold, 5), "calibrated_on": source, "scores": _rounded(scores)}
-        return {"same": sample.same.astype(int).tolist(), "networks": networks}
-
-    def _calibration_pairs(self, whole: datasets.PairSet, sample: datasets.PairSet) -> datasets.PairSet | None:
-        """Pairs of people who are not evaluated; None where the set has too few (the sample photographs)."""
-        rest = whole.subset(datasets.disjoint(whole, sample))
-        if _balanced(rest) < 200:
-            return None
-        return rest.sample(min(self.settings.calibration_pairs, _balanced(rest)), self.settings.pair_seed)
 
     def _row(self, name: str, sample: datasets.PairSet | DatasetError, authorised: str) -> Outcome:
         pmt = self.settings.pmt.model_dump()
         parameters = {
             "authorised": authorised, "cut": self.settings.cut, "blur_sigma": self.settings.blur_sigma, "pmt": pmt,
         }  # fmt: skip
-        request = self._request(f"{name}--{authorised}", parameters)
+        request = self.request("abuse", f"{name}--{authorised}", self.VERSION, parameters)
 
         def compute() -> dict[str, Any]:
             assert isinstance(sample, datasets.PairSet)
@@ -300,7 +115,7 @@ class Abuse:
         originals = sample.tensor(first)
         protected = self.protect(originals, authorised, f"{sample.title}, {authorised}")
         # What is measured is what would be uploaded: 8-bit pixels.
-        uploaded = quantise(protected.images.cpu())
+        uploaded = quantise(protected.images)
         purified = quantise(blur_and_stretch(uploaded, self.settings.blur_sigma))
         others = sample.tensor(second)
         networks: dict[str, Any] = {}
@@ -309,81 +124,19 @@ class Abuse:
             other = self.embed(name, others)
             raw, filtered = (self.embed(name, images)[place] for images in (uploaded, purified))
             networks[name] = {
-                "own": _rounded(metrics.cosine(raw, own)),
-                "other": _rounded(metrics.cosine(raw, other)),
-                "purified_own": _rounded(metrics.cosine(filtered, own)),
-                "purified_other": _rounded(metrics.cosine(filtered, other)),
+                "own": rounded(metrics.cosine(raw, own)),
+                "other": rounded(metrics.cosine(raw, other)),
+                "purified_own": rounded(metrics.cosine(filtered, own)),
+                "purified_other": rounded(metrics.cosine(filtered, other)),
             }
         return {
             "same": sample.same.astype(int).tolist(),
             "networks": networks,
-            "ssim": _rounded(metrics.ssim(uploaded, originals)[place]),
-            "ssim_purified": _rounded(metrics.ssim(purified, originals)[place]),
-            "feature_error": _rounded(protected.error[:, 0].numpy()[place]),
-            "feature_cosine": _rounded(protected.cosine[:, 0].numpy()[place]),
+            "ssim": rounded(metrics.ssim(uploaded, originals)[place]),
+            "ssim_purified": rounded(metrics.ssim(purified, originals)[place]),
+            "feature_error": rounded(protected.error[:, 0].numpy()[place]),
+            "feature_cosine": rounded(protected.cosine[:, 0].numpy()[place]),
         }
-
-    def obtain(
-        self, request: results.Request, data: Source | DatasetError, compute: Callable[[], Mapping[str, Any]]
-    ) -> Outcome:
-        """See :func:`obtain`; with these settings, on this device."""
-        return obtain(
-            request,
-            data,
-            compute,
-            store=self.settings.store,
-            recompute=self.recompute,
-            device=self.device,
-            command=self.command,
-        )
-
-    def protect(self, images: Tensor, authorised: str, description: str, steps: int | None = None) -> Protected:
-        """PMT of images (N, 3, 112, 112) for one authorised network, with a progress bar; ``steps`` in place of K."""
-        shallow = ShallowModel(self._network(authorised), self.settings.cut, name=authorised)
-        config = self.settings.pmt if steps is None else self.settings.pmt.model_copy(update={"steps": steps})
-        with progress_bar(description, len(images) * config.steps) as advance:
-            return protect(images.to(self.device), [shallow], config, progress=advance)
-
-    def embed(self, name: str, images: Tensor) -> Floats:
-        """Embeddings (N, D) of images (N, 3, 112, 112)."""
-        network = self._network(name)
-        parts = []
-        with torch.inference_mode():
-            for chunk in batches(len(images), 64):
-                parts.append(network(images[chunk].to(self.device)).cpu().numpy())
-        return np.concatenate(parts).astype(np.float64)
-
-    def usable(self) -> list[str]:
-        """The networks of the settings whose weights are here or can be fetched; ``skipped`` says why others are not.
-
-        Raises:
-            AssetError: none is.
-        """
-        found = []
-        for name in self.settings.networks:
-            try:
-                self._network(name)
-            except AssetError as error:
-                self.skipped[name] = str(error)
-            else:
-                found.append(name)
-        if not found:
-            raise AssetError(next(iter(self.skipped.values()), "the settings name no network"))
-        return found
-
-    def _network(self, name: str) -> FaceNetwork:
-        if name not in self._networks:
-            self._networks[name] = zoo.load(name, self.device)
-        return self._networks[name]
-
-
-def _balanced(pairs: datasets.PairSet) -> int:
-    """The largest number of pairs with as many of the same as of different people."""
-    return 2 * int(min(pairs.same.sum(), (~pairs.same).sum()))
-
-
-PEOPLE, PEOPLE_LIST = "lfw_rest", "identities_disjoint_from_pairs.txt"
-"""People of LFW who are in no pair of LFW's protocol, for choices that must not touch the evaluated pairs."""
 
 
 def step_choice(abuse: Abuse) -> Outcome:
@@ -405,7 +158,7 @@ def step_choice(abuse: Abuse) -> Outcome:
     weights = {network: zoo.weights_checksum(network) for network in settings.networks}
     request = results.Request("abuse", f"{PEOPLE}--steps", abuse.VERSION, parameters, weights)
     try:
-        people: datasets.People | DatasetError = _first_pictures(settings.step_people, settings.pair_seed)
+        people: datasets.People | DatasetError = first_pictures(settings.step_people, settings.pair_seed)
     except DatasetError as error:
         people = error
     source: Source | DatasetError = (
@@ -422,20 +175,13 @@ def step_choice(abuse: Abuse) -> Outcome:
             own = abuse.embed(name, originals)
             values[name] = {}
             for steps in settings.step_choices:
-                made = quantise(abuse.protect(originals, name, f"{name}, K = {steps}", steps=steps).images.cpu())
+                config = settings.pmt.model_copy(update={"steps": steps})
+                made = quantise(abuse.protect(originals, name, f"{name}, K = {steps}", config=config).images)
                 cosine = metrics.cosine(abuse.embed(name, made), own)
-                values[name][str(steps)] = {"ssim": _rounded(metrics.ssim(made, originals)), "cosine": _rounded(cosine)}
+                values[name][str(steps)] = {"ssim": rounded(metrics.ssim(made, originals)), "cosine": rounded(cosine)}
         return values
 
     return abuse.obtain(request, source, compute)
-
-
-def _first_pictures(count: int, seed: int) -> datasets.People:
-    """One picture each of ``count`` people, drawn with a seed."""
-    people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
-    _, first = np.unique(people.identities, return_index=True)
-    chosen = np.random.default_rng(seed).choice(first, min(count, len(first)), replace=False)
-    return people.subset(np.sort(chosen))
 
 
 def step_table(outcome: Outcome) -> pd.DataFrame:
@@ -450,7 +196,7 @@ def step_table(outcome: Outcome) -> pd.DataFrame:
     for name, by_steps in outcome.result.values.items() if outcome.result else ():
         for steps, entry in by_steps.items():
             cosine = np.array(entry["cosine"])
-            accepted = int((cosine > _threshold(name)).sum())
+            accepted = int((cosine > stored_threshold(name)).sum())
             likeness = float(np.mean(entry["ssim"]))
             line = (
                 name,
@@ -458,16 +204,12 @@ def step_table(outcome: Outcome) -> pd.DataFrame:
                 likeness,
                 np.median(cosine),
                 cosine.min(),
-                _threshold(name),
+                stored_threshold(name),
                 accepted,
                 len(cosine),
             )
             lines.append(line)
     return pd.DataFrame(lines, columns=columns)
-
-
-def _rounded(values: Any) -> list[float]:
-    return [round(float(value), 5) for value in values]
 
 
 PROTECTED, PURIFIED, CLEAN = "protected", "purified", "clean"
@@ -495,34 +237,20 @@ def abuse_cells(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.Dat
                 # Without protection the first condition of Eq. 10 compares an image with itself.
                 scores = np.array(entry["scores"])
                 correct = metrics.eq10(np.ones_like(scores), scores, same, kappa)
-                lines.append({**where, "images": CLEAN, "authorised": None, **_rate(correct)})
+                lines.append({**where, "images": CLEAN, "authorised": None, **rate(correct)})
                 for authorised, outcome in block.rows.items():
                     if outcome.result is None:
                         continue
-                    _same_data(block.clean.result, outcome.result)
+                    same_data(block.clean.result, outcome.result)
                     cell = outcome.result.values["networks"][network]
                     for images, prefix in ((PROTECTED, ""), (PURIFIED, "purified_")):
                         own, other = np.array(cell[prefix + "own"]), np.array(cell[prefix + "other"])
                         correct = metrics.eq10(own, other, same, kappa)
-                        lines.append({**where, "images": images, "authorised": authorised, **_rate(correct)})
+                        lines.append({**where, "images": images, "authorised": authorised, **rate(correct)})
     columns = [
         "dataset", "images", "authorised", "network", "threshold", "kappa", "successes", "n", "accuracy", "low", "high",
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=columns)
-
-
-def _same_data(clean: results.Result, row: results.Result) -> None:
-    if clean.data["fingerprint"] != row.data["fingerprint"]:
-        raise ResultError(
-            f"{clean.request.name} and {row.request.name} were computed on different data; "
-            "compute both again with -p recompute True"
-        )
-
-
-def _rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
-    successes, n = int(correct.sum()), len(correct)
-    interval = metrics.wilson(successes, n)
-    return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
 
 
 def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, float]:
@@ -614,14 +342,15 @@ def portraits(abuse: Abuse, count: int) -> list[Portrait]:
     embeddings = {name: abuse.embed(name, originals) for name in networks}
     uploads: list[dict[str, Upload]] = [{} for _ in shown]
     for authorised in networks:
-        uploaded = quantise(abuse.protect(originals, authorised, f"Sample photographs, {authorised}").images.cpu())
+        uploaded = quantise(abuse.protect(originals, authorised, f"Sample photographs, {authorised}").images)
         purified = quantise(blur_and_stretch(uploaded, abuse.settings.blur_sigma))
         raw = {name: metrics.cosine(abuse.embed(name, uploaded), embeddings[name]) for name in networks}
         blurred = {name: metrics.cosine(abuse.embed(name, purified), embeddings[name]) for name in networks}
         likeness = metrics.ssim(uploaded, originals), metrics.ssim(purified, originals)
         for index, entry in enumerate(uploads):
             recognition = {
-                name: (float(raw[name][index]), float(blurred[name][index]), _threshold(name)) for name in networks
+                name: (float(raw[name][index]), float(blurred[name][index]), stored_threshold(name))
+                for name in networks
             }
             cosine, _, threshold = recognition[authorised]
             entry[authorised] = Upload(
@@ -634,18 +363,6 @@ def portraits(abuse: Abuse, count: int) -> list[Portrait]:
                 cosine > threshold,
             )
     return [Portrait(photo.title, crop, entry) for photo, crop, entry in zip(shown, crops, uploads, strict=True)]
-
-
-def _threshold(name: str) -> float:
-    """The stored threshold of a network.
-
-    Raises:
-        ConfigError: it has none for its weights.
-    """
-    stored = zoo.calibration(name)
-    if stored is None:
-        raise ConfigError(f"network {name} has no calibrated threshold; run pmt networks --calibrate {name}")
-    return stored.threshold_accuracy
 
 
 def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
@@ -729,27 +446,7 @@ def reproduction(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.Da
 
 def largest_difference(blocks: Sequence[AbuseBlock]) -> float:
     """After a recomputation: the largest difference of any cosine or SSIM from what was stored before."""
-
-    def numbers(value: Any) -> Iterator[float]:
-        if isinstance(value, Mapping):
-            for part in value.values():
-                yield from numbers(part)
-        elif isinstance(value, list):
-            yield from value
-        elif isinstance(value, float):
-            yield value
-
-    largest = 0.0
-    for block in blocks:
-        for outcome in (block.clean, *block.rows.values()):
-            if outcome.result is not None and outcome.previous is not None:
-                pairs = zip(numbers(outcome.result.values), numbers(outcome.previous.values), strict=True)
-                largest = max([largest, *(abs(a - b) for a, b in pairs)])
-    return largest
-
-
-def paper_table(name: str) -> dict[str, Any]:
-    """A table of the paper, transcribed, from the package's data (``table7``, ...)."""
-    text = (resources.files("pmtlib") / "data" / "paper" / f"{name}.json").read_text("utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content
+    outcomes = [outcome for block in blocks for outcome in (block.clean, *block.rows.values())]
+    return max(
+        (difference(o.result.values, o.previous.values) for o in outcomes if o.result and o.previous), default=0.0
+    )

@@ -1,8 +1,7 @@
-"""One function a figure or table of the book. They draw what :mod:`pmtlib.experiments` returns and compute nothing."""
+"""Figures and tables of Section 6.4, defence against data abuse. They compute nothing."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,29 +12,17 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from pmtlib.experiments import CLEAN, PROTECTED, PURIFIED, TITLES, AbuseBlock, AbuseSettings, Portrait, Upload
-from pmtlib.images import UInt8Image
-
-# Perceptually even and readable with any colour vision, also in grey print.
-COLOURS = "cividis"
-CELL: Any = [
-    {"selector": "", "props": "font-size: 0.78em"},
-    {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 1em 0 0.5em"},
-    {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.35em"},
-    {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.35em"},
-]
-
-
-def percent(line: Mapping[Any, Any]) -> str:
-    """A rate with its interval below it, ``99.0<br>[94.8, 99.8]``, in percent (HTML)."""
-    return f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
+from pmtlib.experiments.abuse import CLEAN, PROTECTED, PURIFIED, AbuseBlock, AbuseSettings, Portrait, Upload
+from pmtlib.experiments.common import TITLES
+from pmtlib.figures.common import COLOURS, percent, picture, styled
+from pmtlib.figures.common import provenance_table as _provenance_table
 
 
 def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, images: str, threshold: str) -> Styler:
     """A block of Table 7: authorised networks down, evaluated networks across, authorised cells in bold.
 
     Args:
-        cells: from :func:`pmtlib.experiments.abuse_cells`.
+        cells: from :func:`pmtlib.experiments.abuse.abuse_cells`.
         dataset: which block.
         settings: for the order of networks.
         images: ``protected`` or ``purified``.
@@ -70,7 +57,7 @@ def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, i
         own = np.array([[row == column for column in table.columns] for row in table.index])
         return pd.DataFrame(np.where(own, "font-weight: bold", ""), index=table.index, columns=table.columns)
 
-    return _styled(frame, caption).apply(emphasis, axis=None)
+    return styled(frame, caption).apply(emphasis, axis=None)
 
 
 def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
@@ -82,13 +69,7 @@ def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
         rows[name] = [*(f"{value:.1f}" for value in row["accuracy"]), f"{row['average']:.1f}", f"{np.mean(others):.1f}"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "average as printed", "mean of its cells"])
     frame.index.name, frame.columns.name = "authorised", "evaluated"
-    return _styled(frame, f"{TITLES[dataset]}: the paper's Table 7, percent; κ = 0.2, its own networks, 104 pairs")
-
-
-def _styled(frame: pd.DataFrame, caption: str) -> Styler:
-    # An id made from the caption keeps an executed notebook the same from run to run, and tables apart on one page.
-    identity = hashlib.sha256(caption.encode()).hexdigest()[:8]
-    return frame.style.set_uuid(identity).set_caption(caption).set_table_styles(CELL)
+    return styled(frame, f"{TITLES[dataset]}: the paper's Table 7, percent; κ = 0.2, its own networks, 104 pairs")
 
 
 def abuse_heat_map(cells: pd.DataFrame, settings: AbuseSettings, *, threshold: str = "calibrated") -> Figure:
@@ -131,12 +112,12 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
     )
     for index, portrait in enumerate(portraits):
         left, right = axes[:, 2 * index], axes[:, 2 * index + 1]
-        _picture(left[0], portrait.original, portrait.title, "photograph")
+        picture(left[0], portrait.original, portrait.title, "photograph")
         right[0].set_axis_off()
         for row, name in enumerate(networks, start=1):
             upload = portrait.uploads[name]
-            _picture(left[row], upload.image, f"for {name}", _under(upload))
-            _picture(right[row], upload.purified, "the same, blurred", f"SSIM {upload.ssim_purified:.2f}\n")
+            picture(left[row], upload.image, f"for {name}", _under(upload))
+            picture(right[row], upload.purified, "the same, blurred", f"SSIM {upload.ssim_purified:.2f}\n")
     plt.close(figure)
     return figure
 
@@ -144,11 +125,11 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
 def portrait_row(portrait: Portrait, networks: Sequence[str]) -> Figure:
     """One photograph, its uploads, and the first of them after a blur, side by side: the picture of the README."""
     figure, axes = plt.subplots(1, 2 + len(networks), figsize=(2.1 * (2 + len(networks)), 2.7), layout="constrained")
-    _picture(axes[0], portrait.original, "photograph", portrait.title)
+    picture(axes[0], portrait.original, "photograph", portrait.title)
     for axis, name in zip(axes[1:], networks, strict=False):
-        _picture(axis, portrait.uploads[name].image, f"upload for {name}", _under(portrait.uploads[name]))
+        picture(axis, portrait.uploads[name].image, f"upload for {name}", _under(portrait.uploads[name]))
     first = portrait.uploads[networks[0]]
-    _picture(
+    picture(
         axes[-1],
         first.purified,
         f"upload for {networks[0]},\nblurred by the receiver",
@@ -162,17 +143,8 @@ def _under(upload: Upload) -> str:
     return f"SSIM {upload.ssim:.2f}\ncos {upload.cosine:.2f}, {'accepted' if upload.accepted else 'rejected'}"
 
 
-def _picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
-    axis.imshow(image, interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_frame_on(False)
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel(below, fontsize=8)
-
-
 def likeness_table(likeness: pd.DataFrame) -> Styler:
-    """SSIM of uploads to photographs, from :func:`pmtlib.experiments.abuse_likeness`."""
+    """SSIM of uploads to photographs, from :func:`pmtlib.experiments.abuse.abuse_likeness`."""
     text = [
         f"{line['ssim']:.3f} [{line['low']:.3f}, {line['high']:.3f}]<br>highest {line['worst']:.3f}"
         for line in likeness.to_dict("records")
@@ -183,11 +155,11 @@ def likeness_table(likeness: pd.DataFrame) -> Styler:
     table = frame.pivot(index=["set", "authorised"], columns="images", values="SSIM")
     table = table[[kind for kind in ("as uploaded", "after a blur") if kind in table]]
     count = int(likeness["n"].max()) if len(likeness) else 0
-    return _styled(table, f"SSIM to the photograph, n = {count} a row")
+    return styled(table, f"SSIM to the photograph, n = {count} a row")
 
 
 def step_table(table: pd.DataFrame) -> Styler:
-    """Likeness and authorised recognition against the number of steps, from :func:`pmtlib.experiments.step_table`."""
+    """Likeness and authorised recognition against K, from :func:`~pmtlib.experiments.abuse.step_table`."""
     count = int(table["n"].max()) if len(table) else 0
     frame = table.drop(columns="n").rename(
         columns={
@@ -203,16 +175,9 @@ def step_table(table: pd.DataFrame) -> Styler:
         "authorised network recognises the upload."
     )
     shown = frame.set_index(["network", "K"])
-    return _styled(shown, caption).format(
+    return styled(shown, caption).format(
         precision=3, subset=["mean SSIM", "median cosine", "lowest cosine", "threshold"]
     )
-
-
-def configuration_table(settings: AbuseSettings) -> Styler:
-    """Every value of the transform's configuration."""
-    values = settings.pmt.model_dump()
-    frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
-    return _styled(frame, "The transform's configuration")
 
 
 def portrait_table(portraits: Sequence[Portrait]) -> Styler:
@@ -236,38 +201,22 @@ def portrait_table(portraits: Sequence[Portrait]) -> Styler:
         f"Of {len(portraits)} sample portraits, how many each network takes for the person in the photograph, at its "
         "threshold calibrated on LFW. A demonstration on a handful of pictures, not a measurement."
     )
-    return _styled(grouped, caption).format(precision=2, subset=["median cosine", "threshold"])
+    return styled(grouped, caption).format(precision=2, subset=["median cosine", "threshold"])
 
 
 def provenance_table(blocks: Sequence[AbuseBlock]) -> Styler:
     """Where every number comes from: one line a stored result, or why there is none."""
-    lines = []
-    for block in blocks:
-        for name, outcome in (("thresholds", block.clean), *block.rows.items()):
-            result = outcome.result
-            if result is None:
-                lines.append((TITLES.get(block.dataset, block.dataset), name, outcome.note, "", "", "", ""))
-                continue
-            manifest = result.manifest
-            lines.append(
-                (
-                    TITLES.get(block.dataset, block.dataset),
-                    name,
-                    result.key + (f" ({outcome.note})" if outcome.note else ""),
-                    str(result.data["n"]),
-                    manifest["date"],
-                    f"{manifest['hardware']['device']}, torch {manifest['packages']['torch']}",
-                    f"{manifest['seconds']:.0f} s",
-                )
-            )
-    columns = ["set", "row", "result", "pairs", "date", "on", "took"]
-    return _styled(pd.DataFrame(lines, columns=columns), "Stored results of this page").hide(axis="index")
+    return _provenance_table(
+        (block.dataset, name, outcome)
+        for block in blocks
+        for name, outcome in (("thresholds", block.clean), *block.rows.items())
+    )
 
 
 def main(target: str) -> None:
     """Draw the README's picture to ``target``: a public-domain portrait protected for two networks, at the defaults."""
     from pmtlib import devices
-    from pmtlib.experiments import Abuse, portraits
+    from pmtlib.experiments.abuse import Abuse, portraits
 
     networks = ("mobilefacenet", "sface")
     abuse = Abuse(AbuseSettings(datasets=(), networks=networks), devices.resolve("auto"))

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pmtlib import assets, datasets, experiments, figures, results, zoo
+from pmtlib import assets, datasets, results, zoo
 from pmtlib.errors import AssetError, ConfigError, DatasetError
-from pmtlib.experiments import AbuseBlock, AbuseSettings, Outcome
+from pmtlib.experiments import abuse as experiments
+from pmtlib.experiments import common
+from pmtlib.experiments.abuse import AbuseBlock, AbuseSettings, Outcome
+from pmtlib.figures import abuse as figures
 from pmtlib.transform import PMTConfig
 
 SETTINGS = AbuseSettings(datasets=("lfw",), networks=("mobilefacenet", "dlib-resnet29"), pmt=PMTConfig(steps=1))
@@ -115,7 +118,7 @@ def test_tables_and_figures_show_the_cells():
 
 
 def test_the_paper_table_is_transcribed_whole():
-    table = experiments.paper_table("table7")
+    table = common.paper_table("table7")
     cells = [value for rows in table["datasets"].values() for row in rows.values() for value in row["accuracy"]]
     assert len(cells) == 4 * 6 * 5
     assert table["datasets"]["lfw"]["IR50-Softmax"]["accuracy"] == [14.4, 9.6, 1.0, 98.1, 12.5]
@@ -155,8 +158,8 @@ def obtain(data, computed: list, **changes) -> Outcome:
         return {"value": len(computed)}
 
     options = {"store": True, "recompute": changes.get("recompute", False), "device": torch.device("cpu")}
-    source = experiments.Source.of_pairs(data)
-    return experiments.obtain(request, source, compute, command="c", **options)
+    source = common.Source.of_pairs(data)
+    return common.obtain(request, source, compute, command="c", **options)
 
 
 @pytest.fixture

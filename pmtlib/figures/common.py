@@ -1,0 +1,76 @@
+"""What all figures and tables share: colours, table styles, rates, pictures, provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from pmtlib.experiments.common import TITLES, Outcome, SectionSettings
+from pmtlib.images import UInt8Image
+
+# Perceptually even and readable with any colour vision, also in grey print.
+COLOURS = "cividis"
+CELL: Any = [
+    {"selector": "", "props": "font-size: 0.78em"},
+    {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 1em 0 0.5em"},
+    {"selector": "td", "props": "white-space: nowrap; text-align: right; vertical-align: top; padding: 0.2em 0.35em"},
+    {"selector": "th", "props": "text-align: left; vertical-align: top; padding: 0.2em 0.35em"},
+]
+
+
+def percent(line: Mapping[Any, Any]) -> str:
+    """A rate with its interval below it, ``99.0<br>[94.8, 99.8]``, in percent (HTML)."""
+    return f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
+
+
+def styled(frame: pd.DataFrame, caption: str) -> Styler:
+    """A table with its caption, in the book's style."""
+    # An id made from the caption keeps an executed notebook the same from run to run, and tables apart on one page.
+    identity = hashlib.sha256(caption.encode()).hexdigest()[:8]
+    return frame.style.set_uuid(identity).set_caption(caption).set_table_styles(CELL)
+
+
+def picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
+    """A picture (H, W, 3) on an axis, with a title above and text below."""
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_frame_on(False)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(below, fontsize=8)
+
+
+def configuration_table(settings: SectionSettings) -> Styler:
+    """Every value of the transform's configuration."""
+    values = settings.pmt.model_dump()
+    frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
+    return styled(frame, "The transform's configuration")
+
+
+def provenance_table(outcomes: Iterable[tuple[str, str, Outcome]]) -> Styler:
+    """Where every number comes from: one line a stored result (set, row, outcome), or why there is none."""
+    lines = []
+    for dataset, name, outcome in outcomes:
+        title = TITLES.get(dataset, dataset)
+        result = outcome.result
+        if result is None:
+            lines.append((title, name, outcome.note, "", "", "", ""))
+            continue
+        manifest = result.manifest
+        lines.append(
+            (
+                title,
+                name,
+                result.key + (f" ({outcome.note})" if outcome.note else ""),
+                str(result.data["n"]),
+                manifest["date"],
+                f"{manifest['hardware']['device']}, torch {manifest['packages']['torch']}",
+                f"{manifest['seconds']:.0f} s",
+            )
+        )
+    columns = ["set", "row", "result", "pairs", "date", "on", "took"]
+    return styled(pd.DataFrame(lines, columns=columns), "Stored results of this page").hide(axis="index")
