@@ -1,0 +1,351 @@
+"""Uploads made in other ways: what the sections on parameters, ablation, scalability and robustness look at.
+
+Two results are stored for each set and variant, shared by all sections that ask for it: ``variants``, who recognises
+the uploads (Eq. 10) and how alike they are to the photographs; and ``noise``, the terms of Eq. 9 under noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pmtlib import metrics
+from pmtlib.errors import DatasetError
+from pmtlib.experiments.common import (
+    Bench,
+    Floats,
+    Made,
+    Outcome,
+    SectionSettings,
+    Source,
+    difference,
+    rate,
+    rounded,
+    same_data,
+)
+from pmtlib.images import add_noise, quantise
+from pmtlib.transform import PMTConfig
+
+VERSION = 1
+PAPER, CALIBRATED = "paper", "calibrated"
+ORIGINAL = "original"
+"""Stands for the photograph itself in the place of an upload."""
+
+
+class VariantSettings(SectionSettings):
+    """Parameters of a section that compares uploads made in several ways.
+
+    Attributes:
+        authorised: the network whose shallow model is used. The paper's is IR50-Softmax.
+        noise_bounds: sigma of Eq. 9 (the paper's noise bound), standard deviation on the [0, 1] scale.
+        noise_seed: of those draws; photograph and upload have noise of their own.
+    """
+
+    authorised: str = "mobilefacenet"
+    noise_bounds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    noise_seed: int = 0
+
+
+class Photographs(NamedTuple):
+    """The photographs of a set of pairs: each first one once, since its upload depends on nothing else.
+
+    Attributes:
+        originals: (U, 3, 112, 112), the distinct first photographs.
+        place: (P,) row of a pair's first photograph in ``originals``.
+        others: (P, 3, 112, 112), the second photographs.
+        same: (P,) whether the two show one person.
+    """
+
+    originals: Tensor
+    place: NDArray[np.int64]
+    others: Tensor
+    same: NDArray[np.bool_]
+
+
+class Variants(Bench):
+    """A :class:`~pmtlib.experiments.common.Bench` that measures uploads made in many ways.
+
+    Args:
+        section: the notebook's name.
+        settings: its parameters.
+        device: where to compute.
+        recompute: compute also what is stored.
+        profile: the profile's name, for the command in manifests.
+    """
+
+    def __init__(
+        self,
+        section: str,
+        settings: VariantSettings,
+        device: torch.device,
+        *,
+        recompute: bool = False,
+        profile: str = "paper",
+    ) -> None:
+        super().__init__(section, settings, device, recompute=recompute, profile=profile)
+        self.variant_settings = settings
+        self._photographs: dict[str, Photographs] = {}
+
+    def photographs(self, dataset: str) -> Photographs:
+        """Those of the evaluated pairs, loaded once.
+
+        Raises:
+            DatasetError: the set is not there.
+        """
+        if dataset not in self._photographs:
+            sample = self.sample(dataset)
+            if isinstance(sample, DatasetError):
+                raise sample
+            first, place = np.unique(sample.pairs[:, 0], return_inverse=True)
+            originals, others = sample.tensor(first), sample.tensor(sample.pairs[:, 1])
+            self._photographs[dataset] = Photographs(originals, place, others, np.asarray(sample.same, dtype=bool))
+        return self._photographs[dataset]
+
+    def configured(self, changes: Mapping[str, Any]) -> PMTConfig:
+        """The section's transform with some fields changed.
+
+        Raises:
+            ValueError: a value is not allowed.
+        """
+        return PMTConfig.model_validate({**self.base.pmt.model_dump(), **changes})
+
+    def made(
+        self, dataset: str, changes: Mapping[str, Any], authorised: Sequence[str] = (), cut: int | None = None
+    ) -> Made:
+        """The uploads of a variant, not yet rounded."""
+        names = tuple(authorised) or (self.variant_settings.authorised,)
+        description = f"{dataset}, {'+'.join(names)}, {variant_name(changes, cut)}"
+        originals = self.photographs(dataset).originals
+        return self.protect(originals, names, description, config=self.configured(changes), cut=cut)
+
+    def recognised(
+        self,
+        dataset: str,
+        changes: Mapping[str, Any] | None = None,
+        authorised: Sequence[str] = (),
+        cut: int | None = None,
+    ) -> Outcome:
+        """Who recognises the uploads of a variant, and how alike they are to the photographs.
+
+        Args:
+            dataset: which set.
+            changes: fields of the transform that differ from the section's.
+            authorised: networks it is made for; the section's by default.
+            cut: units of the shallow model; the section's by default.
+        """
+        changes = dict(changes or {})
+        names = tuple(authorised) or (self.variant_settings.authorised,)
+        parameters = {
+            "authorised": list(names),
+            "cut": self.base.cut if cut is None else cut,
+            "pmt": self.configured(changes).model_dump(mode="json"),
+        }
+        name = f"{dataset}--{'+'.join(names)}--{variant_name(changes, cut)}"
+        request = self.request("variants", name, VERSION, parameters, names)
+
+        def compute() -> dict[str, Any]:
+            made = self.made(dataset, changes, names, cut)
+            return {
+                **self.opinions(self.photographs(dataset), quantise(made.images)),
+                "feature_error": [rounded(column) for column in made.error.numpy().T],
+                "feature_cosine": [rounded(column) for column in made.cosine.numpy().T],
+            }
+
+        return self.obtain(request, self._source(dataset), compute)
+
+    def opinions(self, photographs: Photographs, uploaded: Tensor) -> dict[str, Any]:
+        """What is stored about uploads (U, 3, 112, 112): cosines of each network for each pair, and SSIM."""
+        originals, place, others, same = photographs
+        networks = {}
+        for name in self.base.networks:
+            seen = self.embed(name, uploaded)[place]
+            networks[name] = {
+                "own": rounded(metrics.cosine(seen, self.embed_once(name, originals)[place])),
+                "other": rounded(metrics.cosine(seen, self.embed_once(name, others))),
+            }
+        return {
+            "same": same.astype(int).tolist(),
+            "networks": networks,
+            "ssim": rounded(metrics.ssim(uploaded, originals)),
+        }
+
+    def noisy(
+        self,
+        dataset: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        bounds: Sequence[float] | None = None,
+        label: str = "",
+    ) -> Outcome:
+        """The two terms of Eq. 9 for the uploads of a variant, or for the photographs themselves.
+
+        Both sides have Gaussian noise of their own and are what a service would hold: rounded to 8 bits first.
+
+        Args:
+            dataset: which set.
+            changes: fields of the transform that differ from the section's; None for the photographs.
+            bounds: sigma of the noise; the section's by default.
+            label: tells results with other bounds apart.
+        """
+        settings = self.variant_settings
+        bounds = settings.noise_bounds if bounds is None else tuple(bounds)
+        pmt = None if changes is None else self.configured(changes).model_dump(mode="json")
+        parameters = {
+            "authorised": settings.authorised,
+            "cut": self.base.cut,
+            "pmt": pmt,
+            "bounds": list(bounds),
+            "noise_seed": settings.noise_seed,
+            "distance": "lpips-vgg",
+        }
+        what = ORIGINAL if changes is None else variant_name(changes, None)
+        name = f"{dataset}--{settings.authorised}--{what}{f'--{label}' if label else ''}"
+        request = self.request("noise", name, VERSION, parameters, (settings.authorised,))
+
+        def compute() -> dict[str, Any]:
+            originals = self.photographs(dataset).originals
+            uploads = originals if changes is None else quantise(self.made(dataset, changes).images)
+            values = {}
+            for bound in bounds:
+                ours = add_noise(uploads, bound, settings.noise_seed + 1)
+                theirs = add_noise(originals, bound, settings.noise_seed)
+                cosines = metrics.cosine(self.embed(settings.authorised, ours), self.embed(settings.authorised, theirs))
+                distances = metrics.lpips(ours.to(self.device), theirs.to(self.device), "vgg")
+                values[str(bound)] = {"cosine": rounded(cosines), "lpips": rounded(distances)}
+            return values
+
+        return self.obtain(request, self._source(dataset), compute)
+
+    def _source(self, dataset: str) -> Source | DatasetError:
+        return Source.of_pairs(self.sample(dataset))
+
+
+def variant_name(changes: Mapping[str, Any], cut: int | None) -> str:
+    """A readable name of what differs from the section's settings, fit for a file: ``kernel-none+cut-7``."""
+    parts = [f"{key.replace('_', '-')}-{str(value).lower()}" for key, value in sorted(changes.items())]
+    return "+".join([*parts, *([] if cut is None else [f"cut-{cut}"])]) or "defaults"
+
+
+def recognition_cells(
+    outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], thresholds: Mapping[str, Outcome], settings: SectionSettings
+) -> pd.DataFrame:
+    """Eq. 10 for each variant and network, in long form.
+
+    Args:
+        outcomes: what identifies a variant (``dataset`` and whatever else becomes a column), and its result.
+        thresholds: data set to its thresholds.
+        settings: for the paper's threshold and the networks it says nothing about.
+
+    Returns:
+        DataFrame with the identifying columns, network, role (``authorised`` or ``unauthorised``), threshold
+        (``paper`` or ``calibrated``), kappa, successes, n, accuracy, low, high (95% Wilson).
+    """
+    lines = []
+    for identity, outcome in outcomes:
+        clean = thresholds[identity["dataset"]].result
+        if outcome.result is None or clean is None:
+            continue
+        same_data(clean, outcome.result)
+        values = outcome.result.values
+        same = np.array(values["same"], dtype=bool)
+        authorised = outcome.result.request.parameters["authorised"]
+        for network, scores in values["networks"].items():
+            role = "authorised" if network in authorised else "unauthorised"
+            for kind, kappa in ((PAPER, settings.kappa), (CALIBRATED, clean.values["networks"][network]["threshold"])):
+                if kind == PAPER and network in settings.kappa_excluded:
+                    continue
+                correct = metrics.eq10(scores["own"], scores["other"], same, kappa)
+                where = {"network": network, "role": role, "threshold": kind, "kappa": kappa}
+                lines.append({**identity, **where, **rate(correct)})
+    return pd.DataFrame(lines)
+
+
+def role_means(
+    outcomes: Iterable[tuple[Mapping[str, Any], Outcome]],
+    thresholds: Mapping[str, Outcome],
+    settings: SectionSettings,
+) -> pd.DataFrame:
+    """Mean accuracy (Eq. 10) over authorised and over unauthorised networks, with a bootstrap over pairs.
+
+    A pair counts with the share of the networks that got it right; pairs are resampled, so that networks that fail on
+    the same pairs do not make the interval look narrow.
+
+    Returns:
+        DataFrame with the identifying columns, threshold, role, accuracy, low, high (95%), n, and ssim (mean).
+    """
+    lines = []
+    for identity, outcome in outcomes:
+        clean = thresholds[identity["dataset"]].result
+        if outcome.result is None or clean is None:
+            continue
+        values = outcome.result.values
+        same = np.array(values["same"], dtype=bool)
+        authorised = outcome.result.request.parameters["authorised"]
+        for kind in (PAPER, CALIBRATED):
+            right: dict[str, list[NDArray[np.bool_]]] = {"authorised": [], "unauthorised": []}
+            for network, scores in values["networks"].items():
+                if kind == PAPER and network in settings.kappa_excluded:
+                    continue
+                kappa = settings.kappa if kind == PAPER else clean.values["networks"][network]["threshold"]
+                role = "authorised" if network in authorised else "unauthorised"
+                right[role].append(metrics.eq10(scores["own"], scores["other"], same, kappa))
+            for role, columns in right.items():
+                if not columns:
+                    continue
+                share = np.mean(columns, axis=0)
+                interval = metrics.bootstrap(share, seed=0)
+                line = {"threshold": kind, "role": role, "accuracy": share.mean(), "low": interval.low}
+                rest = {"high": interval.high, "n": len(share), "ssim": float(np.mean(values["ssim"]))}
+                lines.append({**identity, **line, **rest})
+    return pd.DataFrame(lines)
+
+
+def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float) -> pd.DataFrame:
+    """Eq. 9 and its terms for each variant and noise bound.
+
+    Returns:
+        DataFrame with the identifying columns, bound, kappa, n and, for each of utility, privacy and total, the mean
+        and its 95% bootstrap interval (``total``, ``total_low``, ``total_high``).
+    """
+    lines = []
+    for identity, outcome in outcomes:
+        if outcome.result is None:
+            continue
+        for bound, entry in outcome.result.values.items():
+            terms = metrics.up(entry["cosine"], entry["lpips"], kappa)
+            line: dict[str, Any] = {**identity, "bound": float(bound), "kappa": kappa, "n": len(terms.total)}
+            for name, term in zip(terms._fields, terms, strict=True):
+                numbers: Floats = np.asarray(term, dtype=np.float64)
+                low, high = metrics.bootstrap(numbers, seed=0)
+                line |= {name: float(numbers.mean()), f"{name}_low": low, f"{name}_high": high}
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, str]) -> list[str]:
+    """One line for each set none of whose results are there, else for each missing result (set, row, outcome)."""
+    by_set: dict[str, dict[str, str]] = {}
+    for dataset, row, outcome in outcomes:
+        by_set.setdefault(dataset, {})[row] = outcome.note
+    lines = []
+    for dataset, notes in by_set.items():
+        title, distinct = titles.get(dataset, dataset), {note for note in notes.values() if note}
+        if len(distinct) == 1 and all(notes.values()):
+            lines.append(f"{title}: {distinct.pop()}")
+        else:
+            lines += [f"{title}, {row}: {note}" for row, note in notes.items() if note]
+    return lines
+
+
+def recomputed(outcomes: Iterable[Outcome]) -> str:
+    """After a recomputation: by how much any stored number has moved, in words; empty where nothing was."""
+    moved = [difference(o.result.values, o.previous.values) for o in outcomes if o.result and o.previous]
+    if not moved:
+        return ""
+    return f"Recomputed {len(moved)} results: no stored number differs by more than {max(moved):.5f}."
