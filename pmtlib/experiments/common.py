@@ -242,6 +242,8 @@ class Bench:
         self._networks: dict[str, FaceNetwork] = {}
         self._embedded: dict[tuple[str, str], Floats] = {}
         self._sets: dict[str, datasets.PairSet | DatasetError] = {}
+        self._made: dict[Path, Made] = {}
+        self._written: set[Path] = set()
 
     def obtain(
         self,
@@ -346,7 +348,11 @@ class Bench:
         config = config or self.base.pmt
         cut = self.base.cut if cut is None else cut
         path = self._made_path(images, names, cut, config, keep)
-        if self.base.store and not self.recompute and (found := _read_made(path)) is not None:
+        if path in self._made:
+            return self._made[path]
+        # What this very run has made may be read back, also where everything is to be computed again.
+        fresh = self.recompute and path not in self._written
+        if self.base.store and not fresh and (found := _read_made(path)) is not None:
             return found
         models = [self.shallow(name, cut) for name in names]
         with progress_bar(description, len(images) * config.steps) as advance:
@@ -355,6 +361,9 @@ class Bench:
         if self.base.store:
             tensors = {"images": made.images, "error": made.error, "cosine": made.cosine, "kept": made.kept}
             write_atomic(path, safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}))
+            self._written.add(path)
+        else:
+            self._made[path] = made
         return made
 
     def _made_path(

@@ -1,0 +1,277 @@
+"""Section 6.1, choice of parameters (Tables 3, 4, 5, Figs. 4, 5), and what the paper leaves out: K and the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
+from pmtlib.experiments.variants import CALIBRATED, Variants, VariantSettings, role_means, up_lines
+from pmtlib.images import quantise
+from pmtlib.results import Result
+
+CURVE_VERSION = 1
+
+
+class ParameterSettings(VariantSettings):
+    """Parameters of Section 6.1.
+
+    Attributes:
+        up_kappa: threshold of UP in Figs. 4 and 5; the paper does not give it.
+        kernel_lengths: of Fig. 4, beside the default.
+        step_curve: numbers of steps K at which the uploads of one run are looked at.
+        cut_curve: cuts k, units of the shallow model.
+    """
+
+    up_kappa: float = 0.3
+    kernel_lengths: tuple[int, ...] = (1, 2, 3)
+    step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50, 100)
+    cut_curve: tuple[int, ...] = (1, 3, 5, 8, 10, 12, 15, 17)
+
+
+def parameter_settings(profile: str, **overrides: Any) -> ParameterSettings:
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings("parameters", ParameterSettings, profile, **overrides)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of Tables 3 to 5.
+
+    Attributes:
+        table: ``table3``, ``table4`` or ``table5``.
+        group: what is chosen: initialisation, augmentation, aggregation or kernel.
+        name: as the paper prints it.
+        changes: fields of the transform that differ from the chosen ones.
+        paper: its authorised and unauthorised accuracy in the paper, percent.
+        chosen: whether it is the paper's choice.
+    """
+
+    table: str
+    group: str
+    name: str
+    changes: Mapping[str, Any]
+    paper: tuple[float, float]
+    chosen: bool
+
+
+_CHANGES: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("Initial Status", "Random Sort"): {"initialisation": "substitution"},
+    ("Initial Status", "Random Blur"): {"initialisation": "blur"},
+    ("Initial Status", "Random Noise"): {},
+    ("Augmentation", "Mix"): {"augmentation": "mix"},
+    ("Augmentation", "None"): {"augmentation": "none"},
+    ("Augmentation", "Random Noise"): {},
+    ("Augmentation", "Random Affine"): {"augmentation": "affine"},
+    ("Layer Aggregation", "Yes"): {},
+    ("Layer Aggregation", "No"): {"aggregate": False},
+    ("Kernel", "None"): {"kernel": "none"},
+    ("Kernel", "Linear Kernel"): {"kernel": "linear"},
+    ("Kernel", "Gaussian Kernel"): {},
+}
+
+
+def options() -> list[Option]:
+    """All rows of Tables 3, 4 and 5, in their order."""
+    found = []
+    for table in ("table3", "table4", "table5"):
+        content = paper_table(table)
+        parts = content.get("parts") or {{"table3": "Initial Status", "table5": "Kernel"}[table]: content["rows"]}
+        for group, rows in parts.items():
+            for name, (authorised, unauthorised) in rows.items():
+                changes = _CHANGES[group, name]
+                found.append(Option(table, group, name, changes, (authorised, unauthorised), not changes))
+    return found
+
+
+@dataclass(frozen=True)
+class OptionRow:
+    """An option on one data set."""
+
+    dataset: str
+    option: Option
+    recognised: Outcome
+
+
+def run(bench: Variants) -> tuple[dict[str, Outcome], list[OptionRow]]:
+    """Thresholds of each set, and every row of Tables 3 to 5 on each."""
+    thresholds, rows = {}, []
+    for dataset in bench.base.datasets:
+        thresholds[dataset] = bench.thresholds(dataset)
+        rows += [OptionRow(dataset, option, bench.recognised(dataset, option.changes)) for option in options()]
+    return thresholds, rows
+
+
+def table(thresholds: Mapping[str, Outcome], rows: Sequence[OptionRow], settings: ParameterSettings) -> pd.DataFrame:
+    """Tables 3 to 5, one line a data set and option.
+
+    Returns:
+        DataFrame with columns dataset, table, group, option, chosen, paper_authorised, paper_unauthorised (percent),
+        authorised and unauthorised (mean Eq. 10 at each network's own threshold; ``_low``, ``_high``), ssim, n.
+    """
+    lines = []
+    for row in rows:
+        means = role_means([({"dataset": row.dataset}, row.recognised)], thresholds, settings)
+        if not len(means):
+            continue
+        option = row.option
+        line: dict[str, Any] = {
+            "dataset": row.dataset, "table": option.table, "group": option.group, "option": option.name,
+            "chosen": option.chosen, "paper_authorised": option.paper[0], "paper_unauthorised": option.paper[1],
+        }  # fmt: skip
+        for entry in means[means["threshold"] == CALIBRATED].to_dict("records"):
+            role = entry["role"]
+            line |= {role: entry["accuracy"], f"{role}_low": entry["low"], f"{role}_high": entry["high"]}
+            line |= {"n": entry["n"], "ssim": entry["ssim"]}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def kernel_curves(bench: Variants, settings: ParameterSettings) -> tuple[list[tuple[str, str, Outcome]], pd.DataFrame]:
+    """Fig. 4: UP against the noise bound for each kernel length (0 is no kernel)."""
+    chosen = []
+    for dataset in settings.datasets:
+        chosen.append((dataset, "none", bench.noisy(dataset, {"kernel": "none"})))
+        for length in settings.kernel_lengths:
+            changes = {} if length == settings.pmt.kernel_length else {"kernel_length": length}
+            chosen.append((dataset, f"length {length}", bench.noisy(dataset, changes)))
+    return chosen, _up_frame(chosen, "kernel", settings)
+
+
+def augmentation_curves(
+    bench: Variants, settings: ParameterSettings
+) -> tuple[list[tuple[str, str, Outcome]], pd.DataFrame]:
+    """Fig. 5: UP against the noise bound for each mode of augmentation."""
+    chosen = []
+    for dataset in settings.datasets:
+        for option in options():
+            if option.group == "Augmentation":
+                chosen.append((dataset, option.name.lower(), bench.noisy(dataset, option.changes)))
+    return chosen, _up_frame(chosen, "augmentation", settings)
+
+
+def _up_frame(chosen: Sequence[tuple[str, str, Outcome]], column: str, settings: ParameterSettings) -> pd.DataFrame:
+    return up_lines(
+        [({"dataset": dataset, column: name}, outcome) for dataset, name, outcome in chosen], settings.up_kappa
+    )
+
+
+def step_curve(bench: Variants, settings: ParameterSettings) -> list[tuple[str, Outcome]]:
+    """Recognition and SSIM against the number of steps K: copies from one run, which are what a run of that K gives."""
+    found = []
+    for dataset in settings.datasets:
+        config = settings.pmt.model_copy(update={"steps": max(settings.step_curve)})
+        parameters = {
+            "authorised": [settings.authorised],
+            "cut": settings.cut,
+            "steps": list(settings.step_curve),
+            "pmt": config.model_dump(mode="json"),
+        }
+        request = bench.request("parameters", f"{dataset}--steps", CURVE_VERSION, parameters)
+        source = Source.of_pairs(bench.sample(dataset))
+
+        def compute(dataset: str = dataset, config: Any = config) -> dict[str, Any]:
+            photographs = bench.photographs(dataset)
+            made = bench.protect(
+                photographs.originals, settings.authorised, f"{dataset}, K", config=config, keep=settings.step_curve
+            )
+            return {
+                str(steps): bench.opinions(photographs, quantise(images))
+                for steps, images in zip(settings.step_curve, made.kept, strict=True)
+            }
+
+        found.append((dataset, bench.obtain(request, source, compute)))
+    return found
+
+
+def step_lines(
+    curve: Sequence[tuple[str, Outcome]], thresholds: Mapping[str, Outcome], settings: ParameterSettings
+) -> pd.DataFrame:
+    """The numbers of :func:`step_curve`: columns dataset, steps and those of :func:`role_means`."""
+    outcomes = []
+    for dataset, outcome in curve:
+        result = outcome.result
+        for steps, values in result.values.items() if result else ():
+            assert result is not None
+            part = Result(result.request, result.data, values, result.manifest)
+            outcomes.append(({"dataset": dataset, "steps": int(steps)}, Outcome(part)))
+    return role_means(outcomes, thresholds, settings)
+
+
+def cut_curve(bench: Variants, settings: ParameterSettings) -> list[tuple[str, int, Outcome]]:
+    """Recognition and SSIM against the cut k, the number of units that are shared."""
+    return [
+        (dataset, cut, bench.recognised(dataset, {}, cut=None if cut == settings.cut else cut))
+        for dataset in settings.datasets
+        for cut in settings.cut_curve
+    ]
+
+
+def cut_lines(
+    curve: Sequence[tuple[str, int, Outcome]], thresholds: Mapping[str, Outcome], settings: ParameterSettings
+) -> pd.DataFrame:
+    """The numbers of :func:`cut_curve`: columns dataset, cut and those of :func:`role_means`."""
+    outcomes = [({"dataset": dataset, "cut": cut}, outcome) for dataset, cut, outcome in curve]
+    return role_means(outcomes, thresholds, settings)
+
+
+def summary(frame: pd.DataFrame, steps: pd.DataFrame, cuts: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers, means over the data sets, percent; SSIM as it is."""
+    found: dict[str, float] = {}
+    if len(frame):
+        for option, part in frame.groupby("option"):
+            key = str(option).lower().replace(" ", "_")
+            found[f"{key}_unauthorised"] = round(100 * float(part["unauthorised"].mean()), 3)
+    for name, column, curve in (("k", "steps", steps), ("cut", "cut", cuts)):
+        part = curve[(curve["threshold"] == CALIBRATED)] if len(curve) else curve
+        for (value, role), group in part.groupby([column, "role"]) if len(part) else ():
+            found[f"{name}{value}_{role}"] = round(100 * float(group["accuracy"].mean()), 3)
+            found[f"{name}{value}_ssim"] = round(float(group["ssim"].mean()), 4)
+    return found
+
+
+def reading(frame: pd.DataFrame, steps: pd.DataFrame, cuts: pd.DataFrame) -> str:
+    """What the paper claims, what came out, and whether it holds, in words (Markdown)."""
+    if not len(frame):
+        return "Nothing was measured."
+    lines = [
+        "**The paper claims** that starting from noise, augmenting with noise, comparing all layers and smoothing with "
+        "a Gaussian kernel of length 1 are the best choices: least unauthorised accuracy at nearly full authorised one."
+    ]
+    for group, part in frame.groupby("group", sort=False):
+        said, verdicts = [], []
+        for dataset, rows in part.groupby("dataset", sort=False):
+            chosen = rows[rows["chosen"]].iloc[0]
+            others = rows[~rows["chosen"]]
+            best = rows.sort_values("unauthorised").iloc[0]
+            beaten = bool((others["unauthorised_low"] > chosen["unauthorised_high"]).all())
+            verdicts.append(2 if beaten else 1 if bool(best["chosen"]) else 0)
+            numbers = ", ".join(
+                f"{line['option']} {100 * line['unauthorised']:.1f}%" for line in rows.to_dict("records")
+            )
+            said.append(f"{TITLES.get(str(dataset), dataset)}: {numbers}")
+        verdict = (
+            "holds beyond the intervals" if min(verdicts) == 2
+            else "holds, within the intervals' reach of chance" if min(verdicts) == 1
+            else "holds on some sets only" if max(verdicts) > 0
+            else "does not hold"
+        )  # fmt: skip
+        lines.append(
+            f"- **{group}** (unauthorised, mean over networks): {'; '.join(said)}. The paper's choice {verdict}."
+        )
+    for name, column, curve in (("steps K", "steps", steps), ("the cut k", "cut", cuts)):
+        part = curve[curve["threshold"] == CALIBRATED] if len(curve) else curve
+        if not len(part):
+            continue
+        by_value = part.pivot_table(index=column, columns="role", values="accuracy", aggfunc="mean")
+        by_value["ssim"] = part.groupby(column)["ssim"].mean()
+        text = "; ".join(
+            f"{line[column]}: {100 * line['authorised']:.0f}/{100 * line['unauthorised']:.0f}% "
+            f"(SSIM {line['ssim']:.2f})"
+            for line in by_value.reset_index().to_dict("records")
+        )
+        lines.append(f"- **{name[0].upper()}{name[1:]}** (authorised/unauthorised, mean over sets): {text}.")
+    return "\n\n".join(lines[:1]) + "\n\n" + "\n".join(lines[1:])

@@ -1,0 +1,185 @@
+"""Section 6.8, scalability (Table 9): one upload for several authorised services, MR-PMT (Eq. 8)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pmtlib.errors import DatasetError
+from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
+from pmtlib.experiments.variants import CALIBRATED, Variants, VariantSettings, recognition_cells
+from pmtlib.transform import protect
+
+
+class ScalabilitySettings(VariantSettings):
+    """Parameters of Section 6.8.
+
+    Attributes:
+        networks: those that stand for ① to ⑤ of Table 9, in its order.
+        combinations: places in ``networks``, from 1, that are authorised together: the rows of Table 9.
+        cost_images: photographs on which the time of a step is measured.
+        cost_steps: steps that are timed.
+    """
+
+    combinations: tuple[tuple[int, ...], ...] = ((1, 2), (2, 3), (1, 2, 3), (2, 3, 4), (1, 2, 3, 4), (2, 3, 4, 5))
+    cost_images: int = 8
+    cost_steps: int = 5
+
+
+def scalability_settings(profile: str, **overrides: Any) -> ScalabilitySettings:
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings("scalability", ScalabilitySettings, profile, **overrides)
+
+
+def marks(combination: Sequence[int]) -> str:
+    """A row's name as the paper prints it, ``①+②``."""
+    return "+".join(chr(ord("①") + place - 1) for place in combination)
+
+
+@dataclass(frozen=True)
+class ScalabilityRow:
+    """One row of Table 9 on one data set; a single authorised network has a combination of length 1."""
+
+    dataset: str
+    combination: tuple[int, ...]
+    recognised: Outcome
+
+
+def run(bench: Variants, settings: ScalabilitySettings) -> tuple[dict[str, Outcome], list[ScalabilityRow]]:
+    """Thresholds of each set, and all rows of the table on each."""
+    thresholds, rows = {}, []
+    for dataset in settings.datasets:
+        thresholds[dataset] = bench.thresholds(dataset)
+        for combination in settings.combinations:
+            names = [settings.networks[place - 1] for place in combination]
+            rows.append(ScalabilityRow(dataset, combination, bench.recognised(dataset, {}, names)))
+    return thresholds, rows
+
+
+def cells(
+    thresholds: Mapping[str, Outcome], rows: Sequence[ScalabilityRow], settings: ScalabilitySettings
+) -> pd.DataFrame:
+    """Table 9 in long form, see :func:`recognition_cells`; with columns dataset, combination and members (a count)."""
+    outcomes = [
+        (
+            {"dataset": row.dataset, "combination": marks(row.combination), "members": len(row.combination)},
+            row.recognised,
+        )
+        for row in rows
+    ]
+    return recognition_cells(outcomes, thresholds, settings)
+
+
+def cost(bench: Variants, settings: ScalabilitySettings) -> Outcome:
+    """Seconds of a step of MR-PMT against the number of authorised networks, in one run on one machine.
+
+    Returns:
+        Outcome whose values hold, for the first 1, 2, ... networks of the settings, the seconds of an image-step and
+        the ratio to those of each network alone, added up.
+    """
+    dataset = next((name for name in settings.datasets if not isinstance(bench.sample(name), DatasetError)), None)
+    source = DatasetError("no data set is present") if dataset is None else Source.of_pairs(bench.sample(dataset))
+    parameters = {
+        "images": settings.cost_images,
+        "steps": settings.cost_steps,
+        "cut": settings.cut,
+        "pmt": settings.pmt.model_dump(mode="json"),
+        "dataset": settings.datasets[0] if dataset is None else dataset,
+    }
+    request = bench.request("scalability", "cost", 1, parameters)
+
+    def compute() -> dict[str, Any]:
+        assert dataset is not None
+        images = bench.photographs(dataset).originals[: settings.cost_images].to(bench.device)
+        config = settings.pmt.model_copy(update={"steps": settings.cost_steps, "batch_size": len(images)})
+        warm = config.model_copy(update={"steps": 1})
+
+        def seconds(names: Sequence[str]) -> float:
+            models = [bench.shallow(name) for name in names]
+            protect(images, models, warm)
+            begun = time.perf_counter()
+            protect(images, models, config)
+            return (time.perf_counter() - begun) / (config.steps * len(images))
+
+        alone = {name: seconds([name]) for name in settings.networks}
+        together = {}
+        for count in range(1, len(settings.networks) + 1):
+            names = settings.networks[:count]
+            taken = seconds(names)
+            together[str(count)] = {
+                "networks": list(names),
+                "seconds": round(taken, 5),
+                "of_sum": round(taken / sum(alone[name] for name in names), 4),
+            }
+        return {"alone": {name: round(value, 5) for name, value in alone.items()}, "together": together}
+
+    # A time is not reproduced to the digit, so a recomputation would always be a change.
+    return bench.obtain(request, source, compute, recompute=False)
+
+
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Means and extremes over the cells at calibrated thresholds, percent, of all sets together."""
+    found: dict[str, float] = {}
+    if not len(frame):
+        return found
+    part = frame[frame["threshold"] == CALIBRATED]
+    for role, group in part.groupby("role"):
+        found[f"{role}_mean"] = round(100 * float(group["accuracy"].mean()), 3)
+        found[f"{role}_lowest"] = round(100 * float(group["accuracy"].min()), 3)
+        found[f"{role}_highest"] = round(100 * float(group["accuracy"].max()), 3)
+    return found
+
+
+def paper_means() -> dict[str, float]:
+    """Means over Table 9's cells, percent: ``authorised`` and ``unauthorised``."""
+    content = paper_table("table9")
+    found: dict[str, list[float]] = {"authorised": [], "unauthorised": []}
+    for rows in content["datasets"].values():
+        for row in rows:
+            for column, value in zip(content["columns"], row["accuracy"], strict=True):
+                found["authorised" if column in row["authorised"] else "unauthorised"].append(value)
+    return {role: float(np.mean(values)) for role, values in found.items()}
+
+
+def reading(frame: pd.DataFrame) -> str:
+    """What the paper claims, what came out, and whether it holds, in words (Markdown)."""
+    if not len(frame):
+        return "Nothing was measured."
+    paper, found = paper_means(), summary(frame)
+    part = frame[frame["threshold"] == CALIBRATED]
+    count = int(part["n"].max())
+    lines = [
+        "**The paper claims** that MR-PMT serves several services at once with good accuracy, and that others stay "
+        f"low; its own cells average {paper['authorised']:.1f}% for authorised and {paper['unauthorised']:.1f}% for "
+        "unauthorised networks, so its table does not bear out the second half.",
+        f"**Measured** (each network's own threshold, n = {count} pairs a cell): authorised "
+        f"{found['authorised_mean']:.1f}% on average (lowest {found['authorised_lowest']:.1f}%), unauthorised "
+        f"{found['unauthorised_mean']:.1f}% (from {found['unauthorised_lowest']:.1f} to "
+        f"{found['unauthorised_highest']:.1f}%).",
+    ]
+    by_count = part.groupby(["members", "role"])["accuracy"].mean().unstack()
+    if "unauthorised" in by_count and len(by_count) > 1:
+        steps = ", ".join(
+            f"{members}: {100 * value:.1f}%" for members, value in by_count["unauthorised"].dropna().items()
+        )
+        lines.append(f"Unauthorised accuracy by the number of authorised networks: {steps}.")
+    worst = part[part["role"] == "unauthorised"].sort_values("accuracy").iloc[-1] if len(part) else None
+    if worst is not None:
+        lines.append(
+            f"The highest unauthorised cell is {100 * worst['accuracy']:.1f}% [{100 * worst['low']:.1f}, "
+            f"{100 * worst['high']:.1f}]: {worst['network']} on images for {worst['combination']} "
+            f"({TITLES.get(str(worst['dataset']), worst['dataset'])})."
+        )
+    serves = found["authorised_lowest"] >= 90
+    keeps = found["unauthorised_mean"] <= 50
+    lines.append(
+        f"**Verdict: that one upload serves all authorised networks {'holds' if serves else 'holds in part'}** "
+        f"({'every' if serves else 'not every'} authorised cell has at least 90%); **that others stay low "
+        f"{'holds in part' if keeps else 'does not hold'}**."
+    )
+    return "\n\n".join(lines)

@@ -1,0 +1,98 @@
+"""Tables and curves that several sections draw: rates with intervals, Eq. 9 against noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pmtlib.experiments.common import TITLES
+from pmtlib.experiments.variants import CALIBRATED
+
+PALETTE = "colorblind"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+ROLES = {"authorised": "authorised network", "unauthorised": "other networks, mean"}
+
+
+def role_rate(line: Mapping[str, Any], role: str) -> str:
+    """A rate of a role with its interval below it, in percent (HTML)."""
+    return f"{100 * line[role]:.1f}<br>[{100 * line[f'{role}_low']:.1f}, {100 * line[f'{role}_high']:.1f}]"
+
+
+def value_with_interval(line: Mapping[str, Any], name: str) -> str:
+    """A mean with its interval below it (HTML)."""
+    return f"{line[name]:.3f}<br>[{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
+
+
+def up_curves(frame: pd.DataFrame, column: str, *, term: str = "total", label: str = "UP(δ, κ)") -> Figure:
+    """Eq. 9, or one of its terms, against the noise bound: a panel a data set, a line a value of ``column``.
+
+    Args:
+        frame: from :func:`pmtlib.experiments.variants.up_lines`.
+        column: what tells the lines apart.
+        term: ``total``, ``utility`` or ``privacy``.
+        label: of the vertical axis.
+    """
+    sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
+    figure, axes = _panels(len(sets))
+    for axis, dataset in zip(axes, sets, strict=False):
+        part = frame[frame["dataset"] == dataset]
+        for index, (name, line) in enumerate(part.groupby(column, sort=False)):
+            _band(axis, line["bound"], line[term], line[f"{term}_low"], line[f"{term}_high"], str(name), index)
+        axis.set_title(TITLES.get(str(dataset), str(dataset)))
+        axis.set_xlabel("noise bound δ (standard deviation, [0, 1] scale)")
+        axis.set_ylabel(f"{label}, κ = {part['kappa'].iloc[0]:g}" if term != "privacy" else label)
+        axis.legend(frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def role_curves(frame: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
+    """Accuracy of authorised and other networks, and SSIM, against a parameter: a panel a data set.
+
+    Args:
+        frame: from :func:`pmtlib.experiments.variants.role_means`.
+        column: the parameter.
+        label: of the horizontal axis.
+        logarithmic: draw the parameter on a logarithmic axis (0 has its own place).
+    """
+    frame = frame[frame["threshold"] == CALIBRATED] if len(frame) else frame
+    sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
+    figure, axes = _panels(len(sets))
+    for axis, dataset in zip(axes, sets, strict=False):
+        part = frame[frame["dataset"] == dataset]
+        for index, (role, name) in enumerate(ROLES.items()):
+            line = part[part["role"] == role].sort_values(column)
+            _band(axis, line[column], line["accuracy"], line["low"], line["high"], name, index)
+        alike = part[part["role"] == "authorised"].sort_values(column)
+        _band(axis, alike[column], alike["ssim"], None, None, "mean SSIM to the photograph", 2)
+        if logarithmic:
+            axis.set_xscale("symlog", linthresh=5)
+            axis.set_xticks(sorted(set(part[column])), [f"{value:g}" for value in sorted(set(part[column]))])
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_title(TITLES.get(str(dataset), str(dataset)))
+        axis.set_xlabel(label)
+        axis.set_ylabel("accuracy (Eq. 10, own thresholds); SSIM")
+        axis.legend(frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    figure, axes = plt.subplots(
+        1, max(count, 1), figsize=(1 + 4.4 * max(count, 1), 3.9), squeeze=False, layout="constrained"
+    )
+    return figure, list(axes[0])
+
+
+def _band(axis: Axes, x: Any, y: Any, low: Any, high: Any, name: str, index: int) -> None:
+    colour = sns.color_palette(PALETTE)[index % 8]
+    axis.plot(x, y, marker=MARKERS[index % len(MARKERS)], color=colour, label=name, markersize=4.5, linewidth=1.4)
+    if low is not None:
+        axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.grid(visible=True, alpha=0.25)
