@@ -28,8 +28,8 @@ class ParameterSettings(VariantSettings):
 
     up_kappa: float = 0.3
     kernel_lengths: tuple[int, ...] = (1, 2, 3)
-    step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50, 100)
-    cut_curve: tuple[int, ...] = (1, 3, 5, 8, 10, 12, 15, 17)
+    step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50)
+    cut_curve: tuple[int, ...] = (1, 3, 5, 8, 12, 15)
 
 
 def parameter_settings(profile: str, **overrides: Any) -> ParameterSettings:

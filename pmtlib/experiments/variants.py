@@ -48,7 +48,7 @@ class VariantSettings(SectionSettings):
     """
 
     authorised: str = "mobilefacenet"
-    noise_bounds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    noise_bounds: tuple[float, ...] = (0.0, 0.1, 0.3)
     noise_seed: int = 0
 
 
