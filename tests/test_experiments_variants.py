@@ -1,0 +1,284 @@
+"""Sections on ablation, parameters and scalability: their tables are Eq. 9 and 10 in plain loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pmtlib import results
+from pmtlib.experiments import ablation, common, parameters, scalability, variants
+from pmtlib.experiments.common import Outcome
+from pmtlib.experiments.variants import VariantSettings, variant_name
+from pmtlib.figures import ablation as ablation_tables
+from pmtlib.figures import parameters as parameter_tables
+from pmtlib.figures import scalability as scalability_tables
+from pmtlib.figures.variants import role_curves, up_curves
+from pmtlib.transform import PMTConfig
+
+NETWORKS = ("mobilefacenet", "sface", "dlib-resnet29")
+SETTINGS = VariantSettings(datasets=("lfw",), networks=NETWORKS, pmt=PMTConfig(steps=1))
+THRESHOLDS = {"mobilefacenet": 0.37, "sface": 0.3, "dlib-resnet29": 0.9}
+
+
+def stored(experiment: str, name: str, values: dict[str, Any], authorised: list[str] | None = None) -> Outcome:
+    """An outcome in the stored form; its random numbers measure nothing."""
+    request = results.Request(experiment, name, 1, {"authorised": authorised or ["mobilefacenet"]})
+    hardware = {"device": "cpu", "torch_threads": 1}
+    manifest = {"date": "2026-01-01", "seconds": 1, "hardware": hardware, "packages": {"torch": "2"}}
+    return Outcome(results.Result(request, {"name": "lfw", "fingerprint": "f", "n": 40}, values, manifest))
+
+
+def recognised(seed: int, authorised: list[str] | None = None, n: int = 40) -> Outcome:
+    draw = np.random.default_rng(seed)
+    networks = {
+        name: {kind: draw.uniform(-0.2, 1, n).round(5).tolist() for kind in ("own", "other")} for name in NETWORKS
+    }
+    same = np.random.default_rng(0).integers(0, 2, n).tolist()
+    values = {"same": same, "networks": networks, "ssim": draw.uniform(0, 1, 12).round(5).tolist()}
+    return stored("variants", f"lfw--x{seed}", values, authorised)
+
+
+def noisy(seed: int, bounds: tuple[float, ...] = (0.0, 0.1, 0.3), n: int = 12) -> Outcome:
+    draw = np.random.default_rng(seed)
+    values = {
+        str(bound): {"cosine": draw.uniform(0, 1, n).tolist(), "lpips": draw.uniform(0, 1, n).tolist()}
+        for bound in bounds
+    }
+    return stored("noise", f"lfw--y{seed}", values)
+
+
+def thresholds() -> dict[str, Outcome]:
+    networks = {name: {"threshold": value, "scores": []} for name, value in THRESHOLDS.items()}
+    return {"lfw": stored("thresholds", "lfw", {"same": [], "networks": networks})}
+
+
+def equation_10(scores: dict[str, list[float]], same: list[int], kappa: float) -> list[bool]:
+    return [
+        own > kappa and (other > kappa) == (y == 1)
+        for own, other, y in zip(scores["own"], scores["other"], same, strict=True)
+    ]
+
+
+def test_cells_and_means_over_roles_are_equation_10_in_a_loop() -> None:
+    outcome = recognised(1, ["mobilefacenet", "sface"])
+    values = outcome.result.values
+    cells = variants.recognition_cells([({"dataset": "lfw"}, outcome)], thresholds(), SETTINGS)
+    assert len(cells) == 3 + 2  # dlib's network has no cell at the paper's threshold
+    for line in cells.to_dict("records"):
+        kappa = 0.2 if line["threshold"] == "paper" else THRESHOLDS[line["network"]]
+        right = equation_10(values["networks"][line["network"]], values["same"], kappa)
+        assert line["successes"] == sum(right)
+        assert line["role"] == ("unauthorised" if line["network"] == "dlib-resnet29" else "authorised")
+    means = variants.role_means([({"dataset": "lfw"}, outcome)], thresholds(), SETTINGS)
+    for role, names in (("authorised", ("mobilefacenet", "sface")), ("unauthorised", ("dlib-resnet29",))):
+        line = means[(means["role"] == role) & (means["threshold"] == "calibrated")].iloc[0]
+        rates = [
+            sum(equation_10(values["networks"][name], values["same"], THRESHOLDS[name])) / len(values["same"])
+            for name in names
+        ]
+        assert line["accuracy"] == pytest.approx(sum(rates) / len(rates))
+        assert line["low"] <= line["accuracy"] <= line["high"]
+        assert line["ssim"] == pytest.approx(sum(values["ssim"]) / len(values["ssim"]))
+
+
+def test_up_is_equation_9_in_a_loop() -> None:
+    outcome = noisy(2)
+    frame = variants.up_lines([({"dataset": "lfw"}, outcome)], 0.3)
+    assert list(frame["bound"]) == [0.0, 0.1, 0.3]
+    for line in frame.to_dict("records"):
+        entry = outcome.result.values[str(line["bound"])]
+        total = 0.0
+        for cosine, distance in zip(entry["cosine"], entry["lpips"], strict=True):
+            total += (1.0 if cosine > 0.3 else 0.0) + distance
+        assert line["total"] == pytest.approx(total / len(entry["cosine"]))
+        assert line["utility"] + line["privacy"] == pytest.approx(line["total"])
+        assert line["total_low"] <= line["total"] <= line["total_high"]
+
+
+def test_results_of_other_data_are_not_joined() -> None:
+    outcome = recognised(3)
+    other = results.Result(
+        outcome.result.request, {**outcome.result.data, "fingerprint": "g"}, outcome.result.values, {}
+    )
+    with pytest.raises(common.ResultError, match="different data"):
+        variants.recognition_cells([({"dataset": "lfw"}, Outcome(other))], thresholds(), SETTINGS)
+
+
+def test_a_name_says_what_differs_and_fits_a_file() -> None:
+    assert variant_name({}, None) == "defaults"
+    assert variant_name({"kernel": "none", "aggregate": False}, 7) == "aggregate-false+kernel-none+cut-7"
+    results.Request("variants", f"lfw--a+b--{variant_name({'kernel_length': 3}, None)}", 1, {})
+
+
+def test_each_set_without_results_has_one_line() -> None:
+    missing = Outcome(None, "not run: data not present")
+    lines = variants.not_run([("calfw", "a", missing), ("calfw", "b", missing)], common.TITLES)
+    assert lines == ["CALFW: not run: data not present"]
+    assert variants.not_run([("lfw", "a", missing), ("lfw", "b", recognised(4))], common.TITLES) == [
+        "LFW, a: not run: data not present"
+    ]
+
+
+def test_a_recomputation_says_how_far_it_moved() -> None:
+    before, after = recognised(5), recognised(5)
+    assert variants.recomputed([after]) == ""
+    moved = Outcome(after.result, previous=before.result)
+    assert "0.00000" in variants.recomputed([moved])
+    other = recognised(6)
+    assert "0.00000" not in variants.recomputed([Outcome(other.result, previous=before.result)])
+
+
+# ---------------------------------------------------------------------------------------------- ablation
+
+
+def test_the_eight_rows_of_table_10_switch_off_what_they_say() -> None:
+    rows = ablation.combinations()
+    assert len(set(rows)) == 8
+    assert ablation.changes_of((True, True, True)) == {}
+    assert ablation.changes_of((False, True, False)) == {"augmentation": "none", "aggregate": False}
+    configured = PMTConfig(**ablation.changes_of((False, False, False)))
+    assert (configured.augmentation, configured.kernel, configured.aggregate) == ("none", "none", False)
+    assert ablation.marks((True, False, True)) == "✓/✗/✓"
+
+
+def ablation_rows() -> list[ablation.AblationRow]:
+    return [
+        ablation.AblationRow("lfw", components, recognised(10 + i), noisy(30 + i, (0.1,)), noisy(50 + i))
+        for i, components in enumerate(ablation.combinations())
+    ]
+
+
+def test_the_ablation_page_says_what_is_in_its_table() -> None:
+    settings = ablation.AblationSettings(**SETTINGS.model_dump())
+    rows = ablation_rows()
+    frame = ablation.table(thresholds(), rows, settings)
+    assert len(frame) == 8
+    full = frame[frame["combination"] == "✓/✓/✓"].iloc[0]
+    terms = variants.up_lines([({}, rows[-1].noisy)], 0.3).iloc[0]
+    assert full["total"] == pytest.approx(terms["total"])
+    said = ablation.reading(frame, settings)
+    assert f"{100 * full['unauthorised']:.1f}%" in said
+    assert "Verdict" in said
+    assert ablation.summary(frame)["all_unauthorised"] == pytest.approx(100 * full["unauthorised"], abs=1e-3)
+    html = ablation_tables.ablation_table(frame, "lfw", settings).to_html()
+    assert "1.848" in html
+    assert f"{full['total']:.3f}" in html
+    # Fig. 11 shows the two ends only.
+    ends = ablation.curves([r for r in rows if r.components in ((True,) * 3, (False,) * 3)], settings)
+    assert set(ends["enhancement"]) == {"all three", "none"}
+    assert len(up_curves(ends, "enhancement").axes) == 1
+
+
+def test_the_ablation_verdict_can_go_both_ways() -> None:
+    settings = ablation.AblationSettings(**SETTINGS.model_dump())
+    frame = ablation.table(thresholds(), ablation_rows(), settings)
+    best = frame["combination"] == "✓/✓/✓"
+    for name, value in (("unauthorised", 0.01), ("unauthorised_low", 0.0), ("unauthorised_high", 0.02)):
+        frame.loc[best, name] = value
+    frame.loc[frame["combination"] == "✗/✗/✗", "unauthorised_low"] = 0.5
+    assert "the claim holds**" in ablation.reading(frame, settings)
+    frame.loc[frame["combination"] == "✗/✓/✗", "unauthorised"] = 0.001
+    assert "the claim does not hold**" in ablation.reading(frame, settings)
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+
+def test_every_option_of_tables_3_to_5_is_a_configuration() -> None:
+    options = parameters.options()
+    assert [sum(option.table == name for option in options) for name in ("table3", "table4", "table5")] == [3, 6, 3]
+    assert [option.name for option in options if option.chosen] == [
+        "Random Noise", "Random Noise", "Yes", "Gaussian Kernel",
+    ]  # fmt: skip
+    for option in options:
+        assert PMTConfig(**option.changes) == PMTConfig() or not option.chosen
+    assert next(option for option in options if option.name == "Random Affine").paper == (99.0, 44.2)
+
+
+def test_the_parameter_page_says_what_is_in_its_tables() -> None:
+    settings = parameters.ParameterSettings(**SETTINGS.model_dump())
+    rows = [parameters.OptionRow("lfw", option, recognised(70 + i)) for i, option in enumerate(parameters.options())]
+    frame = parameters.table(thresholds(), rows, settings)
+    assert len(frame) == 12
+    steps = stored("parameters", "lfw--steps", {str(k): recognised(90 + k).result.values for k in (0, 25)})
+    curve = parameters.step_lines([("lfw", steps)], thresholds(), settings)
+    assert set(curve["steps"]) == {0, 25}
+    cuts = parameters.cut_lines([("lfw", 1, recognised(95)), ("lfw", 5, recognised(96))], thresholds(), settings)
+    said = parameters.reading(frame, curve, cuts)
+    for line in frame.to_dict("records"):
+        assert f"{line['option']} {100 * line['unauthorised']:.1f}%" in said
+    found = parameters.summary(frame, curve, cuts)
+    at_25 = curve[(curve["steps"] == 25) & (curve["threshold"] == "calibrated") & (curve["role"] == "authorised")]
+    assert found["k25_authorised"] == pytest.approx(100 * at_25["accuracy"].iloc[0], abs=1e-3)
+    html = parameter_tables.option_table(frame, "table4", settings).to_html()
+    assert html.count("44.2") == 1
+    assert len(role_curves(curve, "steps", "K", logarithmic=True).axes) == 1
+
+
+def test_what_is_kept_is_what_a_shorter_run_gives(tmp_path, monkeypatch) -> None:
+    from pmtlib.shallow import ShallowModel
+    from pmtlib.transform import protect
+    from tests.small_network import SmallNetwork, photographs
+
+    model = ShallowModel(SmallNetwork(), 2)
+    images = photographs(3)
+    config = PMTConfig(steps=6, batch_size=2)
+    run = protect(images, [model], config, keep=(0, 2, 6))
+    assert run.kept.shape == (3, 3, 3, 16, 16)
+    for place, steps in enumerate((0, 2, 6)):
+        alone = protect(images, [model], config.model_copy(update={"steps": steps}))
+        assert torch.equal(run.kept[place], alone.images)
+    with pytest.raises(common.ConfigError, match=r"keep 7 is outside 0\.\.6"):
+        protect(images, [model], config, keep=(7,))
+    # An image that has stopped stays as it is.
+    stopped = protect(images, [model], config.model_copy(update={"stop_error": 1e9}), keep=(0, 3, 6))
+    assert torch.equal(stopped.kept[1], stopped.images)
+    assert torch.equal(stopped.kept[2], stopped.images)
+
+
+# ---------------------------------------------------------------------------------------------- scalability
+
+
+def test_the_scalability_page_says_what_is_in_its_table() -> None:
+    settings = scalability.ScalabilitySettings(**SETTINGS.model_dump(), combinations=((1, 2), (2, 3)))
+    rows = [
+        scalability.ScalabilityRow("lfw", (1, 2), recognised(101, ["mobilefacenet", "sface"])),
+        scalability.ScalabilityRow("lfw", (2, 3), recognised(102, ["sface", "dlib-resnet29"])),
+    ]
+    cells = scalability.cells(thresholds(), rows, settings)
+    assert set(cells["combination"]) == {"①+②", "②+③"}
+    chosen = cells[cells["threshold"] == "calibrated"]
+    others = chosen[chosen["role"] == "unauthorised"]["accuracy"]
+    assert scalability.summary(cells)["unauthorised_mean"] == pytest.approx(100 * others.mean(), abs=1e-3)
+    assert f"{100 * others.mean():.1f}%" in scalability.reading(cells)
+    html = scalability_tables.scalability_table(cells, "lfw", settings).to_html()
+    assert html.count("<caption>") == 1
+    assert "① mobilefacenet" in html
+    assert len(scalability_tables.scalability_heat_map(cells, settings).axes) == 2
+    assert "75.2" in scalability_tables.paper_table9("lfw").to_html()
+
+
+def test_the_paper_means_of_table_9_are_those_of_its_cells() -> None:
+    content = common.paper_table("table9")
+    own, others = [], []
+    for rows in content["datasets"].values():
+        for row in rows:
+            for column, value in zip(content["columns"], row["accuracy"], strict=True):
+                (own if column in row["authorised"] else others).append(value)
+    assert len(own) + len(others) == 120
+    means = scalability.paper_means()
+    assert means["authorised"] == pytest.approx(sum(own) / len(own))
+    assert means["unauthorised"] == pytest.approx(sum(others) / len(others))
+    # The ranges that the notebook's introduction quotes.
+    assert (round(min(own)), round(max(own)), round(min(others)), round(max(others))) == (85, 100, 14, 76)
+
+
+def test_a_profile_with_other_values_stores_nothing(monkeypatch) -> None:
+    monkeypatch.delenv("PMT_PROFILE", raising=False)
+    assert ablation.ablation_settings("paper").store
+    assert not ablation.ablation_settings("paper", pmt={"steps": 3}).store
+    assert parameters.parameter_settings("quick").datasets == ("samples",)
+    assert scalability.scalability_settings("paper").networks[1] == "dlib-resnet29"
