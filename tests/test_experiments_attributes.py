@@ -217,7 +217,7 @@ def test_tables_and_figures_show_the_lines():
     paper = experiments.paper_table("table8")
     assert "0.31" in figures.paper_table8(paper, "lfw").to_html()
     points = figures.similarity_figure(table, SETTINGS).axes[0]
-    heights = sorted(float(line.get_ydata()[0]) for line in points.lines if line.get_marker() in ("o", "s", "D"))
+    heights = sorted(float(line.get_ydata()[0]) for line in points.lines if line.get_marker() in ("o", "s", "D", "v"))
     assert heights == pytest.approx(sorted(table["cossim"]))
     assert figures.comparison_table(experiments.comparison([block], SETTINGS)).to_html().count("PMT(x) confuses") == 1
     assert "n = 10" in figures.clean_table(experiments.clean_table([block], SETTINGS)).to_html()

@@ -21,6 +21,7 @@ from pmtlib.experiments.attributes import (
     OTHERS,
     PMT,
     UPLOADS,
+    WEAKER,
     AttributesBlock,
     AttributesSettings,
     Portrait,
@@ -32,6 +33,7 @@ from pmtlib.figures.common import provenance_table as _provenance_table
 # Okabe and Ito's colours, told apart with any colour vision; the shape of the marker says the same once more.
 _MARKS = {
     NOISY: ("o", "#E69F00"),
+    WEAKER: ("v", "#D55E00"),
     PMT: ("s", "#0072B2"),
     NOISY_BLURRED: ("o", "#F0E442"),
     BLURRED: ("s", "#56B4E9"),
@@ -185,7 +187,7 @@ def similarity_figure(table: pd.DataFrame, settings: AttributesSettings) -> Figu
         for place, (attribute, network) in enumerate(groups):
             for line in part[(part["attribute"] == attribute) & (part["network"] == network)].to_dict("records"):
                 mark, colour = _MARKS[line["kind"]]
-                where = place + 0.15 * (list(_MARKS).index(line["kind"]) - 2)
+                where = place + 0.13 * (list(_MARKS).index(line["kind"]) - 2.5)
                 bars = [[line["cossim"] - line["low"]], [line["high"] - line["cossim"]]]
                 axis.errorbar(
                     where, line["cossim"], yerr=bars, fmt=mark, color=colour, markeredgecolor="black",
