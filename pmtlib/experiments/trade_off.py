@@ -1,0 +1,484 @@
+"""Section 6.6, the trade-off between privacy and utility (Fig. 8), and verification by the field's own measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pmtlib import calibration, datasets, metrics, zoo
+from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings
+from pmtlib.experiments.variants import CALIBRATED, PAPER, Variants, VariantSettings, recomputed, up_lines
+from pmtlib.experiments.variants import not_run as _not_run
+from pmtlib.images import quantise
+
+VERSION = 1
+FINE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+"""Noise bounds of Fig. 8 and 10: the paper's range, from 0 to 0.3."""
+ORIGINALS, UPLOADS = "originals", "uploads"
+CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED = "clean-clean", "protected-clean", "protected-protected"
+COMPARISONS = (CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED)
+AUC, EER, ACCURACY, RANK_1, RANK_5 = "auc", "eer", "accuracy", "rank_1", "rank_5"
+FALSE_RATES = ("far_1e2", "far_1e3")
+RANKS = (1, 5)
+ALMOST_ZERO = 0.1
+"""A rate at most this counts as almost 0 in the verdict on the paper's claim."""
+
+_OTHER_SET = {"lfw": "cfp_ff"}
+
+
+class TradeOffSettings(VariantSettings):
+    """Parameters of Section 6.6.
+
+    Attributes:
+        fine_bounds: noise bounds of Fig. 8.
+        up_kappa: the threshold of its Utility; the paper sets 0.5 here.
+    """
+
+    fine_bounds: tuple[float, ...] = FINE
+    up_kappa: float = 0.5
+
+
+def trade_off_settings(profile: str, **overrides: Any) -> TradeOffSettings:
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings("trade-off", TradeOffSettings, profile, **overrides)
+
+
+@dataclass(frozen=True)
+class TradeOffBlock:
+    """Everything of one data set.
+
+    Attributes:
+        dataset: its name.
+        clean: thresholds and scores on unprotected images.
+        originals: the terms of Eq. 9 for the photographs under noise.
+        uploads: the same for the uploads.
+        matching: scores of the three kinds of comparison, and identification.
+    """
+
+    dataset: str
+    clean: Outcome
+    originals: Outcome
+    uploads: Outcome
+    matching: Outcome
+
+    def rows(self) -> list[tuple[str, str, Outcome]]:
+        """Set, row and outcome, for the provenance table."""
+        named = (
+            ("thresholds", self.clean),
+            ("noise, originals", self.originals),
+            ("noise, uploads", self.uploads),
+            ("matching", self.matching),
+        )
+        return [(self.dataset, name, outcome) for name, outcome in named]
+
+    def noise(self) -> list[tuple[Mapping[str, Any], Outcome]]:
+        """The results under noise, as :func:`pmtlib.experiments.variants.up_lines` takes them."""
+        return [
+            ({"dataset": self.dataset, "images": ORIGINALS}, self.originals),
+            ({"dataset": self.dataset, "images": UPLOADS}, self.uploads),
+        ]
+
+
+class TradeOff(Variants):
+    """Fig. 8, and the measures by which face recognition is judged elsewhere.
+
+    Args:
+        settings: see :class:`TradeOffSettings`.
+        device: where to compute.
+        recompute: compute also what is stored.
+        profile: the profile's name, for the command in manifests.
+    """
+
+    def __init__(
+        self, settings: TradeOffSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+    ) -> None:
+        super().__init__("trade-off", settings, device, recompute=recompute, profile=profile)
+        self.settings = settings
+
+    def run(self) -> list[TradeOffBlock]:
+        """All sets. Each result is stored when done, so an interrupted run goes on where it was."""
+        bounds = self.settings.fine_bounds
+        return [
+            TradeOffBlock(
+                name,
+                self.thresholds(name),
+                self.noisy(name, None, bounds=bounds, label="fine"),
+                self.noisy(name, {}, bounds=bounds, label="fine"),
+                self.matching(name),
+            )
+            for name in self.settings.datasets
+        ]
+
+    def matching(self, dataset: str) -> Outcome:
+        """Every network's scores of clean and protected photographs, and whom it takes them for among the others.
+
+        A gallery holds the second photographs of all pairs; probes are the first ones of the pairs of one person. The
+        thresholds stored with them are of another data set.
+        """
+        sample = self.sample(dataset)
+        authorised = self.settings.authorised
+        parameters = {
+            "authorised": authorised,
+            "cut": self.settings.cut,
+            "pmt": self.settings.pmt.model_dump(mode="json"),
+            "thresholds_of": threshold_set(dataset),
+        }
+        request = self.request("trade-off", f"{dataset}--matching", VERSION, parameters, (authorised,))
+
+        def compute() -> dict[str, Any]:
+            assert isinstance(sample, datasets.PairSet)
+            return self._matching_values(dataset, sample)
+
+        return self.obtain(request, Source.of_pairs(sample), compute)
+
+    def _matching_values(self, dataset: str, sample: datasets.PairSet) -> dict[str, Any]:
+        originals, place, others, same = self.photographs(dataset)
+        authorised = self.settings.authorised
+        uploads = quantise(self.made(dataset, {}).images)
+        second, second_place = np.unique(sample.pairs[:, 1], return_inverse=True)
+        description = f"{dataset}, {authorised}, second photographs"
+        other_uploads = quantise(self.protect(sample.tensor(second), authorised, description).images)
+        people = identities(sample)
+        networks = {}
+        for name in self.settings.networks:
+            clean, other = self.embed_once(name, originals)[place], self.embed_once(name, others)
+            protected = self.embed(name, uploads)[place]
+            other_protected = self.embed(name, other_uploads)[second_place]
+            sides = {
+                CLEAN_CLEAN: (clean, other),
+                PROTECTED_CLEAN: (protected, other),
+                PROTECTED_PROTECTED: (protected, other_protected),
+            }
+            networks[name] = {
+                "thresholds": far_thresholds(name, dataset),
+                "scores": {kind: rounded(metrics.cosine(*pair)) for kind, pair in sides.items()},
+                "identification": {
+                    kind: {f"rank_{k}": found.astype(int).tolist() for k, found in identified(*pair, sample, people)}
+                    for kind, pair in sides.items()
+                },
+            }
+        return {
+            "same": same.astype(int).tolist(),
+            "fold": sample.folds.tolist(),
+            "photograph": place.tolist(),
+            "gallery": {"images": len(second), "people": len({people[image] for image in second})},
+            "networks": networks,
+        }
+
+
+def threshold_set(dataset: str) -> str:
+    """The data set whose thresholds are used on ``dataset``: never its own."""
+    return _OTHER_SET.get(dataset, "lfw")
+
+
+def far_thresholds(network: str, dataset: str) -> dict[str, float] | None:
+    """A network's stored thresholds at FAR 1e-2 and 1e-3, found on another data set; None where there are none."""
+    entry = calibration.find(network, threshold_set(dataset), weights=zoo.weights_checksum(network))
+    if entry is None:
+        return None
+    return {"far_1e2": round(entry.threshold_far_1e2, 5), "far_1e3": round(entry.threshold_far_1e3, 5)}
+
+
+def identities(sample: datasets.PairSet) -> list[str]:
+    """Who is on each image; where the set does not say, images linked by pairs of one person are one person."""
+    if sample.identities is not None:
+        return list(sample.identities)
+    linked = sample.pairs[sample.same]
+    size = len(sample.images)
+    graph = coo_array((np.ones(len(linked)), (linked[:, 0], linked[:, 1])), shape=(size, size))
+    return [str(label) for label in connected_components(graph, directed=False)[1]]
+
+
+def identified(
+    first: Floats, second: Floats, sample: datasets.PairSet, people: Sequence[str]
+) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Rank-k identification of the first photographs of same pairs among the second ones of all pairs.
+
+    A photograph that is a probe and in the gallery is left out of the gallery for that probe.
+
+    Args:
+        first: (P, D) embeddings of the first photographs, pair by pair.
+        second: (P, D) those of the second.
+        sample: the pairs.
+        people: who is on each image.
+
+    Returns:
+        Each k of 1 and 5 with (S,) booleans, for the S pairs of one person in their order.
+    """
+    rows = np.flatnonzero(sample.same)
+    similarities = (_unit(first[rows]) @ _unit(second).T).round(12)
+    probes, gallery = sample.pairs[rows, 0], sample.pairs[:, 1]
+    similarities[probes[:, None] == gallery[None, :]] = -2.0
+    ranks = metrics.rank_k(similarities, [people[i] for i in gallery], [people[i] for i in probes], RANKS)
+    return list(ranks.items())
+
+
+def _unit(embeddings: Floats) -> Floats:
+    """Rows of length one; zeros stay zeros."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit: Floats = np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0)
+    return unit
+
+
+def curves(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.DataFrame:
+    """Fig. 8: Utility and Privacy of originals and uploads against the noise bound.
+
+    Returns:
+        DataFrame as of :func:`pmtlib.experiments.variants.up_lines`, with columns dataset, images, threshold
+        (``paper`` for ``up_kappa``, or ``calibrated``) in front.
+    """
+    parts = []
+    for block in blocks:
+        for threshold, kappa in thresholds(block.clean, settings.up_kappa, settings.authorised):
+            noise = [({**identity, "threshold": threshold}, outcome) for identity, outcome in block.noise()]
+            parts.append(up_lines(noise, kappa))
+    columns = ["dataset", "images", "threshold", "bound", "kappa", "n"]
+    return pd.concat(parts, ignore_index=True) if any(map(len, parts)) else pd.DataFrame(columns=columns)
+
+
+def thresholds(clean: Outcome, kappa: float, network: str) -> list[tuple[str, float]]:
+    """The paper's threshold, and the network's own where it was calibrated."""
+    own = [] if clean.result is None else [(CALIBRATED, float(clean.result.values["networks"][network]["threshold"]))]
+    return [(PAPER, kappa), *own]
+
+
+def comparison(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.DataFrame:
+    """What the upload has over the original at each noise bound, photograph by photograph.
+
+    Returns:
+        DataFrame with columns dataset, threshold, bound, kappa, term (``utility`` or ``privacy``), difference (mean of
+        upload minus original), low, high (95% bootstrap over photographs), n.
+    """
+    lines = []
+    for block in blocks:
+        if block.originals.result is None or block.uploads.result is None:
+            continue
+        for threshold, kappa in thresholds(block.clean, settings.up_kappa, settings.authorised):
+            for bound, original in block.originals.result.values.items():
+                upload = block.uploads.result.values[bound]
+                ours, theirs = (metrics.up(entry["cosine"], entry["lpips"], kappa) for entry in (upload, original))
+                for term in ("utility", "privacy"):
+                    apart = np.asarray(getattr(ours, term), float) - np.asarray(getattr(theirs, term), float)
+                    interval = metrics.bootstrap(apart, seed=0)
+                    line = {"dataset": block.dataset, "threshold": threshold, "bound": float(bound), "kappa": kappa}
+                    rest = {"difference": apart.mean(), "low": interval.low, "high": interval.high, "n": len(apart)}
+                    lines.append({**line, "term": term, **rest})
+    columns = ["dataset", "threshold", "bound", "kappa", "term", "difference", "low", "high", "n"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def matching_cells(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.DataFrame:
+    """Verification and identification of every network, in long form.
+
+    Returns:
+        DataFrame with columns dataset, network, role (``authorised`` or ``unauthorised``), comparison, measure
+        (``auc``, ``eer``, ``accuracy`` over the folds, ``tar_far_1e2``, ``false_far_1e2`` and the same for 1e-3: the
+        rates of true and of false acceptance at a threshold of another data set; ``rank_1``, ``rank_5``), value, low,
+        high (95%: Wilson for rates, a bootstrap over first photographs for ``auc`` and ``eer``), n.
+    """
+    lines = []
+    for block in blocks:
+        if block.matching.result is None:
+            continue
+        values = block.matching.result.values
+        same, folds = np.array(values["same"], dtype=bool), np.array(values["fold"])
+        for network, entry in values["networks"].items():
+            role = "authorised" if network == settings.authorised else "unauthorised"
+            for kind in COMPARISONS:
+                where = {"dataset": block.dataset, "network": network, "role": role, "comparison": kind}
+                scores = np.array(entry["scores"][kind])
+                cells = _cells(scores, same, folds, values["photograph"], entry["thresholds"])
+                for rank, found in entry["identification"][kind].items():
+                    cells[rank] = _share(np.array(found, dtype=bool))
+                lines += [{**where, "measure": measure, **cell} for measure, cell in cells.items()]
+    columns = ["dataset", "network", "role", "comparison", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _cells(
+    scores: Floats,
+    same: NDArray[np.bool_],
+    folds: NDArray[np.int64],
+    photographs: Sequence[int],
+    own: Mapping[str, float] | None,
+) -> dict[str, dict[str, Any]]:
+    cells: dict[str, dict[str, Any]] = {}
+    samples = resampled(scores, same, photographs)
+    for measure, function in ((AUC, metrics.auc), (EER, metrics.eer)):
+        low, high = map(float, np.quantile(samples[measure], [0.025, 0.975]))
+        cells[measure] = {"value": function(scores, same), "low": low, "high": high, "n": len(scores)}
+    try:
+        found = metrics.kfold_accuracy(scores, same, folds)
+    except ValueError:
+        pass  # Too few pairs for folds.
+    else:
+        names = np.unique(folds).tolist()
+        limits = np.array([found.thresholds[names.index(fold)] for fold in folds.tolist()])
+        cells[ACCURACY] = _share((scores > limits) == same)
+    for rate_name, threshold in (own or {}).items():
+        cells[f"tar_{rate_name}"] = _share(scores[same] > threshold)
+        cells[f"false_{rate_name}"] = _share(scores[~same] > threshold)
+    return cells
+
+
+def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
+    found = rate(right)
+    return {"value": found["accuracy"], "low": found["low"], "high": found["high"], "n": found["n"]}
+
+
+def resampled(
+    scores: Floats, same: NDArray[np.bool_], photographs: Sequence[int], *, seed: int = 0, resamples: int = 2000
+) -> dict[str, Floats]:
+    """AUC and EER of bootstrap samples, as :func:`pmtlib.metrics.auc` and :func:`pmtlib.metrics.eer` give them.
+
+    Whole groups of pairs that share the first photograph are drawn: a pair counts as often as its group was.
+
+    Returns:
+        ``auc`` and ``eer``, (R,) each; samples without pairs of both kinds are left out.
+    """
+    groups, codes = np.unique(np.asarray(photographs), return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), resamples)
+    weights: Floats = drawn[:, codes].astype(np.float64)
+    weights = weights[(weights[:, same].sum(1) > 0) & (weights[:, ~same].sum(1) > 0)]
+    alike, apart = (weights[:, kind] / weights[:, kind].sum(1, keepdims=True) for kind in (same, ~same))
+    pairs = scores[same][:, None], scores[~same][None, :]
+    area = ((alike @ ((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1]))) * apart).sum(1)
+    limits = np.append(np.unique(scores)[::-1], -np.inf)
+    excess = apart @ (scores[~same][:, None] > limits) - 1.0 + alike @ (scores[same][:, None] > limits)
+    # The last limit accepts all; rounding must not hide the crossing there.
+    excess[:, -1] = 1.0
+    after = np.argmax(excess >= -1e-12, axis=1)
+    rows = np.arange(len(excess))
+    low, high = excess[rows, after - 1], np.maximum(excess[rows, after], 0.0)
+    share = -low / (high - low)
+    rates = apart @ (scores[~same][:, None] > limits)
+    equal = rates[rows, after - 1] + share * (rates[rows, after] - rates[rows, after - 1])
+    return {AUC: area, EER: equal}
+
+
+def summary(lines: pd.DataFrame, cells: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers: Utility and Privacy at the bounds 0, 0.1 and 0.2, rates in percent, areas as they are.
+
+    Names: ``lfw_uploads_paper_utility_0.2``, ``lfw_authorised_protected_clean_tar_far_1e3``.
+    """
+    found: dict[str, float] = {}
+    for line in lines.to_dict("records"):
+        if line["bound"] in (0.0, 0.1, 0.2):
+            name = f"{line['dataset']}_{line['images']}_{line['threshold']}"
+            found[f"{name}_utility_{line['bound']:g}"] = 100 * line["utility"]
+            found[f"{name}_privacy_{line['bound']:g}"] = line["privacy"]
+    for keys, group in cells.groupby(["dataset", "role", "comparison", "measure"], sort=False):
+        dataset, role, kind, measure = map(str, keys)
+        scale = 1 if measure == AUC else 100
+        found[f"{dataset}_{role}_{kind.replace('-', '_')}_{measure}"] = scale * group["value"].mean()
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def reading(lines: pd.DataFrame, apart: pd.DataFrame, cells: pd.DataFrame, settings: TradeOffSettings) -> str:
+    """The paper's claims of Section 6.6 held against the numbers at hand (Markdown)."""
+    said = []
+    for dataset in dict.fromkeys(lines["dataset"]):
+        title = TITLES.get(str(dataset), str(dataset))
+        for threshold in dict.fromkeys(lines["threshold"]):
+            part = apart[(apart["dataset"] == dataset) & (apart["threshold"] == threshold)]
+            curve = lines[(lines["dataset"] == dataset) & (lines["threshold"] == threshold)]
+            if len(part):
+                said.append(_reading_of_curve(title, str(threshold), part, curve))
+    for dataset in dict.fromkeys(cells["dataset"]):
+        title = TITLES.get(str(dataset), str(dataset))
+        said.append(_reading_of_matching(title, cells[cells["dataset"] == dataset], settings))
+    return "\n".join(f"- {line}" for line in said) or "Nothing was measured."
+
+
+def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd.DataFrame) -> str:
+    kappa, n = float(apart["kappa"].iloc[0]), int(apart["n"].max())
+    label = f"the paper's κ = {kappa:g}" if threshold == PAPER else f"the network's own κ = {kappa:.2f}"
+    near = apart[apart["bound"] <= 0.2]
+    verdicts = {}
+    words = []
+    for term, name in (("utility", "Utility"), ("privacy", "Privacy")):
+        part = near[near["term"] == term]
+        higher, lower = part[part["low"] > 0]["bound"], part[part["high"] < 0]["bound"]
+        verdicts[term] = len(higher) == len(part)
+        listed = [
+            f"{text} at {_listed(bounds)}" for text, bounds in (("higher", higher), ("lower", lower)) if len(bounds)
+        ]
+        rest = part[(part["low"] <= 0) & (part["high"] >= 0)]["bound"]
+        listed += [f"not told apart at {_listed(rest)}"] if len(rest) else []
+        words.append(f"{name} of uploads is {', '.join(listed)}")
+    both = all(verdicts.values())
+    text = (
+        f"**{title}, {label}.** *Claimed: up to δ = 0.2 uploads have higher Utility and Privacy than originals.* "
+        f"{'Holds' if both else 'Does not hold as stated'}: {'; '.join(words)} (95% interval of the mean difference, "
+        f"n = {n} photographs)."
+    )
+    at = curve[(curve["images"] == ORIGINALS) & (curve["bound"] == 0.2)]
+    if len(at):
+        line = at.iloc[0]
+        holds = line["utility"] <= ALMOST_ZERO
+        text += (
+            f" *Claimed: near δ = 0.2 the Utility of originals is almost 0.* {'Holds' if holds else 'Does not hold'}: "
+            f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
+        )
+        ours = curve[(curve["images"] == UPLOADS) & (curve["bound"] == 0.2)]
+        if len(ours):
+            line = ours.iloc[0]
+            text += (
+                f", where uploads have {100 * line['utility']:.0f}% "
+                f"[{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
+            )
+        text += "."
+    return text
+
+
+def _listed(bounds: Iterable[float]) -> str:
+    return "δ = " + ", ".join(f"{bound:g}" for bound in bounds)
+
+
+def _reading_of_matching(title: str, cells: pd.DataFrame, settings: TradeOffSettings) -> str:
+    def cell(measure: str, kind: str, role: str) -> pd.DataFrame:
+        return cells[(cells["measure"] == measure) & (cells["comparison"] == kind) & (cells["role"] == role)]
+
+    def one(measure: str, kind: str, role: str = "authorised") -> str:
+        part = cell(measure, kind, role)
+        if not len(part):
+            return "–"
+        if role != "authorised":
+            return f"{100 * part['value'].mean():.0f}% (highest {100 * part['value'].max():.0f}%)"
+        line = part.iloc[0]
+        return f"{100 * line['value']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}]"
+
+    text = (
+        f"**{title}, by the field's measures.** At another data set's threshold for FAR 10⁻³, {settings.authorised} "
+        f"accepts {one('tar_far_1e3', CLEAN_CLEAN)} of the pairs of one person among photographs, "
+        f"{one('tar_far_1e3', PROTECTED_CLEAN)} when one is an upload and "
+        f"{one('tar_far_1e3', PROTECTED_PROTECTED)} when both are; of pairs of two people "
+        f"{one('false_far_1e3', CLEAN_CLEAN)}, {one('false_far_1e3', PROTECTED_CLEAN)} and "
+        f"{one('false_far_1e3', PROTECTED_PROTECTED)}. Among the second photographs of all pairs it finds the person "
+        f"of an upload at rank 1 in {one(RANK_1, PROTECTED_CLEAN)} (of a photograph: {one(RANK_1, CLEAN_CLEAN)})."
+    )
+    if len(cell("tar_far_1e3", PROTECTED_CLEAN, "unauthorised")):
+        text += (
+            f" Networks without authorisation accept {one('tar_far_1e3', PROTECTED_CLEAN, 'unauthorised')} on average "
+            f"when one is an upload, {one('tar_far_1e3', PROTECTED_PROTECTED, 'unauthorised')} when both are, and find "
+            f"the person of an upload at rank 1 in {one(RANK_1, PROTECTED_CLEAN, 'unauthorised')}."
+        )
+    return text
+
+
+def not_run(blocks: Sequence[TradeOffBlock]) -> list[str]:
+    """One line for each part that has no result, or whose result could not be computed again."""
+    return _not_run((row for block in blocks for row in block.rows()), TITLES)
+
+
+def reproduction(blocks: Sequence[TradeOffBlock]) -> str:
+    """After a recomputation: by how much any stored number has moved; empty where nothing was computed again."""
+    return recomputed(outcome for block in blocks for _, _, outcome in block.rows())
