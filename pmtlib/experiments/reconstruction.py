@@ -1,0 +1,732 @@
+"""Section 6.3, defence against face reconstruction (Table 6, Fig. 6): what an attacker makes of uploaded features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pmtlib import datasets, metrics
+from pmtlib.attacks.reconstruction import (
+    SAMPLE_CONFIG,
+    InversionConfig,
+    RecFace,
+    RecFaceConfig,
+    find_recface,
+    invert,
+    load_recface,
+    recface_record,
+    sample_people,
+    sample_recface,
+)
+from pmtlib.errors import AssetError, DatasetError, NetworkError
+from pmtlib.experiments.common import (
+    PEOPLE,
+    PEOPLE_LIST,
+    TITLES,
+    Bench,
+    Floats,
+    Outcome,
+    SectionSettings,
+    Source,
+    paper_table,
+    rate,
+    rounded,
+    same_data,
+    section_settings,
+)
+from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
+from pmtlib.progress import progress_bar
+from pmtlib.shallow import ServerModel, ShallowModel
+
+BLACK_BOX, SIGN, ADAM = "black-box", "white-box-sign", "white-box-adam"
+ATTACKS = (BLACK_BOX, SIGN, ADAM)
+PAPER_ATTACKS = {BLACK_BOX: "black_box", SIGN: "white_box"}
+ATTACK_TITLES = {BLACK_BOX: "black box (RecFace)", SIGN: "white box, Eq. 2 to 4", ADAM: "white box, tuned"}
+
+IMAGE = "none"
+"""In place of an attack: the obfuscated image itself, which is not uploaded in this mode, beside the photograph."""
+
+UNPROTECTED, NOISE, PMT = "unprotected", "noise", "pmt"
+PAPER_UPLOADS = {UNPROTECTED: "Unprotected", NOISE: "Random Noise", PMT: "Ours"}
+
+HIDDEN, WORKS, RECOGNISED, NEARLY = 0.1, 0.5, 0.9, 0.8
+"""What decides the verdicts: a face counts as hidden up to this SSIM (the paper has 0.03); an attack works from this
+SSIM (the paper's lowest is 0.53) and this share of recognised images on; and features count as reconstructed nearly
+as well as unprotected ones from this share of their SSIM on."""
+
+
+class ReconstructionSettings(SectionSettings):
+    """Parameters of Section 6.3 (Table 6).
+
+    Attributes:
+        authorised: the network whose shallow features are uploaded.
+        more_steps: other numbers of PMT steps, whose features are closer to the photograph's; one more row each.
+        recface: the training of the black-box attacker's network, on people of LFW who are in no pair.
+        sample_recface: the same where the sample photographs are attacked, on the people in them who are not.
+        attacked: who is attacked among the sample photographs.
+        white_box_sign: the white-box attack as the paper states it.
+        white_box_adam: the white-box attack with an optimiser and steps chosen for it.
+        noise_seed: of the order in which the random noise has the values of PMT's perturbation.
+        lpips: measure LPIPS (VGG) as well.
+    """
+
+    authorised: str = "mobilefacenet"
+    more_steps: tuple[int, ...] = ()
+    recface: RecFaceConfig = RecFaceConfig()
+    sample_recface: RecFaceConfig = SAMPLE_CONFIG
+    attacked: tuple[str, ...] = ("collins", "obama")
+    white_box_sign: InversionConfig = InversionConfig(rule="sign", steps=80, step_size=2.0, tv_weight=1.0)
+    white_box_adam: InversionConfig = InversionConfig(rule="adam", steps=100, step_size=30.0, tv_weight=10.0)
+    noise_seed: int = 0
+    lpips: bool = False
+
+    def inversion(self, attack: str) -> InversionConfig:
+        """The configuration of a white-box attack."""
+        return self.white_box_sign if attack == SIGN else self.white_box_adam
+
+    def uploads(self) -> tuple[str, ...]:
+        """All rows, in order."""
+        return (UNPROTECTED, NOISE, PMT, *(closer(steps) for steps in self.more_steps))
+
+
+def closer(steps: int) -> str:
+    """The row of features that PMT made in another number of steps."""
+    return f"{PMT}-{steps}"
+
+
+def upload_title(upload: str, settings: ReconstructionSettings) -> str:
+    """What a row is called in tables."""
+    titles = {UNPROTECTED: "unprotected", NOISE: "random noise", PMT: f"PMT, K = {settings.pmt.steps}"}
+    return titles.get(upload) or f"PMT, K = {upload.removeprefix(PMT + '-')}"
+
+
+def reconstruction_settings(profile: str, **overrides: Any) -> ReconstructionSettings:
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings("reconstruction", ReconstructionSettings, profile, **overrides)
+
+
+def shuffled(perturbation: Tensor, seed: int) -> Tensor:
+    """Random noise of the same amplitude: the values of each image's perturbation (N, ...), in random order.
+
+    The paper's random noises "with the same amplitude" are PMT's, with "the order disrupted" (Section 6.3).
+
+    Args:
+        perturbation: PMT's features minus those of the photographs, (N, C, h, w).
+        seed: of the order, with the image's place.
+    """
+    rows = []
+    for place, values in enumerate(perturbation.flatten(1)):
+        digest = hashlib.sha256(f"shuffled:{seed}:{place}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        rows.append(values[torch.randperm(values.numel(), generator=generator).to(values.device)])
+    return torch.stack(rows).view_as(perturbation)
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What is uploaded of some photographs, and what it was made from.
+
+    Attributes:
+        originals: the photographs, (N, 3, 112, 112).
+        features: row to shallow features, (N, C, h, w).
+        images: row to the obfuscated images of PMT's rows, not rounded.
+    """
+
+    originals: Tensor
+    features: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ReconstructionBlock:
+    """Everything of one data set.
+
+    Attributes:
+        dataset: its name.
+        clean: the thresholds.
+        uploads: how far features are from the photograph's, and how the PMT image itself compares.
+        attacks: attack to its outcomes: that of the paper's three rows first, then one for each further K.
+    """
+
+    dataset: str
+    clean: Outcome
+    uploads: Outcome
+    attacks: Mapping[str, Sequence[Outcome]]
+
+    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
+        """Everything that is stored, with a label."""
+        yield "thresholds", self.clean
+        yield "uploads", self.uploads
+        for attack, found in self.attacks.items():
+            for place, outcome in enumerate(found):
+                yield (attack if place == 0 else f"{attack}, further K"), outcome
+
+    def measured(self, attack: str) -> dict[str, Mapping[str, Any]]:
+        """Row to stored measures of an attack, or of the images themselves (:data:`IMAGE`)."""
+        found: dict[str, Mapping[str, Any]] = {}
+        outcomes = [self.uploads] if attack == IMAGE else self.attacks.get(attack, ())
+        for outcome in outcomes:
+            if outcome.result is not None:
+                found.update(outcome.result.values["images" if attack == IMAGE else "uploads"])
+        return found
+
+
+class Reconstruction(Bench):
+    """Table 6: reconstruction from shallow features, in a black and in a white box (Section 6.3).
+
+    Args:
+        settings: see :class:`ReconstructionSettings`.
+        device: where to compute.
+        recompute: compute also what is stored.
+        profile: the profile's name, for the command in manifests.
+    """
+
+    VERSION = 1
+
+    def __init__(
+        self, settings: ReconstructionSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+    ) -> None:
+        super().__init__("reconstruction", settings, device, recompute=recompute, profile=profile)
+        self.settings = settings
+        self._uploads: dict[str, Uploads] = {}
+        self._recfaces: dict[tuple[str, ...] | None, tuple[RecFace, dict[str, Any]]] = {}
+
+    def run(self) -> list[ReconstructionBlock]:
+        """All blocks. Each attack is stored when done, so an interrupted run goes on where it was."""
+        return [self._block(name) for name in self.settings.datasets]
+
+    def _block(self, name: str) -> ReconstructionBlock:
+        sample = self.sample(name)
+        clean = self.thresholds(name)
+        uploads = self._obtain(name, "uploads", sample, self.settings.uploads()[1:], {})
+        attacks: dict[str, list[Outcome]] = {}
+        for attack in ATTACKS:
+            config = self._attack_parameters(name, attack)
+            rows = [(UNPROTECTED, NOISE, PMT), *((closer(steps),) for steps in self.settings.more_steps)]
+            labels = [attack, *(f"{attack}-k{steps}" for steps in self.settings.more_steps)]
+            attacks[attack] = [
+                self._obtain(name, label, sample, chosen, config, attack)
+                for label, chosen in zip(labels, rows, strict=True)
+            ]
+        return ReconstructionBlock(name, clean, uploads, attacks)
+
+    def _attack_parameters(self, name: str, attack: str) -> dict[str, Any]:
+        if attack != BLACK_BOX:
+            return {"inversion": self.settings.inversion(attack).model_dump(mode="json")}
+        if name == "samples":
+            return {"recface": self.settings.sample_recface.model_dump(mode="json"), "people": "samples"}
+        return {"recface": self.settings.recface.model_dump(mode="json"), "people": f"{PEOPLE}/{PEOPLE_LIST}"}
+
+    def _obtain(
+        self,
+        name: str,
+        label: str,
+        sample: datasets.PairSet | DatasetError,
+        rows: Sequence[str],
+        config: Mapping[str, Any],
+        attack: str | None = None,
+    ) -> Outcome:
+        settings = self.settings
+        parameters = {
+            "authorised": settings.authorised, "cut": settings.cut, "pmt": settings.pmt.model_dump(mode="json"),
+            "noise_seed": settings.noise_seed, "uploads": list(rows), "lpips": settings.lpips, **config,
+        }  # fmt: skip
+        if name == "samples":
+            parameters["attacked"] = list(settings.attacked)
+        request = self.request("reconstruction", f"{name}--{label}", self.VERSION, parameters)
+
+        def compute() -> dict[str, Any]:
+            assert isinstance(sample, datasets.PairSet)
+            if attack is None:
+                return self._upload_values(sample)
+            return self._attack_values(sample, attack, rows)
+
+        return self.obtain(request, Source.of_pairs(sample), compute)
+
+    def photographs(self, sample: datasets.PairSet) -> Tensor:
+        """The photographs that are attacked: the first of each pair, each once; of the samples, of some people only."""
+        first = np.unique(sample.pairs[:, 0])
+        if sample.stand_in and sample.identities is not None:
+            first = np.array([row for row in first if sample.identities[row] in self.settings.attacked], dtype=np.int64)
+        if not len(first):
+            raise AssetError(f"no photograph of {sample.title} shows {', '.join(self.settings.attacked)}")
+        return sample.tensor(first)
+
+    def uploads(self, originals: Tensor, description: str) -> Uploads:
+        """What is uploaded of these photographs, for each row."""
+        settings = self.settings
+        shallow = self.shallow(settings.authorised)
+        images = {}
+        for row, steps in ((PMT, settings.pmt.steps), *((closer(steps), steps) for steps in settings.more_steps)):
+            config = settings.pmt.model_copy(update={"steps": steps})
+            images[row] = self.protect(originals, settings.authorised, f"{description}, K = {steps}", config=config)
+        unprotected = self._features(shallow, originals)
+        # Uploaded are the features of the image that was optimised; it is rounded only where it is sent itself.
+        made = {row: self._features(shallow, found.images) for row, found in images.items()}
+        noise = unprotected + shuffled(made[PMT] - unprotected, settings.noise_seed)
+        features = {UNPROTECTED: unprotected, NOISE: noise, **made}
+        return Uploads(originals, features, {row: found.images for row, found in images.items()})
+
+    def _uploads_of(self, sample: datasets.PairSet) -> Uploads:
+        if sample.name not in self._uploads:
+            self._uploads = {sample.name: self.uploads(self.photographs(sample), sample.title)}
+        return self._uploads[sample.name]
+
+    def _features(self, shallow: ShallowModel, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            parts = [shallow.feature(images[chunk].to(self.device)) for chunk in batches(len(images), 16)]
+        return torch.cat(parts)
+
+    def recface(self, attacked: Sequence[str] | None = None) -> tuple[RecFace, dict[str, Any]]:
+        """The black-box attacker's network and where it comes from.
+
+        Args:
+            attacked: None for the one trained on people of LFW; otherwise who may not be among the sample
+                photographs on which one is trained here and now.
+
+        Raises:
+            AssetError: there is no trained one.
+        """
+        key = None if attacked is None else tuple(sorted(attacked))
+        if key not in self._recfaces:
+            self._recfaces[key] = self._trained() if key is None else self._demonstration(key)
+        return self._recfaces[key]
+
+    def _trained(self) -> tuple[RecFace, dict[str, Any]]:
+        settings = self.settings
+        lack = f"no trained RecFace for {settings.authorised}, cut {settings.cut}; run pmt train-recface"
+        try:
+            people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
+            folder = find_recface(settings.authorised, settings.cut, settings.recface, people.fingerprint)
+        except (DatasetError, NetworkError) as error:
+            raise AssetError(f"{lack} ({error})") from error
+        if folder is None:
+            raise AssetError(lack)
+        record = recface_record(folder)
+        keep = ("people", "feature", "seconds", "curve")
+        about = {"key": folder.name, "demonstration": False, **{name: record[name] for name in keep}}
+        return load_recface(folder, self.device), {**about, "identities": len(people.names)}
+
+    def _demonstration(self, attacked: tuple[str, ...]) -> tuple[RecFace, dict[str, Any]]:
+        config = self.settings.sample_recface
+        others = [who for who in sample_people().identities if who not in attacked]
+        with progress_bar("RecFace, sample photographs", config.steps) as advance:
+            shallow = self.shallow(self.settings.authorised)
+            model = sample_recface(shallow, config, attacked=attacked, progress=advance)
+        people = {"name": "samples", "training_images": len(others), "validation_images": 0}
+        return model, {"demonstration": True, "people": people, "identities": len(set(others)), "curve": []}
+
+    def reconstruct(self, attack: str, features: Tensor, description: str, recface: RecFace | None = None) -> Tensor:
+        """What an attack makes of features: images (N, 3, 112, 112), rounded to 8 bits, on the CPU.
+
+        Args:
+            attack: one of :data:`ATTACKS`.
+            features: (N, C, h, w).
+            description: for the progress bar.
+            recface: the network of the black-box attack.
+        """
+        if attack == BLACK_BOX:
+            assert recface is not None
+            with torch.no_grad():
+                images = torch.cat([recface(features[chunk]) for chunk in batches(len(features), 16)])
+            return quantise(images.cpu())
+        config = self.settings.inversion(attack)
+        shallow = self.shallow(self.settings.authorised)
+        with progress_bar(description, len(features) * config.steps * len(config.starts)) as advance:
+            return quantise(invert(features, shallow, config, progress=advance).images.cpu())
+
+    def _attack_values(self, sample: datasets.PairSet, attack: str, rows: Sequence[str]) -> dict[str, Any]:
+        recface, about = None, None
+        if attack == BLACK_BOX:
+            recface, about = self.recface(self.settings.attacked if sample.stand_in else None)
+        uploads = self._uploads_of(sample)
+        values: dict[str, Any] = {"uploads": {}}
+        for row in rows:
+            images = self.reconstruct(attack, uploads.features[row], f"{sample.title}, {attack}, {row}", recface)
+            values["uploads"][row] = self._measures(images, uploads.originals)
+        return values if about is None else {**values, "recface": about}
+
+    def _measures(self, images: Tensor, originals: Tensor) -> dict[str, Any]:
+        """How alike images are to the photographs, and each network's cosine of the two; one number an image."""
+        values: dict[str, Any] = {
+            "ssim": rounded(metrics.ssim(images, originals)),
+            "psnr": rounded(metrics.psnr(images, originals)),
+        }
+        if self.settings.lpips:
+            values["lpips"] = rounded(metrics.lpips(images, originals))
+        values["cosine"] = {
+            name: rounded(metrics.cosine(self.embed(name, images), self.embed_once(name, originals)))
+            for name in self.settings.networks
+        }
+        return values
+
+    def _upload_values(self, sample: datasets.PairSet) -> dict[str, Any]:
+        """How far the features are from the photograph's, how the service recognises them, and PMT's images."""
+        uploads = self._uploads_of(sample)
+        server = ServerModel(self.network(self.settings.authorised), self.settings.cut)
+        clean = uploads.features[UNPROTECTED].flatten(1)
+        own = self.embed_once(self.settings.authorised, uploads.originals)
+        values: dict[str, Any] = {"features": {}, "images": {}}
+        for row, features in uploads.features.items():
+            with torch.no_grad():
+                embedded = torch.cat([server(features[chunk]).cpu() for chunk in batches(len(features), 16)])
+            flat = features.flatten(1)
+            error = (flat - clean).square().sum(1) / clean.square().sum(1)
+            values["features"][row] = {
+                "error": rounded(error),
+                "cosine": rounded(torch.nn.functional.cosine_similarity(flat, clean)),
+                "service": rounded(metrics.cosine(embedded.numpy().astype(np.float64), own)),
+            }
+        for row, images in uploads.images.items():
+            values["images"][row] = self._measures(quantise(images), uploads.originals)
+        return values
+
+
+def table(blocks: Sequence[ReconstructionBlock], settings: ReconstructionSettings) -> pd.DataFrame:
+    """Table 6 in long form, one line a mean.
+
+    Returns:
+        DataFrame with columns dataset, attack (``none``: the PMT image itself), upload, measure (``ssim``, ``psnr``,
+        ``lpips``, ``cosine``, ``srra`` at the paper's threshold, ``srra_own`` at the network's own), network (None for
+        the first three), mean, low, high (95%: Wilson for rates, bootstrap otherwise), n (images).
+    """
+    lines: list[dict[str, Any]] = []
+    for block in blocks:
+        for attack in (IMAGE, *ATTACKS):
+            for upload, measures in block.measured(attack).items():
+                where = {"dataset": block.dataset, "attack": attack, "upload": upload}
+                for measure in ("ssim", "psnr", "lpips"):
+                    if measure in measures:
+                        lines.append({**where, "measure": measure, "network": None, **_mean(measures[measure])})
+                for network, stored in measures["cosine"].items():
+                    cosine = np.array(stored)
+                    lines.append({**where, "measure": "cosine", "network": network, **_mean(cosine)})
+                    for measure, kappa in _thresholds(block, network, settings):
+                        found = rate(metrics.srra(cosine, kappa))
+                        line = {name: found[name] for name in ("low", "high", "n")}
+                        line = {**where, "measure": measure, "network": network, "mean": found["accuracy"], **line}
+                        lines.append(line)
+    columns = ["dataset", "attack", "upload", "measure", "network", "mean", "low", "high", "n"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _thresholds(
+    block: ReconstructionBlock, network: str, settings: ReconstructionSettings
+) -> Iterator[tuple[str, float]]:
+    if network not in settings.kappa_excluded:
+        yield "srra", settings.kappa
+    if block.clean.result is not None:
+        for _, outcome in block.outcomes():
+            if outcome.result is not None:
+                same_data(block.clean.result, outcome.result)
+        yield "srra_own", block.clean.result.values["networks"][network]["threshold"]
+
+
+def _mean(values: Sequence[float] | Floats) -> dict[str, Any]:
+    interval = metrics.bootstrap(np.array(values), seed=0)
+    return {"mean": float(np.mean(values)), "low": interval.low, "high": interval.high, "n": len(values)}
+
+
+def features_table(blocks: Sequence[ReconstructionBlock]) -> pd.DataFrame:
+    """How far uploaded features are from those of the photograph, and whether the service recognises them.
+
+    Returns:
+        DataFrame with columns dataset, upload, error (mean squared error relative to the features' squared norm), low,
+        high (95% bootstrap), cosine (mean, of the features), service (mean cosine of the embeddings that the service
+        computes from the upload and from the photograph), n.
+    """
+    columns = ["dataset", "upload", "error", "low", "high", "cosine", "service", "n"]
+    lines = []
+    for block in blocks:
+        for upload, entry in (block.uploads.result.values["features"] if block.uploads.result else {}).items():
+            error = _mean(entry["error"])
+            cosine, service = np.mean(entry["cosine"]), np.mean(entry["service"])
+            line = (block.dataset, upload, error["mean"], error["low"], error["high"], cosine, service, error["n"])
+            lines.append(line)
+    return pd.DataFrame(lines, columns=columns)
+
+
+def summary(cells: pd.DataFrame, features: pd.DataFrame, settings: ReconstructionSettings) -> dict[str, float]:
+    """Headline numbers, each a mean over the data sets.
+
+    ``ATTACK_UPLOAD_MEASURE`` with underscores for hyphens: ``ssim``, ``psnr``, the authorised network's ``cosine``,
+    ``srra`` and ``srra_own`` (percent), and ``others``, the percentage of images that the other networks accept at
+    their own thresholds; ``image`` in place of an attack for the PMT image itself; ``UPLOAD_error``.
+    """
+    found: dict[str, float] = {}
+    for (attack, upload), part in cells.groupby(["attack", "upload"], sort=False):
+        label = f"{'image' if attack == IMAGE else attack}_{upload}".replace("-", "_")
+        own = part[part["network"].isna() | (part["network"] == settings.authorised)]
+        for measure, group in own.groupby("measure", sort=False):
+            scale = 100 if str(measure).startswith("srra") else 1
+            found[f"{label}_{measure}"] = scale * group["mean"].mean()
+        others = part[(part["measure"] == "srra_own") & (part["network"] != settings.authorised)]
+        if len(others):
+            found[f"{label}_others"] = 100 * others["mean"].mean()
+    for upload, group in features.groupby("upload", sort=False):
+        found[f"{str(upload).replace('-', '_')}_error"] = group["error"].mean()
+        found[f"{str(upload).replace('-', '_')}_service"] = group["service"].mean()
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
+
+
+def _verdict(results: Sequence[bool]) -> str:
+    if not results:
+        return "not measured"
+    return HOLDS if all(results) else IN_PART if any(results) else NOT
+
+
+def _ours(cells: pd.DataFrame, settings: ReconstructionSettings, attack: str, upload: str) -> pd.DataFrame:
+    """Dataset by measure: the means of an attack on a row, cosines and rates of the authorised network."""
+    own = cells["network"].isna() | (cells["network"] == settings.authorised)
+    part = cells[(cells["attack"] == attack) & (cells["upload"] == upload) & own]
+    return part.pivot(index="dataset", columns="measure", values="mean")
+
+
+def verdicts(
+    blocks: Sequence[ReconstructionBlock], cells: pd.DataFrame, settings: ReconstructionSettings
+) -> dict[str, str]:
+    """Whether the paper's claims hold for its two attacks, counted over attacks and data sets.
+
+    Returns:
+        Claim to verdict: ``attack`` (unprotected features are reconstructed: SSIM at least :data:`WORKS`, recognised
+        in at least :data:`RECOGNISED` of the images at the service's own threshold), ``hidden`` (PMT: SSIM at most
+        :data:`HIDDEN`), ``recognised`` (PMT: recognised as often), ``noise`` (random noise: SSIM above PMT's, the 95%
+        interval of the paired difference above 0), ``noise_cosine`` (and a cosine below PMT's).
+    """
+    found: dict[str, list[bool]] = {"attack": [], "hidden": [], "recognised": [], "noise": [], "noise_cosine": []}
+    for attack in PAPER_ATTACKS:
+        for _, line in _ours(cells, settings, attack, UNPROTECTED).iterrows():
+            found["attack"].append(line["ssim"] >= WORKS and line["srra_own"] >= RECOGNISED)
+        for _, line in _ours(cells, settings, attack, PMT).iterrows():
+            found["hidden"].append(line["ssim"] <= HIDDEN)
+            found["recognised"].append(line["srra_own"] >= RECOGNISED)
+        for block in blocks:
+            rows = block.measured(attack)
+            if NOISE not in rows or PMT not in rows:
+                continue
+            noise, made = rows[NOISE], rows[PMT]
+            found["noise"].append(_above(noise["ssim"], made["ssim"]))
+            name = settings.authorised
+            found["noise_cosine"].append(_above(made["cosine"][name], noise["cosine"][name]))
+    return {claim: _verdict(results) for claim, results in found.items()}
+
+
+def _above(first: Sequence[float], second: Sequence[float]) -> bool:
+    return metrics.bootstrap(np.array(first) - np.array(second), seed=0).low > 0
+
+
+def _paper(attack: str, upload: str, measure: int) -> str:
+    """Range of the paper's values over its four data sets."""
+    table6 = paper_table("table6")
+    values = [rows[PAPER_UPLOADS[upload]][PAPER_ATTACKS[attack]][measure] for rows in table6["datasets"].values()]
+    low, high = min(values), max(values)
+    return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+def reading(
+    blocks: Sequence[ReconstructionBlock],
+    cells: pd.DataFrame,
+    features: pd.DataFrame,
+    settings: ReconstructionSettings,
+) -> str:
+    """The paper's claims beside the numbers at hand, each with a verdict (Markdown)."""
+    value = summary(cells, features, settings)
+    attacks = [attack for attack in ATTACKS if _label(attack, PMT, "ssim") in value]
+    if not attacks:
+        return "Nothing was measured."
+    verdict = verdicts(blocks, cells, settings)
+    paper_s = [attack for attack in attacks if attack in PAPER_ATTACKS]
+
+    def number(attack: str, upload: str, measure: str = "ssim", places: int = 2) -> str:
+        return f"{value.get(_label(attack, upload, measure), float('nan')):.{places}f}"
+
+    def listed(upload: str, measure: str = "ssim", index: int = 0) -> str:
+        return "; ".join(
+            f"{ATTACK_TITLES[attack]} {number(attack, upload, measure)}"
+            + (f" (paper {_paper(attack, upload, index)})" if attack in PAPER_ATTACKS else "")
+            for attack in attacks
+        )
+
+    def rates(upload: str, measure: str) -> str:
+        return ", ".join(f"{ATTACK_TITLES[attack]} {number(attack, upload, measure, 0)}%" for attack in attacks)
+
+    lines = [
+        f"- **Unprotected features give the face away: {verdict['attack']}.** Mean SSIM: {listed(UNPROTECTED)}. "
+        f"{settings.authorised} takes the reconstruction for the person, at its own threshold: "
+        f"{rates(UNPROTECTED, 'srra_own')}.",
+        f"- **PMT's features do not, SSIM falls to 0.03: {verdict['hidden']}.** Mean SSIM: {listed(PMT)}.",
+        f"- **What is made of PMT's features is still recognised by the service (COS, SRRA): "
+        f"{verdict['recognised']}.** Mean cosine: {listed(PMT, 'cosine', 2)}. Recognised at its own threshold: "
+        f"{rates(PMT, 'srra_own')} (paper 100%, at a threshold that it does not name).",
+        f"- **Random noise of the same amplitude hides less: {verdict['noise']}.** Mean SSIM: {listed(NOISE)}. "
+        f"**And it costs more of the recognition: {verdict['noise_cosine']}.** Mean cosine: "
+        f"{listed(NOISE, 'cosine', 2)}.",
+    ]
+    worst = max(attacks, key=lambda attack: value[_label(attack, PMT, "ssim")])
+    share = {a: value[_label(a, PMT, "ssim")] / value[_label(a, UNPROTECTED, "ssim")] for a in attacks}
+    nearly = [attack for attack in attacks if share[attack] >= NEARLY]
+    error = value.get("pmt_error", float("nan"))
+    said = (
+        f"PMT's features are reconstructed nearly as well as unprotected ones by {_join(nearly)}: with "
+        f"{_shares(share, nearly)} of the SSIM."
+        if nearly
+        else f"PMT's features are reconstructed less well than unprotected ones, with {_shares(share, attacks)} of the "
+        "SSIM."
+    )
+    lines.append(
+        f"- **Why.** {said} Whoever inverts features can be kept from the photograph only by the part in which the "
+        f"features differ. At K = {settings.pmt.steps} their squared error is {100 * error:.0f}% of their squared "
+        "norm" + "".join(_closer_text(settings, value, attacks, steps) for steps in settings.more_steps) + ". A "
+        "transform that makes features equal cannot hide the face from someone who inverts features."
+    )
+    if f"image_{PMT}_ssim" in value:
+        others = {attack: value.get(_label(attack, PMT, "others"), float("nan")) for attack in attacks}
+        most = max(attacks, key=lambda attack: others[attack])
+        lines.append(
+            f"- **Identity leaks to networks that were not authorised.** At their own thresholds they recognise, of "
+            f"the reconstructions of PMT's features, {rates(PMT, 'others')}; of the PMT image itself (SSIM "
+            f"{number('image', PMT)}) {number('image', PMT, 'others', 0)}%; of reconstructions of unprotected "
+            f"features, {rates(UNPROTECTED, 'others')}."
+            if others[most] >= 10
+            else f"- **Networks that were not authorised** recognise, at their own thresholds, of the reconstructions "
+            f"of PMT's features {rates(PMT, 'others')}, of the PMT image itself (SSIM {number('image', PMT)}) "
+            f"{number('image', PMT, 'others', 0)}%."
+        )
+    missing = [attack for attack in PAPER_ATTACKS if attack not in paper_s]
+    if missing:
+        lines.append(f"- Not measured: {_join(missing)}.")
+    images = int(cells[cells["attack"] == worst]["n"].max())
+    lines.append(f"\nMeans over the data sets; at most {images} images each; intervals are in the tables.")
+    return "\n".join(lines)
+
+
+def _label(attack: str, upload: str, measure: str) -> str:
+    return f"{attack}_{upload}_{measure}".replace("-", "_")
+
+
+def _join(attacks: Sequence[str]) -> str:
+    return " and ".join(ATTACK_TITLES[attack] for attack in attacks)
+
+
+def _shares(share: Mapping[str, float], attacks: Sequence[str]) -> str:
+    return ", ".join(f"{100 * share[attack]:.0f}% ({ATTACK_TITLES[attack]})" for attack in attacks)
+
+
+def _closer_text(
+    settings: ReconstructionSettings, value: Mapping[str, float], attacks: Sequence[str], steps: int
+) -> str:
+    row = closer(steps)
+    error = value.get(f"{row.replace('-', '_')}_error")
+    known = [attack for attack in attacks if _label(attack, row, "ssim") in value]
+    if error is None or not known:
+        return ""
+    share = {a: value[_label(a, row, "ssim")] / value[_label(a, UNPROTECTED, "ssim")] for a in known}
+    return f"; at K = {steps} it is {100 * error:.0f}%, and the shares are {_shares(share, known)}"
+
+
+def not_run(blocks: Sequence[ReconstructionBlock]) -> list[str]:
+    """One line for each part that has no result, or whose result could not be computed again."""
+    lines = []
+    for block in blocks:
+        notes = [(label, outcome.note) for label, outcome in block.outcomes()]
+        title = TITLES.get(block.dataset, block.dataset)
+        distinct = {note for _, note in notes}
+        if len(distinct) == 1 and "" not in distinct:
+            lines.append(f"{title}: {distinct.pop()}")
+        else:
+            lines += [f"{title}, {label}: {note}" for label, note in notes if note]
+    return lines
+
+
+def training(blocks: Sequence[ReconstructionBlock]) -> dict[str, Any] | None:
+    """Where the black-box attacker's network comes from: people, images, curve; None where it was not used."""
+    for block in blocks:
+        for outcome in block.attacks.get(BLACK_BOX, ()):
+            if outcome.result is not None:
+                about: dict[str, Any] = outcome.result.values["recface"]
+                return about
+    return None
+
+
+def training_text(about: Mapping[str, Any] | None) -> str:
+    """One sentence on who the black-box attacker's network was trained on."""
+    if about is None:
+        return "The black-box attack was not run."
+    people = about["people"]
+    if about["demonstration"]:
+        return (
+            f"RecFace was trained here and now on {people['training_images']} faces of {about['identities']} people in "
+            "the sample photographs, none of whom is attacked: a demonstration, not the attacker of the paper."
+        )
+    last = about["curve"][-1]
+    return (
+        f"RecFace was trained on {people['training_images']} photographs of people of LFW who are in no pair of its "
+        f"protocol, for {last['step']} steps ({about['seconds'] / 60:.0f} minutes); on {people['validation_images']} "
+        f"photographs of other such people its mean SSIM is {last['val_ssim']:.3f}, its mean PSNR "
+        f"{last['val_psnr']:.1f} dB."
+    )
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Fig. 6 for one sample photograph that may be shown.
+
+    Attributes:
+        title: who it shows.
+        original: the photograph.
+        image: the PMT image, and its SSIM to the photograph.
+        made: row to attack to reconstruction and SSIM.
+        recface: see :func:`training_text`.
+    """
+
+    title: str
+    original: UInt8Image
+    image: tuple[UInt8Image, float]
+    made: Mapping[str, Mapping[str, tuple[UInt8Image, float]]]
+    recface: str
+
+
+def strips(bench: Reconstruction, count: int) -> list[Strip]:
+    """The first portraits of different people that may be shown, protected and attacked here and now.
+
+    The black box is the RecFace trained on LFW where there is one, else one trained on sample photographs of others.
+    """
+    shown: dict[tuple[str, ...], datasets.SamplePhoto] = {}
+    for photo in datasets.sample_photos():
+        if photo.display:
+            shown.setdefault(photo.persons, photo)
+    photos = list(shown.values())[:count]
+    crops = [photo.crops()[0].image for photo in photos]
+    originals = to_tensor(crops)
+    try:
+        recface, about = bench.recface()
+    except AssetError:
+        people = {person for photo in photos for person in photo.persons}
+        recface, about = bench.recface(sorted(people | set(bench.settings.attacked)))
+    uploads = bench.uploads(originals, "Sample photographs")
+    made: list[dict[str, dict[str, tuple[UInt8Image, float]]]] = [{} for _ in photos]
+    for row in (UNPROTECTED, NOISE, PMT):
+        for attack in ATTACKS:
+            images = bench.reconstruct(attack, uploads.features[row], f"Sample photographs, {attack}, {row}", recface)
+            for entry, found in zip(made, _with_ssim(images, originals), strict=True):
+                entry.setdefault(row, {})[attack] = found
+    seen = _with_ssim(quantise(uploads.images[PMT]), originals)
+    text = training_text(about)
+    return [
+        Strip(photo.title, crop, image, entry, text)
+        for photo, crop, image, entry in zip(photos, crops, seen, made, strict=True)
+    ]
+
+
+def _with_ssim(images: Tensor, originals: Tensor) -> list[tuple[UInt8Image, float]]:
+    return list(zip(to_uint8(images), (float(value) for value in metrics.ssim(images, originals)), strict=True))
