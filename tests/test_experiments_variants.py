@@ -209,7 +209,7 @@ def test_the_parameter_page_says_what_is_in_its_tables() -> None:
     cuts = parameters.cut_lines([("lfw", 1, recognised(95)), ("lfw", 5, recognised(96))], thresholds(), settings)
     said = parameters.reading(frame, curve, cuts)
     for line in frame.to_dict("records"):
-        assert f"{line['option']} {100 * line['unauthorised']:.1f}%" in said
+        assert f"{line['option']} {100 * line['authorised']:.1f}/{100 * line['unauthorised']:.1f}%" in said
     found = parameters.summary(frame, curve, cuts)
     at_25 = curve[(curve["steps"] == 25) & (curve["threshold"] == "calibrated") & (curve["role"] == "authorised")]
     assert found["k25_authorised"] == pytest.approx(100 * at_25["accuracy"].iloc[0], abs=1e-3)

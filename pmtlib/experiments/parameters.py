@@ -250,7 +250,8 @@ def reading(frame: pd.DataFrame, steps: pd.DataFrame, cuts: pd.DataFrame) -> str
             beaten = bool((others["unauthorised_low"] > chosen["unauthorised_high"]).all())
             verdicts.append(2 if beaten else 1 if bool(best["chosen"]) else 0)
             numbers = ", ".join(
-                f"{line['option']} {100 * line['unauthorised']:.1f}%" for line in rows.to_dict("records")
+                f"{line['option']} {100 * line['authorised']:.1f}/{100 * line['unauthorised']:.1f}%"
+                for line in rows.to_dict("records")
             )
             said.append(f"{TITLES.get(str(dataset), dataset)}: {numbers}")
         verdict = (
@@ -260,7 +261,8 @@ def reading(frame: pd.DataFrame, steps: pd.DataFrame, cuts: pd.DataFrame) -> str
             else "does not hold"
         )  # fmt: skip
         lines.append(
-            f"- **{group}** (unauthorised, mean over networks): {'; '.join(said)}. The paper's choice {verdict}."
+            f"- **{group}** (authorised/unauthorised, mean over networks): {'; '.join(said)}. That the paper's choice leaves "
+            f"the others least {verdict}."
         )
     for name, column, curve in (("steps K", "steps", steps), ("the cut k", "cut", cuts)):
         part = curve[curve["threshold"] == CALIBRATED] if len(curve) else curve
