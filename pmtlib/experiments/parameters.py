@@ -261,8 +261,8 @@ def reading(frame: pd.DataFrame, steps: pd.DataFrame, cuts: pd.DataFrame) -> str
             else "does not hold"
         )  # fmt: skip
         lines.append(
-            f"- **{group}** (authorised/unauthorised, mean over networks): {'; '.join(said)}. That the paper's choice leaves "
-            f"the others least {verdict}."
+            f"- **{group}** (authorised/unauthorised, mean over networks): {'; '.join(said)}. That the paper's choice "
+            f"leaves the others least {verdict}."
         )
     for name, column, curve in (("steps K", "steps", steps), ("the cut k", "cut", cuts)):
         part = curve[curve["threshold"] == CALIBRATED] if len(curve) else curve
