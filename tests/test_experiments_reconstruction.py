@@ -132,13 +132,13 @@ def test_verdicts_follow_from_the_numbers():
     assert said["attack"] == said["hidden"] == said["recognised"] == said["noise"] == experiments.HOLDS
     assert said["noise_cosine"] == experiments.NOT
     text = experiments.reading([as_printed], cells, features, SETTINGS)
-    assert "falls to 0.03: holds.**" in text
+    assert "falls to 0.03. It holds.**" in text
     assert "less well than unprotected" in text
     equal = made_up_block(levels={**LEVELS, PMT: 0.79})
     cells, features, summary = everything(equal)
     text = experiments.reading([equal], cells, features, SETTINGS)
     assert "nearly as well as unprotected ones by" in text
-    assert "falls to 0.03: does not hold.**" in text
+    assert "falls to 0.03. It does not hold.**" in text
     assert f"{100 * summary['pmt_error']:.0f}% of their squared norm" in text
     one = ReconstructionBlock("lfw", equal.clean, equal.uploads, {**as_printed.attacks, SIGN: equal.attacks[SIGN]})
     assert experiments.verdicts([one], everything(one)[0], SETTINGS)["hidden"] == experiments.IN_PART
@@ -191,6 +191,8 @@ def test_tables_and_figures_show_the_numbers_beside_the_papers():
     for value in ("0.62", "14.61", "34.40", "0.03", "11.21", "0.71"):
         assert f">{value}<" in html
     assert "n = 30" in html
+    assert "demonstration" not in html
+    assert "demonstration" in figures.table6(cells.assign(dataset="samples"), "samples", SETTINGS).to_html()
     assert "bold" in figures.recognition_table(cells, "lfw", SETTINGS).to_html()
     assert "further K" in figures.provenance_table([block]).to_html()
     assert figures.features_table(features, SETTINGS).to_html().count("<tr>") == 2 + len(LEVELS)

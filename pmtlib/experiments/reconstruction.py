@@ -560,17 +560,29 @@ def reading(
     def rates(upload: str, measure: str) -> str:
         return ", ".join(f"{ATTACK_TITLES[attack]} {number(attack, upload, measure, 0)}%" for attack in attacks)
 
+    def against(measure: str, index: int) -> str:
+        return "; ".join(
+            f"{ATTACK_TITLES[attack]} {number(attack, NOISE, measure)} against {number(attack, PMT, measure)}"
+            + (
+                f" (paper {_paper(attack, NOISE, index)} against {_paper(attack, PMT, index)})"
+                if attack in PAPER_ATTACKS
+                else ""
+            )
+            for attack in attacks
+        )
+
     lines = [
-        f"- **Unprotected features give the face away: {verdict['attack']}.** Mean SSIM: {listed(UNPROTECTED)}. "
-        f"{settings.authorised} takes the reconstruction for the person, at its own threshold: "
+        f"- **Claim: unprotected features give the face away. It {verdict['attack']}.** Mean SSIM: "
+        f"{listed(UNPROTECTED)}. {settings.authorised} takes the reconstruction for the person, at its own threshold: "
         f"{rates(UNPROTECTED, 'srra_own')}.",
-        f"- **PMT's features do not, SSIM falls to 0.03: {verdict['hidden']}.** Mean SSIM: {listed(PMT)}.",
-        f"- **What is made of PMT's features is still recognised by the service (COS, SRRA): "
+        f"- **Claim: PMT's features do not; SSIM falls to 0.03. It {verdict['hidden']}.** Mean SSIM: {listed(PMT)}.",
+        f"- **Claim: what is made of PMT's features is still recognised by the service (COS, SRRA). It "
         f"{verdict['recognised']}.** Mean cosine: {listed(PMT, 'cosine', 2)}. Recognised at its own threshold: "
         f"{rates(PMT, 'srra_own')} (paper 100%, at a threshold that it does not name).",
-        f"- **Random noise of the same amplitude hides less: {verdict['noise']}.** Mean SSIM: {listed(NOISE)}. "
-        f"**And it costs more of the recognition: {verdict['noise_cosine']}.** Mean cosine: "
-        f"{listed(NOISE, 'cosine', 2)}.",
+        f"- **Claim: random noise of the same amplitude hides less than PMT. It {verdict['noise']}.** Mean SSIM, noise "
+        f"against PMT: {against('ssim', 0)}.",
+        f"- **Claim: that noise costs more of the recognition. It {verdict['noise_cosine']}.** Mean cosine, noise "
+        f"against PMT: {against('cosine', 2)}.",
     ]
     worst = max(attacks, key=lambda attack: value[_label(attack, PMT, "ssim")])
     share = {a: value[_label(a, PMT, "ssim")] / value[_label(a, UNPROTECTED, "ssim")] for a in attacks}

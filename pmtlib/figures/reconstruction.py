@@ -85,6 +85,11 @@ def table6(cells: pd.DataFrame, dataset: str, settings: ReconstructionSettings) 
         f"network's own threshold. The paper's threshold of SRRA is not given. Pair seed {settings.pair_seed}, PMT "
         f"seed {settings.pmt.seed}, noise seed {settings.noise_seed}"
     )
+    if dataset == "samples":
+        caption += (
+            ". A demonstration, not a measurement: RecFace was trained here on those faces of the sample photographs "
+            "that are not attacked"
+        )
     return styled(frame, caption)
 
 
