@@ -415,6 +415,63 @@ def _show_checks(checks: Iterable[Check], as_json: bool) -> int:
     return DONE if any(check.measured for check in found) else NOTHING_DONE
 
 
+@app.command("train-recface", epilog=EXIT_CODES)
+def train_recface(
+    network: Annotated[str, typer.Option("--network", "-n", metavar="NETWORK", help="Whose features are attacked.")],
+    cut: Annotated[
+        str, typer.Option(metavar="UNITS", help="Units of the shallow model: a number or a unit's name.")
+    ] = "5",
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SET",
+            help="A set of PMT_DATA or a folder of aligned crops or of people, or `samples` (a handful of faces).",
+        ),
+    ] = "lfw_rest",
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=4096, help="Images an update.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and augmentation.")] = None,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the result; in the cache by default.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start anew.")
+    ] = True,
+    quiet: QuietOption = False,
+) -> int:
+    """Train the network that reconstructs faces from shallow features (black-box attack, Eq. 1).
+
+    It sees the shallow model's features of other people's photographs, and nothing else. Experiments find the result in
+    the cache by network, cut, configuration and people. An interrupted training goes on from its last checkpoint.
+    """
+    _warm_up(quiet)
+    from pmtlib import devices, zoo
+    from pmtlib.attacks import reconstruction
+    from pmtlib.progress import progress_bar
+    from pmtlib.shallow import ShallowModel
+
+    zoo.card(network)
+    given = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    base = reconstruction.SAMPLE_CONFIG if data == "samples" else reconstruction.RecFaceConfig()
+    config = base.model_copy(update={name: value for name, value in given.items() if value is not None})
+    people = reconstruction.training_people(data)
+    units = int(cut) if cut.lstrip("-").isdecimal() else cut
+    shallow = ShallowModel(zoo.load(network), units, name=network).to(devices.resolve(device))
+    key = reconstruction.recface_key(zoo.weights_checksum(network), shallow.cut, config, people.fingerprint)
+    folder = out or reconstruction.recface_folder(key)
+    if data == "samples" and not quiet:
+        print(f"trains on {', '.join(people.names)}; not on {', '.join(reconstruction.ATTACKED)}")
+    with progress_bar("RecFace", config.steps, show=not quiet) as advance:
+        reconstruction.train_recface(shallow, people, config, folder=folder, progress=advance, resume=resume)
+    if not quiet:
+        last = reconstruction.recface_record(folder)["curve"][-1]
+        if last["val_ssim"] is not None:
+            print(f"on people held out: SSIM {last['val_ssim']:.3f}, PSNR {last['val_psnr']:.2f} dB")
+        print(f"{_count(last['step'], 'step')}: {shown(folder)}")
+    return DONE
+
+
 @app.command()
 def config() -> None:
     """Print the transform's default configuration as YAML, each field explained; for `pmt protect --config`."""
