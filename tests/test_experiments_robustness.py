@@ -58,6 +58,18 @@ def made_up_block(seed: int = 0, *, privacy: bool = True) -> RobustnessBlock:
             for images in ("originals", "uploads")
         }
 
+    def recognised() -> dict:
+        own, stranger = by_amplitude(), by_amplitude()
+        return {
+            images: {
+                scale: {
+                    a: {"cosine": cosines, "stranger": stranger[images][scale][a]} for a, cosines in entries.items()
+                }
+                for scale, entries in scales.items()
+            }
+            for images, scales in own.items()
+        }
+
     def scores() -> list[float]:
         return draw.uniform(-0.2, 1, PAIRS).round(5).tolist()
 
@@ -79,7 +91,7 @@ def made_up_block(seed: int = 0, *, privacy: bool = True) -> RobustnessBlock:
         outcome("lfw", clean, "thresholds"),
         outcome("lfw--a", noise(draw), "noise"),
         outcome("lfw--b", noise(draw), "noise"),
-        outcome("lfw--features", {"deviation": 7.5, **by_amplitude()}),
+        outcome("lfw--features", {"deviation": 7.5, **recognised()}),
         outcome("lfw--reconstructions", by_amplitude()) if privacy else Outcome(None, "not run: no RecFace"),
         outcome("lfw--processing", {"same": same, "photograph": photographs, "operations": operations}),
     )
@@ -172,8 +184,10 @@ def test_features_count_cosines_and_add_distances():
         assert len(lines) == 2 * 2 * 3
         for line in lines.to_dict("records"):
             where = line["images"], line["scale"], str(line["amplitude"])
-            cosines = block.features.result.values[where[0]][where[1]][where[2]]
-            recognised = sum(c > {"paper": 0.5, "calibrated": 0.37}[line["threshold"]] for c in cosines) / PHOTOGRAPHS
+            stored = block.features.result.values[where[0]][where[1]][where[2]]
+            kappa = {"paper": 0.5, "calibrated": 0.37}[line["threshold"]]
+            recognised = sum(c > kappa for c in stored["cosine"]) / PHOTOGRAPHS
+            assert line["stranger"] == pytest.approx(sum(c > kappa for c in stored["stranger"]) / PHOTOGRAPHS)
             assert line["utility"] == pytest.approx(recognised)
             assert line["sigma"] == line["amplitude"] * (1 if line["scale"] == "absolute" else 7.5)
             if privacy:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from pmtlib import calibration, datasets, metrics, results
+from pmtlib.errors import DatasetError
 from pmtlib.experiments import trade_off as experiments
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.trade_off import COMPARISONS, TradeOffBlock, TradeOffSettings
@@ -31,6 +30,19 @@ def noise(draw: np.random.Generator, shift: float) -> dict:
             "lpips": draw.uniform(0, 1, PHOTOGRAPHS).round(5).tolist(),
         }
         for bound in (0.0, 0.1, 0.2, 0.3)
+    }
+
+
+def control(draw: np.random.Generator) -> dict:
+    return {
+        images: {
+            str(bound): {
+                "stranger": draw.uniform(-0.2, 1, PHOTOGRAPHS).round(5).tolist(),
+                "rank_1": draw.integers(0, 2, PHOTOGRAPHS).tolist(),
+            }
+            for bound in (0.0, 0.1, 0.2, 0.3)
+        }
+        for images in ("originals", "uploads")
     }
 
 
@@ -60,6 +72,7 @@ def made_up_block(seed: int = 0) -> TradeOffBlock:
         outcome("lfw", clean, "thresholds"),
         outcome("lfw--a", noise(draw, 3.0), "noise"),
         outcome("lfw--b", noise(draw, 0.5), "noise"),
+        outcome("lfw--strangers", control(draw)),
         outcome("lfw--matching", matching),
     )
 
@@ -76,6 +89,21 @@ def test_the_curves_count_photographs_above_the_threshold():
         assert line["privacy"] == pytest.approx(sum(stored["lpips"]) / PHOTOGRAPHS)
         assert line["utility_low"] <= line["utility"] <= line["utility_high"]
         assert line["kappa"] == kappa
+
+
+def test_the_control_counts_strangers_above_the_same_threshold():
+    block = made_up_block(6)
+    lines = experiments.control_lines([block], SETTINGS)
+    assert len(lines) == 2 * 2 * 4
+    for line in lines.to_dict("records"):
+        stored = block.control.result.values[line["images"]][str(line["bound"])]
+        kappa = {"paper": 0.5, "calibrated": 0.37}[line["threshold"]]
+        assert line["stranger"] == pytest.approx(sum(1 for c in stored["stranger"] if c > kappa) / PHOTOGRAPHS)
+        assert line["rank_1"] == pytest.approx(sum(stored["rank_1"]) / PHOTOGRAPHS)
+        assert line["stranger_low"] <= line["stranger"] <= line["stranger_high"]
+    assert experiments.strangers(["a", "a", "b", "c"]).tolist() == [2, 2, 3, 0]
+    with pytest.raises(DatasetError, match="no two people"):
+        experiments.strangers(["a", "a"])
 
 
 def test_the_difference_is_that_of_the_same_photograph():
@@ -209,9 +237,10 @@ def test_the_verdicts_follow_the_numbers():
     block = made_up_block(4)
 
     def said(originals: dict, uploads: dict) -> str:
-        made = TradeOffBlock("lfw", Outcome(None), outcome("a", originals), outcome("b", uploads), Outcome(None))
+        made = TradeOffBlock("lfw", Outcome(None), outcome("a", originals), outcome("b", uploads), *[Outcome(None)] * 2)
         lines, apart = experiments.curves([made], SETTINGS), experiments.comparison([made], SETTINGS)
-        return experiments.reading(lines, apart, experiments.matching_cells([made], SETTINGS), SETTINGS)
+        beside = experiments.control_lines([made], SETTINGS)
+        return experiments.reading(lines, apart, beside, experiments.matching_cells([made], SETTINGS), SETTINGS)
 
     good = said(constant(0.1, 0.2), constant(0.9, 0.8))
     assert "Does not hold" not in good
@@ -220,19 +249,20 @@ def test_the_verdicts_follow_the_numbers():
     assert bad.count("Does not hold") == 2
     assert "Utility of uploads is lower at δ = 0, 0.1, 0.2" in bad
     lines, apart = experiments.curves([block], SETTINGS), experiments.comparison([block], SETTINGS)
-    cells = experiments.matching_cells([block], SETTINGS)
-    summary = experiments.summary(lines, cells)
+    cells, beside = experiments.matching_cells([block], SETTINGS), experiments.control_lines([block], SETTINGS)
+    summary = experiments.summary(lines, beside, cells)
     value = cells.query("role == 'authorised' and comparison == 'protected-clean' and measure == 'tar_far_1e3'")[
         "value"
     ]
     assert summary["lfw_authorised_protected_clean_tar_far_1e3"] == pytest.approx(100 * value.iloc[0], abs=1e-3)
-    assert f"{100 * value.iloc[0]:.0f}% [" in experiments.reading(lines, apart, cells, SETTINGS)
+    assert f"{100 * value.iloc[0]:.0f}% [" in experiments.reading(lines, apart, beside, cells, SETTINGS)
 
 
 def test_tables_and_figures_show_the_numbers():
     block = made_up_block(5)
     lines, cells = experiments.curves([block], SETTINGS), experiments.matching_cells([block], SETTINGS)
-    html = figures.trade_off_table(lines, "lfw").to_html()
+    beside = experiments.control_lines([block], SETTINGS)
+    html = figures.trade_off_table(lines, beside, "lfw").to_html()
     for line in lines.to_dict("records"):
         assert f"{100 * line['utility']:.0f}<br>" in html
     html = figures.matching_table(cells, "lfw", SETTINGS).to_html()
@@ -240,18 +270,17 @@ def test_tables_and_figures_show_the_numbers():
         scale, digits = (1, 3) if line["measure"] == "auc" else (100, 1)
         assert f"{scale * line['value']:.{digits}f}<br>" in html
     assert "CFP-FF" in html
-    assert len(figures.trade_off_figure(lines).axes) == 4
+    assert len(figures.trade_off_figure(lines, beside).axes) == 4
     assert len(figures.matching_figure(cells, SETTINGS).axes) == 3
-    assert figures.provenance_table([block]).to_html().count("2026-01-01") == 4
+    assert figures.provenance_table([block]).to_html().count("2026-01-01") == 5
 
 
 def test_nothing_measured_is_said_and_drawn():
-    block = TradeOffBlock("lfw", *(Outcome(None, "not run: data not present") for _ in range(4)))
+    block = TradeOffBlock("lfw", *(Outcome(None, "not run: data not present") for _ in range(5)))
     assert experiments.not_run([block]) == ["LFW: not run: data not present"]
     lines, apart = experiments.curves([block], SETTINGS), experiments.comparison([block], SETTINGS)
-    cells = experiments.matching_cells([block], SETTINGS)
-    assert experiments.summary(lines, cells) == {}
-    assert experiments.reading(lines, apart, cells, SETTINGS) == "Nothing was measured."
-    figures.trade_off_figure(lines)
+    cells, beside = experiments.matching_cells([block], SETTINGS), experiments.control_lines([block], SETTINGS)
+    assert experiments.summary(lines, beside, cells) == {}
+    assert experiments.reading(lines, apart, beside, cells, SETTINGS) == "Nothing was measured."
+    figures.trade_off_figure(lines, beside)
     figures.matching_figure(cells, SETTINGS)
-    assert math.isfinite(len(lines))

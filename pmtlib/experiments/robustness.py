@@ -31,7 +31,7 @@ from pmtlib.experiments.common import (
     same_data,
     section_settings,
 )
-from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, thresholds
+from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, identities, strangers, thresholds
 from pmtlib.experiments.variants import Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.images import add_noise, batches, quantise, to_tensor, to_uint8
@@ -40,6 +40,7 @@ from pmtlib.shallow import ServerModel
 VERSION = 1
 ABSOLUTE, RELATIVE = "absolute", "relative"
 NONE = "none"
+TERMS = ("utility", "stranger", "privacy", "total")
 STABLE = 0.1
 """A mean that moves by no more than this counts as stable in the verdicts on the paper's claims."""
 
@@ -236,7 +237,7 @@ class Robustness(Variants):
         """Fig. 9, Utility: how the service's model recognises features under noise.
 
         For each amplitude the cosine of the server model's embedding of the noisy feature with that of the
-        photograph's feature without noise.
+        photograph's feature without noise, and with that of a stranger's photograph.
         """
         parameters, authorised = self._feature_parameters(), self.settings.authorised
         request = self.request("robustness", f"{dataset}--features", VERSION, parameters, (authorised,))
@@ -251,10 +252,17 @@ class Robustness(Variants):
 
             features = self._features(dataset)
             own = embedded(features[ORIGINALS])
+            sample = self.sample(dataset)
+            assert isinstance(sample, datasets.PairSet)
+            named = identities(sample)
+            other = strangers([named[image] for image in np.unique(sample.pairs[:, 0])])
             values: dict[str, Any] = {"deviation": round(float(features[ORIGINALS].std()), 6)}
             for images, scale, amplitude, noisy in self._noisy_features(features):
-                cosines = rounded(metrics.cosine(embedded(noisy), own))
-                values.setdefault(images, {}).setdefault(scale, {})[str(amplitude)] = cosines
+                seen = embedded(noisy)
+                values.setdefault(images, {}).setdefault(scale, {})[str(amplitude)] = {
+                    "cosine": rounded(metrics.cosine(seen, own)),
+                    "stranger": rounded(metrics.cosine(seen, own[other])),
+                }
             return values
 
         return self.obtain(request, self._source(dataset), compute)
@@ -354,8 +362,8 @@ def feature_lines(blocks: Sequence[RobustnessBlock], settings: RobustnessSetting
     Returns:
         DataFrame with columns dataset, images, scale (``absolute``, or ``relative`` to the features' standard
         deviation), amplitude, sigma (on the features' scale), threshold (``paper`` or ``calibrated``), kappa, n and,
-        for each of utility, privacy and total, the mean and its 95% bootstrap interval over photographs; privacy and
-        total are NaN where no RecFace is trained.
+        for each of utility, stranger (the same criterion with a stranger's photograph), privacy and total, the mean
+        and its 95% bootstrap interval over photographs; privacy and total are NaN where no RecFace is trained.
     """
     lines = []
     for block in blocks:
@@ -369,21 +377,23 @@ def feature_lines(blocks: Sequence[RobustnessBlock], settings: RobustnessSetting
         for threshold, kappa in thresholds(block.clean, settings.up_kappa, settings.authorised):
             for images in (ORIGINALS, UPLOADS):
                 for scale, entries in values[images].items():
-                    for amplitude, cosines in entries.items():
+                    for amplitude, entry in entries.items():
+                        cosines = entry["cosine"]
                         sigma = float(amplitude) * (1 if scale == ABSOLUTE else values["deviation"])
                         line = {
                             "dataset": block.dataset, "images": images, "scale": scale, "amplitude": float(amplitude),
                             "sigma": sigma, "threshold": threshold, "kappa": kappa, "n": len(cosines),
                         }  # fmt: skip
                         recognised = np.asarray(metrics.utility(cosines, kappa), dtype=np.float64)
-                        terms = {"utility": recognised}
+                        mistaken = np.asarray(metrics.utility(entry["stranger"], kappa), dtype=np.float64)
+                        terms = {"utility": recognised, "stranger": mistaken}
                         if apart is not None:
                             distance = np.asarray(apart[images][scale][amplitude], dtype=np.float64)
                             terms |= {"privacy": distance, "total": recognised + distance}
-                        for name in ("utility", "privacy", "total"):
+                        for name in TERMS:
                             line |= _mean(name, terms.get(name))
                         lines.append(line)
-    terms_of = [f"{name}{end}" for name in ("utility", "privacy", "total") for end in ("", "_low", "_high")]
+    terms_of = [f"{name}{end}" for name in TERMS for end in ("", "_low", "_high")]
     columns = ["dataset", "images", "scale", "amplitude", "sigma", "threshold", "kappa", "n", *terms_of]
     return pd.DataFrame(lines, columns=columns)
 
@@ -524,7 +534,7 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
             text += (
                 f" At {line['amplitude']:g} standard deviations of the features (σ = {line['sigma']:.2f}) Utility is "
                 f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}] for "
-                f"{word}."
+                f"{word} (strangers accepted: {100 * line['stranger']:.0f}%)."
             )
     return text
 

@@ -14,10 +14,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pmtlib import calibration, datasets, metrics, zoo
+from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings
 from pmtlib.experiments.variants import CALIBRATED, PAPER, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
-from pmtlib.images import quantise
+from pmtlib.images import add_noise, quantise
 
 VERSION = 1
 FINE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -60,6 +61,7 @@ class TradeOffBlock:
         clean: thresholds and scores on unprotected images.
         originals: the terms of Eq. 9 for the photographs under noise.
         uploads: the same for the uploads.
+        control: the same criterion as Utility's between strangers, and identification, under the same noise.
         matching: scores of the three kinds of comparison, and identification.
     """
 
@@ -67,6 +69,7 @@ class TradeOffBlock:
     clean: Outcome
     originals: Outcome
     uploads: Outcome
+    control: Outcome
     matching: Outcome
 
     def rows(self) -> list[tuple[str, str, Outcome]]:
@@ -75,6 +78,7 @@ class TradeOffBlock:
             ("thresholds", self.clean),
             ("noise, originals", self.originals),
             ("noise, uploads", self.uploads),
+            ("noise, strangers", self.control),
             ("matching", self.matching),
         )
         return [(self.dataset, name, outcome) for name, outcome in named]
@@ -112,10 +116,50 @@ class TradeOff(Variants):
                 self.thresholds(name),
                 self.noisy(name, None, bounds=bounds, label="fine"),
                 self.noisy(name, {}, bounds=bounds, label="fine"),
+                self.control(name),
                 self.matching(name),
             )
             for name in self.settings.datasets
         ]
+
+    def control(self, dataset: str) -> Outcome:
+        """What Utility does not ask: whether a noisy upload is told apart from other people's noisy photographs.
+
+        For each noise bound, with the noise of Fig. 8: the cosine of each upload (and of each photograph) with the
+        noisy photograph of a stranger, and whether the most alike of all noisy photographs shows the right person.
+        """
+        settings, sample = self.settings, self.sample(dataset)
+        parameters = {
+            "authorised": settings.authorised,
+            "cut": settings.cut,
+            "pmt": settings.pmt.model_dump(mode="json"),
+            "bounds": list(settings.fine_bounds),
+            "noise_seed": settings.noise_seed,
+        }
+        request = self.request("trade-off", f"{dataset}--strangers", VERSION, parameters, (settings.authorised,))
+
+        def compute() -> dict[str, Any]:
+            assert isinstance(sample, datasets.PairSet)
+            named = identities(sample)
+            people = [named[image] for image in np.unique(sample.pairs[:, 0])]
+            originals = self.photographs(dataset).originals
+            uploads = quantise(self.made(dataset, {}).images)
+            other = strangers(people)
+            values: dict[str, Any] = {ORIGINALS: {}, UPLOADS: {}}
+            for bound in settings.fine_bounds:
+                references = self.embed(settings.authorised, add_noise(originals, bound, settings.noise_seed))
+                for name, images in ((ORIGINALS, originals), (UPLOADS, uploads)):
+                    ours = self.embed(settings.authorised, add_noise(images, bound, settings.noise_seed + 1))
+                    found = metrics.identification(
+                        ours, references, gallery_identities=people, probe_identities=people, ks=(1,)
+                    )
+                    values[name][str(bound)] = {
+                        "stranger": rounded(metrics.cosine(ours, references[other])),
+                        "rank_1": found[1].astype(int).tolist(),
+                    }
+            return values
+
+        return self.obtain(request, Source.of_pairs(sample), compute)
 
     def matching(self, dataset: str) -> Outcome:
         """Every network's scores of clean and protected photographs, and whom it takes them for among the others.
@@ -172,6 +216,20 @@ class TradeOff(Variants):
             "gallery": {"images": len(second), "people": len({people[image] for image in second})},
             "networks": networks,
         }
+
+
+def strangers(people: Sequence[str]) -> NDArray[np.int64]:
+    """For each of ``people`` the row of the next one, round the end, who is somebody else.
+
+    Raises:
+        DatasetError: all are one person.
+    """
+    count = len(people)
+    if len(set(people)) < 2:
+        raise DatasetError("no two people among the first photographs of the pairs. Remedy: take more pairs")
+    return np.array(
+        [next((i + k) % count for k in range(1, count) if people[(i + k) % count] != people[i]) for i in range(count)]
+    )
 
 
 def threshold_set(dataset: str) -> str:
@@ -248,6 +306,31 @@ def thresholds(clean: Outcome, kappa: float, network: str) -> list[tuple[str, fl
     """The paper's threshold, and the network's own where it was calibrated."""
     own = [] if clean.result is None else [(CALIBRATED, float(clean.result.values["networks"][network]["threshold"]))]
     return [(PAPER, kappa), *own]
+
+
+def control_lines(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.DataFrame:
+    """The control of Fig. 8, from :meth:`TradeOff.control`.
+
+    Returns:
+        DataFrame with columns dataset, images, threshold, bound, kappa, n, and stranger and rank_1 (rates) with their
+        95% Wilson intervals (``stranger_low``, ...). rank_1 needs no threshold.
+    """
+    lines = []
+    for block in blocks:
+        if block.control.result is None:
+            continue
+        for threshold, kappa in thresholds(block.clean, settings.up_kappa, settings.authorised):
+            for images, by_bound in block.control.result.values.items():
+                for bound, entry in by_bound.items():
+                    line = {"dataset": block.dataset, "images": images, "threshold": threshold, "bound": float(bound)}
+                    line |= {"kappa": kappa, "n": len(entry["stranger"])}
+                    accepted = np.asarray(entry["stranger"]) > kappa
+                    for name, right in (("stranger", accepted), ("rank_1", np.array(entry["rank_1"], dtype=bool))):
+                        cell = _share(right)
+                        line |= {name: cell["value"], f"{name}_low": cell["low"], f"{name}_high": cell["high"]}
+                    lines.append(line)
+    ends = [f"{name}{end}" for name in ("stranger", "rank_1") for end in ("", "_low", "_high")]
+    return pd.DataFrame(lines, columns=["dataset", "images", "threshold", "bound", "kappa", "n", *ends])
 
 
 def comparison(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.DataFrame:
@@ -364,17 +447,21 @@ def resampled(
     return {AUC: area, EER: equal}
 
 
-def summary(lines: pd.DataFrame, cells: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers: Utility and Privacy at the bounds 0, 0.1 and 0.2, rates in percent, areas as they are.
+def summary(lines: pd.DataFrame, control: pd.DataFrame, cells: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers: Utility, Privacy and control at the bounds 0 to 0.3, rates in percent, areas as they are.
 
     Names: ``lfw_uploads_paper_utility_0.2``, ``lfw_authorised_protected_clean_tar_far_1e3``.
     """
     found: dict[str, float] = {}
     for line in lines.to_dict("records"):
-        if line["bound"] in (0.0, 0.1, 0.2):
+        if line["bound"] in (0.0, 0.1, 0.2, 0.3):
             name = f"{line['dataset']}_{line['images']}_{line['threshold']}"
             found[f"{name}_utility_{line['bound']:g}"] = 100 * line["utility"]
             found[f"{name}_privacy_{line['bound']:g}"] = line["privacy"]
+    for line in control[control["threshold"] == PAPER].to_dict("records"):
+        if line["bound"] in (0.0, 0.1, 0.2, 0.3):
+            for term in ("stranger", "rank_1"):
+                found[f"{line['dataset']}_{line['images']}_{term}_{line['bound']:g}"] = 100 * line[term]
     for keys, group in cells.groupby(["dataset", "role", "comparison", "measure"], sort=False):
         dataset, role, kind, measure = map(str, keys)
         scale = 1 if measure == AUC else 100
@@ -382,7 +469,13 @@ def summary(lines: pd.DataFrame, cells: pd.DataFrame) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in found.items()}
 
 
-def reading(lines: pd.DataFrame, apart: pd.DataFrame, cells: pd.DataFrame, settings: TradeOffSettings) -> str:
+def reading(
+    lines: pd.DataFrame,
+    apart: pd.DataFrame,
+    control: pd.DataFrame,
+    cells: pd.DataFrame,
+    settings: TradeOffSettings,
+) -> str:
     """The paper's claims of Section 6.6 held against the numbers at hand (Markdown)."""
     said = []
     for dataset in dict.fromkeys(lines["dataset"]):
@@ -392,6 +485,9 @@ def reading(lines: pd.DataFrame, apart: pd.DataFrame, cells: pd.DataFrame, setti
             curve = lines[(lines["dataset"] == dataset) & (lines["threshold"] == threshold)]
             if len(part):
                 said.append(_reading_of_curve(title, str(threshold), part, curve))
+        part = control[(control["dataset"] == dataset) & (control["threshold"] == PAPER)]
+        if len(part):
+            said.append(_reading_of_control(title, part))
     for dataset in dict.fromkeys(cells["dataset"]):
         title = TITLES.get(str(dataset), str(dataset))
         said.append(_reading_of_matching(title, cells[cells["dataset"] == dataset], settings))
@@ -437,6 +533,24 @@ def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd
             )
         text += "."
     return text
+
+
+def _reading_of_control(title: str, control: pd.DataFrame) -> str:
+    strongest = control[control["bound"] == control["bound"].max()].set_index("images")
+    kappa, n, bound = (strongest[name].iloc[0] for name in ("kappa", "n", "bound"))
+
+    def written(images: str, name: str) -> str:
+        line = strongest.loc[images]
+        return f"{100 * line[name]:.0f}% [{100 * line[name + '_low']:.0f}, {100 * line[name + '_high']:.0f}]"
+
+    empty = float(strongest.loc[ORIGINALS, "stranger"]) > 0.5
+    opening = "Utility is blind to what noise does" if empty else "Utility against strangers"
+    return (
+        f"**{title}, {opening}.** By Utility's criterion (κ = {kappa:g}) a photograph at δ = {bound:g} is also "
+        f'"recognised" as a stranger\'s noisy photograph in {written(ORIGINALS, "stranger")} of cases, an upload in '
+        f"{written(UPLOADS, 'stranger')} (n = {n}). The right person is the most alike of all for "
+        f"{written(ORIGINALS, 'rank_1')} of the photographs and {written(UPLOADS, 'rank_1')} of the uploads."
+    )
 
 
 def _listed(bounds: Iterable[float]) -> str:

@@ -93,6 +93,7 @@ def feature_table(lines: pd.DataFrame, dataset: str) -> Styler:
         row = rows.setdefault((f"{line['amplitude']:g}{unit}", f"{line['sigma']:.3g}"), {})
         word, kappa = _WORDS[line["images"]], f"κ = {line['kappa']:.2g}"
         row[f"{word}: Utility %, {kappa}"] = _three(line, "utility", 100, 0)
+        row[f"{word}: strangers accepted %, {kappa}"] = _three(line, "stranger", 100, 0)
         if pd.isna(line["privacy"]):
             continue
         row[f"{word}: Privacy"] = _three(line, "privacy", 1, 2)

@@ -25,7 +25,7 @@ from pmtlib.experiments.trade_off import (
     TradeOffSettings,
     threshold_set,
 )
-from pmtlib.experiments.variants import CALIBRATED, PAPER
+from pmtlib.experiments.variants import PAPER
 from pmtlib.figures.common import COLOURS, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
 
@@ -43,14 +43,18 @@ _HEADINGS = {
 _MARKERS = ("o", "s", "D")
 
 
-def trade_off_figure(lines: pd.DataFrame) -> Figure:
-    """Fig. 8: Utility (left axis, dark) and Privacy (right axis, light) of originals and uploads, a row a data set."""
+def trade_off_figure(lines: pd.DataFrame, control: pd.DataFrame) -> Figure:
+    """Fig. 8: Utility (left axis, dark) and Privacy (right axis, light) of originals and uploads, a row a data set.
+
+    Beside Utility stand its control from :func:`pmtlib.experiments.trade_off.control_lines`: the same criterion between
+    strangers, and identification.
+    """
     sets = list(dict.fromkeys(lines["dataset"]))
     figure, axes = plt.subplots(
         max(len(sets), 1), 2, figsize=(10, 0.5 + 3.3 * max(len(sets), 1)), squeeze=False, layout="constrained",
         sharex=True,
     )  # fmt: skip
-    dark, light = colormaps[COLOURS](0.1), colormaps[COLOURS](0.75)
+    dark, middle, light = (colormaps[COLOURS](share) for share in (0.1, 0.45, 0.8))
     top = float(lines["privacy_high"].max()) * 1.08 if len(lines) else 1.0
     for row, dataset in enumerate(sets):
         for column, (images, letter) in enumerate(((ORIGINALS, "(a) original"), (UPLOADS, "(b) upload"))):
@@ -58,12 +62,15 @@ def trade_off_figure(lines: pd.DataFrame) -> Figure:
             other = axis.twinx()
             part = lines[(lines["dataset"] == dataset) & (lines["images"] == images)].sort_values("bound")
             handles = []
-            for threshold, style in ((PAPER, "-"), (CALIBRATED, "--")):
-                curve = part[part["threshold"] == threshold]
-                if len(curve):
-                    label = f"Utility, κ = {curve['kappa'].iloc[0]:.2g}"
-                    handles.append(_band(axis, curve, "utility", dark, label, style=style, marker="o"))
             curve = part[part["threshold"] == PAPER]
+            kappa = f"κ = {curve['kappa'].iloc[0]:.2g}"
+            handles.append(_band(axis, curve, "utility", dark, f"Utility, {kappa}", style="-", marker="o"))
+            chosen = (control["dataset"] == dataset) & (control["images"] == images) & (control["threshold"] == PAPER)
+            beside = control[chosen].sort_values("bound")
+            if len(beside):
+                text = f"strangers accepted, {kappa}"
+                handles.append(_band(axis, beside, "stranger", middle, text, style=":", marker="X"))
+                handles.append(_band(axis, beside, "rank_1", middle, "right person first", style="--", marker="^"))
             handles.append(_band(other, curve, "privacy", light, "Privacy (LPIPS)", style="-", marker="s"))
             axis.set_ylim(-0.04, 1.04)
             other.set_ylim(0, top)
@@ -83,7 +90,7 @@ def _band(axis: Any, curve: pd.DataFrame, term: str, colour: Any, label: str, *,
     return handle
 
 
-def trade_off_table(lines: pd.DataFrame, dataset: str) -> Styler:
+def trade_off_table(lines: pd.DataFrame, control: pd.DataFrame, dataset: str) -> Styler:
     """The numbers of Fig. 8, with their intervals."""
     part = lines[lines["dataset"] == dataset]
     rows: dict[str, dict[str, str]] = {}
@@ -93,12 +100,17 @@ def trade_off_table(lines: pd.DataFrame, dataset: str) -> Styler:
         row[f"{line['images']}: Utility, {kappa}"] = _three(line, "utility", 100, 0) + " %"
         if line["threshold"] == PAPER:
             row[f"{line['images']}: Privacy"] = _three(line, "privacy", 1, 2)
+    beside = control[(control["dataset"] == dataset) & (control["threshold"] == PAPER)]
+    for line in beside.to_dict("records"):
+        row = rows.setdefault(f"{line['bound']:g}", {})
+        row[f"{line['images']}: strangers accepted, κ = {line['kappa']:.2g}"] = _three(line, "stranger", 100, 0) + " %"
+        row[f"{line['images']}: right person first"] = _three(line, "rank_1", 100, 0) + " %"
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     frame = frame[sorted(frame.columns)]
     frame.index.name = "δ"
     count = int(part["n"].max()) if len(part) else 0
     title = TITLES.get(dataset, dataset)
-    return styled(frame, f"{title}: Utility and Privacy with 95% bootstrap interval, n = {count} photographs")
+    return styled(frame, f"{title}: Utility, Privacy and control with 95% intervals, n = {count} photographs")
 
 
 def _three(line: Any, name: str, scale: float, digits: int) -> str:
