@@ -363,7 +363,8 @@ def feature_lines(blocks: Sequence[RobustnessBlock], settings: RobustnessSetting
         DataFrame with columns dataset, images, scale (``absolute``, or ``relative`` to the features' standard
         deviation), amplitude, sigma (on the features' scale), threshold (``paper`` or ``calibrated``), kappa, n and,
         for each of utility, stranger (the same criterion with a stranger's photograph), privacy and total, the mean
-        and its 95% bootstrap interval over photographs; privacy and total are NaN where no RecFace is trained.
+        and its 95% interval (Wilson for the two rates, else a bootstrap over photographs); privacy and total are NaN
+        where no RecFace is trained.
     """
     lines = []
     for block in blocks:
@@ -391,17 +392,17 @@ def feature_lines(blocks: Sequence[RobustnessBlock], settings: RobustnessSetting
                             distance = np.asarray(apart[images][scale][amplitude], dtype=np.float64)
                             terms |= {"privacy": distance, "total": recognised + distance}
                         for name in TERMS:
-                            line |= _mean(name, terms.get(name))
+                            line |= _mean(name, terms.get(name), is_rate=name in ("utility", "stranger"))
                         lines.append(line)
     terms_of = [f"{name}{end}" for name in TERMS for end in ("", "_low", "_high")]
     columns = ["dataset", "images", "scale", "amplitude", "sigma", "threshold", "kappa", "n", *terms_of]
     return pd.DataFrame(lines, columns=columns)
 
 
-def _mean(name: str, numbers: Floats | None) -> dict[str, float]:
+def _mean(name: str, numbers: Floats | None, *, is_rate: bool) -> dict[str, float]:
     if numbers is None:
         return {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
-    low, high = metrics.bootstrap(numbers, seed=0)
+    low, high = metrics.wilson(int(numbers.sum()), len(numbers)) if is_rate else metrics.bootstrap(numbers, seed=0)
     return {name: float(numbers.mean()), f"{name}_low": low, f"{name}_high": high}
 
 

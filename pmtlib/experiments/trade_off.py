@@ -291,7 +291,7 @@ def curves(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.Da
 
     Returns:
         DataFrame as of :func:`pmtlib.experiments.variants.up_lines`, with columns dataset, images, threshold
-        (``paper`` for ``up_kappa``, or ``calibrated``) in front.
+        (``paper`` for ``up_kappa``, or ``calibrated``) in front; the interval of Utility, a rate, is Wilson's.
     """
     parts = []
     for block in blocks:
@@ -299,7 +299,11 @@ def curves(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.Da
             noise = [({**identity, "threshold": threshold}, outcome) for identity, outcome in block.noise()]
             parts.append(up_lines(noise, kappa))
     columns = ["dataset", "images", "threshold", "bound", "kappa", "n"]
-    return pd.concat(parts, ignore_index=True) if any(map(len, parts)) else pd.DataFrame(columns=columns)
+    if not any(map(len, parts)):
+        return pd.DataFrame(columns=columns)
+    lines = pd.concat(parts, ignore_index=True)
+    ends = [metrics.wilson(round(share * n), int(n)) for share, n in zip(lines["utility"], lines["n"], strict=True)]
+    return lines.assign(utility_low=[end.low for end in ends], utility_high=[end.high for end in ends])
 
 
 def thresholds(clean: Outcome, kappa: float, network: str) -> list[tuple[str, float]]:
@@ -582,8 +586,9 @@ def _reading_of_matching(title: str, cells: pd.DataFrame, settings: TradeOffSett
     if len(cell("tar_far_1e3", PROTECTED_CLEAN, "unauthorised")):
         text += (
             f" Networks without authorisation accept {one('tar_far_1e3', PROTECTED_CLEAN, 'unauthorised')} on average "
-            f"when one is an upload, {one('tar_far_1e3', PROTECTED_PROTECTED, 'unauthorised')} when both are, and find "
-            f"the person of an upload at rank 1 in {one(RANK_1, PROTECTED_CLEAN, 'unauthorised')}."
+            f"when one is an upload, {one('tar_far_1e3', PROTECTED_PROTECTED, 'unauthorised')} when both are (but then "
+            f"also {one('false_far_1e3', PROTECTED_PROTECTED, 'unauthorised')} of pairs of two people), and find the "
+            f"person of an upload at rank 1 in {one(RANK_1, PROTECTED_CLEAN, 'unauthorised')}."
         )
     return text
 

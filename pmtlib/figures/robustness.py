@@ -104,7 +104,7 @@ def feature_table(lines: pd.DataFrame, dataset: str) -> Styler:
         frame.index = pd.MultiIndex.from_tuples(list(rows), names=["amplitude", "σ"])
     count = int(part["n"].max()) if len(part) else 0
     title = TITLES.get(dataset, dataset)
-    return styled(frame, f"{title}: noisy features, 95% bootstrap intervals, n = {count} photographs")
+    return styled(frame, f"{title}: noisy features, 95% intervals, n = {count} photographs")
 
 
 def _three(line: Any, name: str, scale: float, digits: int) -> str:
