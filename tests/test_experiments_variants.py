@@ -120,6 +120,8 @@ def test_each_set_without_results_has_one_line() -> None:
     assert variants.not_run([("lfw", "a", missing), ("lfw", "b", recognised(4))], common.TITLES) == [
         "LFW, a: not run: data not present"
     ]
+    parts = [("lfw", "a", missing), ("lfw", "b", recognised(4)), ("lfw", "c", missing)]
+    assert variants.not_run(parts, common.TITLES) == ["LFW, a, c: not run: data not present"]
 
 
 def test_a_recomputation_says_how_far_it_moved() -> None:

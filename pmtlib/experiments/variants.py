@@ -329,7 +329,7 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
 
 
 def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, str]) -> list[str]:
-    """One line for each set none of whose results are there, else for each missing result (set, row, outcome)."""
+    """One line for each set none of whose results are there, else for each reason, with the results that it holds for."""
     by_set: dict[str, dict[str, str]] = {}
     for dataset, row, outcome in outcomes:
         by_set.setdefault(dataset, {})[row] = outcome.note
@@ -339,7 +339,9 @@ def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, s
         if len(distinct) == 1 and all(notes.values()):
             lines.append(f"{title}: {distinct.pop()}")
         else:
-            lines += [f"{title}, {row}: {note}" for row, note in notes.items() if note]
+            for note in sorted(distinct):
+                rows = ", ".join(row for row, said in notes.items() if said == note)
+                lines.append(f"{title}, {rows}: {note}")
     return lines
 
 
