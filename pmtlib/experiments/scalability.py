@@ -157,8 +157,8 @@ def reading(frame: pd.DataFrame) -> str:
         "**The paper claims** that MR-PMT serves several services at once with good accuracy, and that others stay "
         f"low; its own cells average {paper['authorised']:.1f}% for authorised and {paper['unauthorised']:.1f}% for "
         "unauthorised networks, so its table does not bear out the second half.",
-        f"**Measured** ({', '.join(dict.fromkeys(part['combination']))}; each network's own threshold, n = {count} pairs "
-        f"a cell): authorised "
+        f"**Measured** ({', '.join(dict.fromkeys(part['combination']))}; each network's own threshold, n = {count} "
+        "pairs a cell): authorised "
         f"{found['authorised_mean']:.1f}% on average (lowest {found['authorised_lowest']:.1f}%), unauthorised "
         f"{found['unauthorised_mean']:.1f}% (from {found['unauthorised_lowest']:.1f} to "
         f"{found['unauthorised_highest']:.1f}%).",

@@ -329,7 +329,7 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
 
 
 def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, str]) -> list[str]:
-    """One line for each set none of whose results are there, else for each reason, with the results that it holds for."""
+    """One line for a set none of whose results are there, else one a reason with the results that it holds for."""
     by_set: dict[str, dict[str, str]] = {}
     for dataset, row, outcome in outcomes:
         by_set.setdefault(dataset, {})[row] = outcome.note
