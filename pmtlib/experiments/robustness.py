@@ -492,28 +492,26 @@ def _reading_of_grid(dataset: Any, up: pd.DataFrame) -> str:
     inner = [kappa for kappa in theirs.columns if first < float(peaks[kappa]) < last]
     middle = float(ours.index[len(ours) // 2])
     ends = theirs.loc[middle].to_numpy(dtype=np.float64)[[0, -1]]
+    worse = [f"{kappa:g}" for kappa in ours.columns if not bool((ours[kappa] > theirs[kappa]).all())]
+    beyond = f"; the others are at κ = {', '.join(worse)}" if worse else ""
     peaked = f"{len(inner)} of {len(theirs.columns)} thresholds"
     return (
         f"**{_title(dataset)}, images (Fig. 10).** *Claimed: UP of uploads is above that of originals.* "
-        f"{_verdict(better == cells)}: in {better} of {cells} cells (n = {n} photographs each). "
+        f"{_verdict(better == cells)}: in {better} of {cells} cells (n = {n} photographs each){beyond}. "
         f"*Claimed: UP of uploads is stable up to κ = 0.6.* {_verdict(len(stable) == len(ours))}: "
-        f"between κ = {upto[0]:g} and {upto[-1]:g} it falls by {STABLE} or less at {_listed(stable)}, and by up to "
-        f"{lost:.2f} elsewhere. *Claimed: UP of originals has a peak over δ, and falls as κ rises.* "
+        f"between κ = {upto[0]:g} and {upto[-1]:g} it falls by at most {lost:.2f}, and by {STABLE} or less at "
+        f"{len(stable)} of {len(ours)} noise bounds. "
+        "*Claimed: UP of originals has a peak over δ, and falls as κ rises.* "
         f"{_verdict(len(inner) == len(theirs.columns))}: at {peaked} the highest UP is neither at the lowest nor at "
         f"the highest δ; at δ = {middle:g} UP falls from {ends[0]:.2f} to {ends[1]:.2f} (by its definition it never "
         "rises with κ)."
     )
 
 
-def _listed(bounds: Sequence[Any]) -> str:
-    return "δ = " + ", ".join(f"{bound:g}" for bound in bounds) if bounds else "no δ"
-
-
 def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
     kappa, n = float(lines["kappa"].iloc[0]), int(lines["n"].max())
     absolute = lines[lines["scale"] == ABSOLUTE]
     term = "total" if bool(absolute["total"].notna().all()) else "utility"
-    called = "UP" if term == "total" else "Utility (Privacy was not run)"
     text = f"**{_title(dataset)}, features (Fig. 9), κ = {kappa:.2g}.** "
     table = {name: part.set_index("amplitude") for name, part in absolute.groupby("images")}
     if set(table) == {UPLOADS, ORIGINALS}:
@@ -521,11 +519,14 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
         clear = int((ours[f"{term}_low"] > theirs[f"{term}_high"]).sum())
         near = ours[ours.index <= 0.2][term]
         moved = float(near.max() - near.min())
+        text += "*Claimed: UP of obfuscated features is significantly above that of original ones.* "
+        if term == "total":
+            text += f"{_verdict(clear == len(ours))}: the intervals lie apart at {clear} of {len(ours)} amplitudes "
+        else:
+            text += "Not judged: Privacy was not run "
         text += (
-            f"*Claimed: {called} of obfuscated features is significantly above that of original ones.* "
-            f"{_verdict(clear == len(ours))}: the intervals lie apart at {clear} of {len(ours)} amplitudes (n = {n}). "
-            f"*Claimed: it is not sensitive to noise from 0 to 0.2.* {_verdict(moved <= STABLE)}: it moves by "
-            f"{moved:.2f}."
+            f"(n = {n}). *Claimed: it is not sensitive to noise from 0 to 0.2.* {_verdict(moved <= STABLE)}"
+            f"{'' if term == 'total' else ' for Utility'}: it moves by {moved:.2f}."
         )
     last = lines[lines["scale"] == RELATIVE].sort_values("amplitude")
     for images, word in ((UPLOADS, "uploads"), (ORIGINALS, "originals")):
