@@ -141,7 +141,7 @@ def processing_figure(cells: pd.DataFrame) -> Figure:
         axis.set_title(TITLES.get(str(dataset), str(dataset)), fontsize=10)
         axis.grid(alpha=0.3)
     if sets:
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     plt.close(figure)
     return figure
 
