@@ -10,6 +10,7 @@ import typer
 
 from pmtlib import cli
 from pmtlib.experiments import abuse as experiments
+from pmtlib.experiments import reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -40,6 +41,27 @@ def test_its_numbers_are_those_of_the_stored_results(monkeypatch):
     assert [float(number) for number in found.groups()] == [round(value, 1) for value in expected]
 
 
+def test_what_it_says_of_reconstruction_is_stored(monkeypatch):
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = reconstruction.reconstruction_settings("paper")
+    blocks = reconstruction.Reconstruction(settings, torch.device("cpu")).run()
+    cells, features = reconstruction.table(blocks, settings), reconstruction.features_table(blocks)
+    summary = reconstruction.summary(cells, features, settings)
+    found = re.search(
+        r"rebuilds faces at a mean SSIM of (\S+) \(from unprotected features (\S+);.*?recognise (\S+)%\.",
+        README,
+        re.DOTALL,
+    )
+    assert found
+    expected = (
+        f"{summary['black_box_pmt_ssim']:.2f}",
+        f"{summary['black_box_unprotected_ssim']:.2f}",
+        f"{summary['black_box_pmt_others']:.1f}",
+    )
+    assert found.groups() == expected
+
+
 def test_its_commands_and_files_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE):
@@ -47,5 +69,5 @@ def test_its_commands_and_files_exist():
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / link).is_file(), link
     commands = typer.main.get_command(cli.app).commands
-    for command in re.findall(r"^pmt ([a-z]+)", README, re.MULTILINE):
+    for command in re.findall(r"^pmt ([a-z-]+)", README, re.MULTILINE):
         assert command in commands, command
