@@ -124,6 +124,13 @@ def test_the_reference_has_every_public_module() -> None:
     assert listed == public
 
 
+def test_the_reference_shows_every_module(built: tuple[Path, str]) -> None:
+    page = (built[0] / "_build" / "html" / "api.html").read_text()
+    listed = re.findall(r"automodule:: (pmtlib[\w.]*)", (ROOT / "book" / "api.md").read_text())
+    assert [name for name in listed if f'id="module-{name}"' not in page] == []
+    assert "pmtlib.experiments.common.SectionSettings" in page
+
+
 def test_every_notebook_has_its_page_in_the_contents() -> None:
     results = {entry.removeprefix("results/") for entry in toc_entries() if entry.startswith("results/")}
     assert results == set(runner.names())

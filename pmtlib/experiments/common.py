@@ -87,10 +87,10 @@ def profile_values(section: str, profile: str) -> dict[str, Any]:
     return values
 
 
-Settings = TypeVar("Settings", bound=SectionSettings)
+_Settings = TypeVar("_Settings", bound=SectionSettings)
 
 
-def section_settings(section: str, model: type[Settings], profile: str, **overrides: Any) -> Settings:
+def section_settings(section: str, model: type[_Settings], profile: str, **overrides: Any) -> _Settings:
     """Settings of a section in a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
 
     What differs from the profile is a trial: its results are not stored, so that it cannot replace the profile's.
