@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pmtlib import datasets, metrics
+from pmtlib.attacks.reconstruction import ADAM as ADAM_ATTACK
 from pmtlib.attacks.reconstruction import (
     SAMPLE_CONFIG,
     InversionConfig,
@@ -25,6 +26,7 @@ from pmtlib.attacks.reconstruction import (
     sample_people,
     sample_recface,
 )
+from pmtlib.attacks.reconstruction import SIGN as SIGN_ATTACK
 from pmtlib.errors import AssetError, DatasetError, NetworkError
 from pmtlib.experiments.common import (
     PEOPLE,
@@ -82,8 +84,8 @@ class ReconstructionSettings(SectionSettings):
     recface: RecFaceConfig = RecFaceConfig()
     sample_recface: RecFaceConfig = SAMPLE_CONFIG
     attacked: tuple[str, ...] = ("collins", "obama")
-    white_box_sign: InversionConfig = InversionConfig(rule="sign", steps=80, step_size=2.0, tv_weight=1.0)
-    white_box_adam: InversionConfig = InversionConfig(rule="adam", steps=100, step_size=30.0, tv_weight=10.0)
+    white_box_sign: InversionConfig = SIGN_ATTACK
+    white_box_adam: InversionConfig = ADAM_ATTACK
     noise_seed: int = 0
     lpips: bool = False
 
