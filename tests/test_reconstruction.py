@@ -21,7 +21,6 @@ from pmtlib.attacks.reconstruction import (
     RECORD,
     SAMPLE_CONFIG,
     SIGN,
-    TRAINING,
     WEIGHTS,
     InversionConfig,
     RecFace,
@@ -42,6 +41,7 @@ from pmtlib.attacks.reconstruction import (
     train_recface,
     training_people,
 )
+from pmtlib.attacks.training import TRAINING
 from pmtlib.cli import main
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError, ResultError

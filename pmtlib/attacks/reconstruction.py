@@ -12,11 +12,9 @@ Neither sees a photograph of the victim, nor anything of the network behind the 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,15 +30,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pmtlib import faces, metrics, zoo
+from pmtlib.attacks.layers import grown, residual_blocks
+from pmtlib.attacks.training import Files, Progress, Training, read_eight_bit, seeded
 from pmtlib.datasets import SUFFIXES, Images, People, load_people, sample_photos
 from pmtlib.errors import ConfigError, DatasetError, PhotoError, ResultError
 from pmtlib.faces import SIZE
-from pmtlib.images import UInt8Image, batches, write_atomic
+from pmtlib.images import UInt8Image, batches
 from pmtlib.paths import cache_dir, data_dir
 from pmtlib.shallow import ShallowModel
 
-RECORD, WEIGHTS, TRAINING = "recface.json", "recface.safetensors", "training.pt"
-"""Files of a trained RecFace: what it is and how training went; its weights; the state to go on from."""
+RECORD, WEIGHTS = "recface.json", "recface.safetensors"
+"""Files of a trained RecFace: what it is and how training went; its weights."""
 
 LISTING = "identities_disjoint_from_pairs.txt"
 """A list that an image set may hold: the identities that are in no evaluated pair."""
@@ -50,10 +50,9 @@ ATTACKED = ("obama",)
 
 _WIDEST = 32
 _FORMAT = 1
-_ADAM_BETAS = (0.9, 0.99)
 _INVERSION_BETAS = (0.9, 0.99)
 
-Progress = Callable[[int], Any]
+_FILES = Files(RECORD, WEIGHTS)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -104,19 +103,19 @@ class RecFace(nn.Module):
         self.register_buffer("linear", torch.zeros(3 * self.scale**2, channels, self.window, self.window))
         self.register_buffer("offset", torch.zeros(3 * self.scale**2))
         self.stem = nn.Conv2d(channels, top, 3, padding=1)
-        self.down0, self.down1 = _blocks(top, blocks), _blocks(middle, blocks)
+        self.down0, self.down1 = residual_blocks(top, blocks), residual_blocks(middle, blocks)
         self.to1 = nn.Conv2d(top, middle, 3, stride=2, padding=1)
         self.to2 = nn.Conv2d(middle, bottom, 3, stride=2, padding=1)
-        self.bottom = _blocks(bottom, blocks)
+        self.bottom = residual_blocks(bottom, blocks)
         self.from2, self.from1 = nn.Conv2d(bottom, middle * 4, 1), nn.Conv2d(middle, top * 4, 1)
         self.join1, self.join0 = nn.Conv2d(middle * 2, middle, 1), nn.Conv2d(top * 2, top, 1)
-        self.up1, self.up0 = _blocks(middle, blocks), _blocks(top, blocks)
+        self.up1, self.up0 = residual_blocks(middle, blocks), residual_blocks(top, blocks)
         finer: list[nn.Module] = []
         scale, now = self.scale, top
         while scale > 2:
             scale //= 2
             then = self._width(width, scale)
-            finer += [nn.Conv2d(now, then * 4, 1), nn.PixelShuffle(2), _blocks(then, 1)]
+            finer += [nn.Conv2d(now, then * 4, 1), nn.PixelShuffle(2), residual_blocks(then, 1)]
             now = then
         self.finer = nn.Sequential(*finer)
         self.last = nn.Conv2d(now, 12, 3, padding=1)
@@ -139,8 +138,8 @@ class RecFace(nn.Module):
         level0 = self.down0(F.leaky_relu(self.stem(cells), 0.1))
         level1 = self.down1(self.to1(level0))
         level2 = self.bottom(self.to2(level1))
-        level1 = self.up1(self.join1(torch.cat([level1, _grown(self.from2(level2), level1)], 1)))
-        level0 = self.up0(self.join0(torch.cat([level0, _grown(self.from1(level1), level0)], 1)))
+        level1 = self.up1(self.join1(torch.cat([level1, grown(self.from2(level2), level1)], 1)))
+        level0 = self.up0(self.join0(torch.cat([level0, grown(self.from1(level1), level0)], 1)))
         detail = F.pixel_shuffle(self.last(self.finer(level0)), 2)
         return _to_square(picture + detail.to(picture.dtype))
 
@@ -194,30 +193,6 @@ class RecFace(nn.Module):
         solution = torch.linalg.solve(square, right).to(self.linear.dtype)
         self.linear.copy_(solution[:-1].T.reshape(self.linear.shape))
         self.offset.copy_(solution[-1])
-
-
-class _Block(nn.Module):
-    """Two convolutions whose result is added to their input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        # Without normalisation layers a deep sum of blocks must start near its input.
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.leaky_relu(self.first(x), 0.1))  # type: ignore[no-any-return]
-
-
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(width) for _ in range(count)))
-
-
-def _grown(coarse: Tensor, like: Tensor) -> Tensor:
-    """A coarse map at twice the resolution, cut to the finer map's sides."""
-    return F.pixel_shuffle(coarse, 2)[..., : like.shape[2], : like.shape[3]]
 
 
 def _to_square(picture: Tensor) -> Tensor:
@@ -385,11 +360,7 @@ def find_recface(network_name: str, cut: int, config: RecFaceConfig, people_fing
 
 def recface_record(folder: Path) -> dict[str, Any]:
     """What is stored beside the weights: network, cut, configuration, people and curve; empty where nothing is."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return _FILES.read(folder)
 
 
 def load_recface(folder_or_key: str | Path, device: torch.device | str = "cpu", *, partial: bool = False) -> RecFace:
@@ -414,7 +385,7 @@ def load_recface(folder_or_key: str | Path, device: torch.device | str = "cpu", 
         raise ResultError(f"the training of the RecFace in {folder} is not finished; run `pmt train-recface` again")
     try:
         config = RecFaceConfig.model_validate(record["config"])
-        model = _build(record["feature"], config)
+        model = seeded(config.seed, lambda: _build(record["feature"], config))
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ResultError(f"the RecFace in {folder} is damaged; remove the folder and {remedy}") from error
@@ -482,39 +453,24 @@ def train_recface(
         ResultError: the folder's state is damaged.
     """
     config = config or RecFaceConfig()
-    run = _Training(shallow, people, config, folder, resume)
-    # Reproducible bits are wanted more than the last bit of speed, as in the transform.
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(False), torch.enable_grad(), exact:
-        run.go(progress, checkpoint_seconds)
-    return run.averaged.eval().requires_grad_(False)
+    return _Training(shallow, people, config, folder, resume).train(progress, checkpoint_seconds)
 
 
 def _build(feature: Sequence[int], config: RecFaceConfig) -> RecFace:
-    # Initial weights come from the seed, and the caller's random state stays as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return RecFace(feature, width=config.width, blocks=config.blocks)
+    return RecFace(feature, width=config.width, blocks=config.blocks)
 
 
-def _channels_last(model: RecFace) -> RecFace:
-    """The same model with the memory layout in which convolutions are fastest."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
+class _Training(Training[RecFace]):
+    """The training of one RecFace."""
 
-
-class _Training:
-    """One training: what it needs, its state, and its files."""
+    title, stream, files = "RecFace", "recface", _FILES
 
     def __init__(
         self, shallow: ShallowModel, people: People, config: RecFaceConfig, folder: Path | None, resume: bool
     ) -> None:
-        self.shallow, self.config, self.folder = shallow, config, folder
-        self.device = next(shallow.parameters()).device
+        self.shallow, self.config = shallow, config
         self.split = split_people(people, config)
-        self.record: dict[str, Any] = {
+        record = {
             "format": _FORMAT,
             "network": shallow.name,
             "cut": shallow.cut,
@@ -526,183 +482,43 @@ class _Training:
                 "validation_images": len(self.split.validation),
             },
         }
-        state = self._stored(resume)
-        self.finished = recface_record(folder).get("finished") is True if folder is not None and state else False
-        self.images = self._read(people, self.split.training)
-        self.held = self._read(people, self.split.validation)
+        super().__init__(config, record, next(shallow.parameters()).device, folder, resume)
+        self.images = read_eight_bit(people, self.split.training)
+        self.held = read_eight_bit(people, self.split.validation)
         shape = self._features(self.images[:1]).shape[1:]
         if len(shape) != 3:
             raise ConfigError(
                 f"cut {shallow.cut} gives no feature map but {tuple(shape)}; choose a cut before the head"
             )
         self.record["feature"] = list(shape)
-        self.model = _channels_last(_build(shape, config).to(self.device))
-        self.averaged = _channels_last(_build(shape, config).to(self.device))
-        self.averaged.requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=_ADAM_BETAS,
-            weight_decay=config.weight_decay,
-        )
-        self.step, self.seconds, self.losses = 0, 0.0, 0.0
-        self.curve: list[dict[str, float | None]] = []
-        if state is not None:
-            self._restore(state)
-
-    def _stored(self, resume: bool) -> dict[str, Any] | None:
-        """The folder's last state if it is of this training, None where there is none."""
-        if self.folder is None or not resume or not (self.folder / TRAINING).is_file():
-            return None
-        stored = recface_record(self.folder)
-        if stored and any(stored.get(name) != value for name, value in self.record.items()):
-            raise ConfigError(
-                f"{self.folder} holds another RecFace ({stored.get('network')}, cut {stored.get('cut')}, "
-                f"{stored.get('config', {}).get('steps')} steps); name another folder, or start afresh"
-            )
-        try:
-            content = (self.folder / TRAINING).read_bytes()
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load has no error of its own for a damaged file
-            raise ResultError(f"{self.folder / TRAINING} is damaged; start afresh") from error
-        return state
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        try:
-            self.model.load_state_dict(state["model"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.seconds, self.losses = int(state["step"]), float(state["seconds"]), float(state["losses"])
-            self.curve = [dict(point) for point in state["curve"]]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResultError(f"{self.folder}/{TRAINING} does not fit this version; start afresh") from error
-
-    @staticmethod
-    def _read(people: People, rows: NDArray[np.int64]) -> Tensor:
-        """Images as 8-bit (n, 3, 112, 112): a training set in memory at a quarter of the size."""
-        parts = [people.images[int(row)] for row in rows]
-        stack = np.stack(parts) if parts else np.empty((0, SIZE, SIZE, 3), np.uint8)
-        return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+        self.build(lambda: _build(shape, config))
 
     def _features(self, eight_bit: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.shallow.feature(self._floats(eight_bit))
+            return self.shallow.feature(self.floats(eight_bit))
 
-    def _floats(self, eight_bit: Tensor) -> Tensor:
-        return eight_bit.to(self.device).to(torch.float32).div(255.0)
-
-    def go(self, progress: Progress | None, checkpoint_seconds: float) -> None:
-        """Train to the end, from wherever the state is."""
-        if progress is not None and self.step:
-            progress(self.step)
-        if self.step == 0:
-            self._begin()
-        begun = stored = time.monotonic()
-        before = self.seconds
-        while self.step < self.config.steps:
-            self.losses += self._update()
-            self.step += 1
-            now = time.monotonic()
-            self.seconds = before + now - begun
-            if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                self._measure()
-            if progress is not None:
-                progress(1)
-            if now - stored >= checkpoint_seconds and self.step < self.config.steps:
-                self._store()
-                stored = time.monotonic()
-        if not self.finished:
-            self._store()
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """The closed-form start, on the first images of the first epoch's order."""
-        chosen = self.images[self._order(0)[: self.config.linear_images]]
+        chosen = self.images[self.order(len(self.images), 0)[: self.config.linear_images]]
         flipped = chosen.flip(3) if self.config.flip else chosen[:0]
         pairs = torch.cat([chosen, flipped])
         features = torch.cat([self._features(pairs[chunk]) for chunk in batches(len(pairs), 32)])
-        self.model.fit_linear(features, self._floats(pairs))
-        self.averaged.load_state_dict(self.model.state_dict())
-        self._measure()
+        self.model.fit_linear(features, self.floats(pairs))
 
-    def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(_derived(self.config.seed, "order", epoch))
-        return torch.randperm(len(self.images), generator=generator)
-
-    def _batch(self) -> Tensor:
-        """The augmented images of this step, [0, 1]; a function of the seed and the step's number alone."""
-        count, size = len(self.images), self.config.batch_size
-        places = range(self.step * size, (self.step + 1) * size)
-        orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
-        rows = torch.stack([orders[place // count][place % count] for place in places])
-        generator = torch.Generator().manual_seed(_derived(self.config.seed, "augmentation", self.step))
-        return _augmented(self._floats(self.images[rows]), self.config, generator)
-
-    def _update(self) -> float:
-        config = self.config
-        images = self._batch()
+    def loss(self) -> Tensor:
+        """Of this step's augmented images and what is made of their features."""
+        generator = self.generator("augmentation", self.step)
+        images = _augmented(self.floats(self.images[self.rows(len(self.images))]), self.config, generator)
         with torch.no_grad():
             features = self.shallow.feature(images)
-        warm = max(1, round(0.02 * config.steps))
-        rate = min(1.0, (self.step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate
-        self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with self.arithmetic():
             made = self.model.unclipped(features.contiguous(memory_format=torch.channels_last))
-        loss = reconstruction_loss(images, made.float(), config)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        # Early on the average would otherwise remember the start for too long.
-        decay = min(config.average, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for kept, new in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
-        return float(loss.detach())
+        return reconstruction_loss(images, made.float(), self.config)
 
-    def _measure(self) -> None:
-        """A point of the curve: the mean loss since the last one, SSIM and PSNR of the averaged weights."""
-        since = self.step - (int(self.curve[-1]["step"] or 0) if self.curve else 0)
-        ssim, psnr = reconstruction_quality(self.averaged, self.shallow, self._floats(self.held))
-        self.curve.append(
-            {
-                "step": self.step,
-                "train_loss": self.losses / since if since else None,
-                "val_ssim": ssim,
-                "val_psnr": psnr,
-                "seconds": round(self.seconds, 3),
-            }
-        )
-        self.losses = 0.0
-
-    def _store(self) -> None:
-        if self.folder is None:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "curve": self.curve,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.averaged.state_dict().items()}
-        finished = self.step == self.config.steps
-        record = {**self.record, "finished": finished, "steps_done": self.step, "seconds": round(self.seconds, 3)}
-        record["curve"] = self.curve
-        # The record last: where it says that training is finished, the weights are there.
-        write_atomic(self.folder / TRAINING, buffer.getvalue())
-        write_atomic(self.folder / WEIGHTS, safetensors.torch.save(weights))
-        write_atomic(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
-        self.finished = finished
-
-
-def _derived(seed: int, purpose: str, number: int) -> int:
-    digest = hashlib.sha256(f"recface:{seed}:{purpose}:{number}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    def quality(self) -> dict[str, float | None]:
+        """SSIM and PSNR on the people held out."""
+        ssim, psnr = reconstruction_quality(self.averaged, self.shallow, self.floats(self.held))
+        return {"val_ssim": ssim, "val_psnr": psnr}
 
 
 def _augmented(images: Tensor, config: RecFaceConfig, generator: torch.Generator) -> Tensor:
