@@ -1,0 +1,488 @@
+"""A learned attacker: networks trained on (PMT(x), x) pairs of other people.
+
+Threat model: the attacker holds photographs of other people and may protect them, with the public shallow model or by
+black-box access to the filter. They know which upload came from which photograph, and learn the way back. Against
+uploaded images that is :class:`Deobfuscator`, from image to image; against uploaded features it is RecFace on the
+features of protected images. Neither ever sees a photograph of the victim. Where the victim's settings are not known,
+they train on a mixture of seeds, steps and configurations (:func:`make_pairs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pmtlib import metrics, transform
+from pmtlib.attacks.reconstruction import RecFace, differentiable_ssim
+from pmtlib.attacks.training import Files, Progress, Training, read_eight_bit, seeded
+from pmtlib.datasets import People
+from pmtlib.errors import ConfigError, ResultError
+from pmtlib.faces import SIZE
+from pmtlib.images import batches, to_uint8, write_atomic
+from pmtlib.paths import cache_dir
+from pmtlib.shallow import ShallowModel
+from pmtlib.transform import PMTConfig, protect
+
+_FOLD = 4
+_FORMAT = 1
+_DEOBFUSCATOR = Files("deobfuscator.json", "deobfuscator.safetensors")
+_RECFACE = Files("protected-recface.json", "protected-recface.safetensors")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pairs
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Uploads and the photographs they were made of.
+
+    Attributes:
+        protected: (P, 3, 112, 112), 8-bit.
+        originals: the same shape, 8-bit; a photograph stands beside each of its uploads.
+        rows: (P,) int64, which of the people's images each is.
+    """
+
+    protected: Tensor
+    originals: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.protected)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Pairs:
+        """The pairs ``indices``, in that order."""
+        places = torch.as_tensor(indices, dtype=torch.int64)
+        return Pairs(self.protected[places], self.originals[places], self.rows[places])
+
+
+def make_pairs(
+    people: People,
+    shallow_models: Sequence[ShallowModel],
+    configs: Sequence[PMTConfig],
+    *,
+    seeds: Sequence[int],
+    keep: Sequence[int] = (),
+    chunk: int = 16,
+    folder: Path | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Pairs:
+    """Protect photographs of other people with mixed settings.
+
+    The images are taken in chunks, and each chunk is protected with the next combination of a configuration and a
+    seed. Chunks are stored as they are made, so that an interrupted run goes on where it stopped.
+
+    Args:
+        people: whose images are protected, in their order.
+        shallow_models: of the authorised services.
+        configs: of the transform, taken in turn; their seeds are replaced.
+        seeds: taken in turn.
+        keep: numbers of steps at which the uploads of one run are taken, each a pair; the end of the run by default.
+        chunk: images protected together.
+        folder: for the chunks; in the cache by default.
+        progress: called with the number of images done since its last call.
+
+    Returns:
+        Pairs, the images in the order of ``people``, for each image one pair for every entry of ``keep``.
+
+    Raises:
+        ConfigError: no configuration, no seed, a chunk below 1, or whatever :func:`pmtlib.transform.protect` refuses.
+    """
+    if not configs or not seeds or chunk < 1:
+        raise ConfigError(f"{len(configs)} configurations, {len(seeds)} seeds, chunks of {chunk}; give 1 or more each")
+    if folder is None:
+        folder = cache_dir() / "pairs" / _pairs_key(people, shallow_models, configs, seeds, keep, chunk)
+    combinations = list(itertools.product(configs, seeds))
+    protected, rows = [], []
+    for number, part in enumerate(batches(len(people), chunk)):
+        path = folder / f"{number:05d}.safetensors"
+        own = torch.arange(part.start, part.stop)
+        made = _read_chunk(path, len(own), max(1, len(keep)))
+        if made is None:
+            config, seed = combinations[number % len(combinations)]
+            seeded_config = config.model_copy(update={"seed": seed})
+            made = _protected(people.tensor(own.numpy()), shallow_models, seeded_config, keep)
+            write_atomic(path, safetensors.torch.save({"protected": made}))
+        protected.append(made.flatten(0, 1))
+        rows.append(own.repeat_interleave(made.shape[1]))
+        if progress is not None:
+            progress(len(own))
+    everyone = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+    originals = read_eight_bit(people, np.arange(len(people), dtype=np.int64))
+    uploads = torch.cat(protected) if protected else originals
+    return Pairs(uploads, originals[everyone], everyone)
+
+
+def _protected(
+    images: Tensor, shallow_models: Sequence[ShallowModel], config: PMTConfig, keep: Sequence[int]
+) -> Tensor:
+    """Uploads (n, S, 3, H, W), 8-bit, after each of the S numbers of steps."""
+    device = next(shallow_models[0].parameters()).device if shallow_models else images.device
+    done = protect(images.to(device), shallow_models, config, keep=keep)
+    versions = done.kept if keep else done.images[None]
+    return torch.stack([_eight_bit(version) for version in versions], 1)
+
+
+def _read_chunk(path: Path, images: int, versions: int) -> Tensor | None:
+    """A stored chunk; None where there is none, or it is damaged."""
+    try:
+        made = safetensors.torch.load_file(path)["protected"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+    return made if made.shape == (images, versions, 3, SIZE, SIZE) and made.dtype == torch.uint8 else None
+
+
+def _pairs_key(
+    people: People,
+    shallow_models: Sequence[ShallowModel],
+    configs: Sequence[PMTConfig],
+    seeds: Sequence[int],
+    keep: Sequence[int],
+    chunk: int,
+) -> str:
+    asked = {
+        "people": people.fingerprint,
+        "models": [_checksum(model) for model in shallow_models],
+        "configs": [config.model_dump(mode="json") for config in configs],
+        "seeds": list(seeds),
+        "keep": list(keep),
+        "chunk": chunk,
+        "code": hashlib.sha256(Path(transform.__file__).read_bytes()).hexdigest(),
+        "on": [torch.__version__, *(str(next(model.parameters()).device.type) for model in shallow_models)],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _checksum(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _eight_bit(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1], or 8-bit ones, as 8-bit ones on the CPU."""
+    if images.dtype == torch.uint8:
+        return images.detach().cpu()
+    return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2).contiguous()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Networks
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Deobfuscator(nn.Module):
+    """A U-Net from protected images to photographs.
+
+    It is :class:`pmtlib.attacks.reconstruction.RecFace` on the image itself, folded into cells of 4x4 pixels: a linear
+    map of each 12x12 neighbourhood, fitted in closed form (a Wiener filter), gives the first picture, and a U-Net with
+    levels of 28x28, 14x14 and 7x7 cells adds what is not linear.
+
+    Args:
+        width: channels where a cell stands for 4x4 pixels.
+        blocks: residual blocks on each side of a level.
+
+    Shape:
+        input: (N, 3, 112, 112), RGB in [0, 1].
+        output: the same.
+    """
+
+    def __init__(self, *, width: int = 64, blocks: int = 1) -> None:
+        super().__init__()
+        cells = SIZE // _FOLD
+        self.network = RecFace((3 * _FOLD**2, cells, cells), width=width, blocks=blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Photographs (N, 3, 112, 112) in [0, 1] of protected images (N, 3, 112, 112)."""
+        return self.network(folded(images))  # type: ignore[no-any-return]
+
+
+def folded(images: Tensor) -> Tensor:
+    """Images (N, 3, 112, 112) as a map of cells of 4x4 pixels, (N, 48, 28, 28)."""
+    if tuple(images.shape[1:]) != (3, SIZE, SIZE):
+        raise ConfigError(f"a de-obfuscator takes images (N, 3, {SIZE}, {SIZE}), not {tuple(images.shape)}")
+    return F.pixel_unshuffle(images, _FOLD)
+
+
+class DeobfuscatorConfig(BaseModel):
+    """Every choice of a training on pairs, whether of :class:`Deobfuscator` or of RecFace.
+
+    The defaults take some ten minutes on two cores of a processor.
+
+    Attributes:
+        steps: updates.
+        batch_size: pairs an update.
+        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
+        weight_decay: of AdamW.
+        width: of the network.
+        blocks: of the network.
+        l1_weight: of the mean absolute error.
+        ssim_weight: of 1 - SSIM (of :func:`pmtlib.metrics.ssim`).
+        average: decay of the running average of the weights, which is what is kept.
+        flip: mirror both images of a pair with probability 1/2. The mirror image of an upload is not quite the upload
+            of a mirror image, as networks are not symmetric.
+        linear_images: pairs for the closed-form start.
+        validate_every: updates between two measurements on the validation pairs.
+        precision: arithmetic of the updates. ``bfloat16`` halves the time on processors that have it; others crawl.
+        seed: of weights, order and augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(1500, ge=1, le=10_000_000)
+    batch_size: int = Field(8, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
+    width: int = Field(64, ge=4, le=1024)
+    blocks: int = Field(1, ge=1, le=16)
+    l1_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    ssim_weight: float = Field(0.5, ge=0, allow_inf_nan=False)
+    average: float = Field(0.99, ge=0, lt=1)
+    flip: bool = True
+    linear_images: int = Field(192, ge=1, le=100_000)
+    validate_every: int = Field(200, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+def pair_loss(images: Tensor, made: Tensor, config: DeobfuscatorConfig) -> Tensor:
+    """The mean absolute error and 1 - SSIM, weighted, a scalar, for two (N, 3, H, W)."""
+    absolute = (images - made).abs().mean()
+    return config.l1_weight * absolute + config.ssim_weight * (1 - differentiable_ssim(images, made).mean())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def train_deobfuscator(
+    protected: Tensor,
+    originals: Tensor,
+    config: DeobfuscatorConfig | None = None,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    checkpoint_seconds: float = 30.0,
+) -> Deobfuscator:
+    """Train a network that makes photographs of uploads, on pairs of people who are not attacked.
+
+    Args:
+        protected: (P, 3, 112, 112), uploads, 8-bit or in [0, 1]; they are used as 8-bit images, as they are received.
+        originals: their photographs, likewise.
+        config: every choice.
+        validation: protected and original images of yet other people, for the curve.
+        device: where to train.
+        folder: for the weights, the state and the record with the curve; nothing is stored without one.
+        progress: called with the number of steps done since its last call.
+        resume: go on from the folder's last checkpoint; otherwise it is started anew and overwritten.
+        checkpoint_seconds: between two checkpoints. An interruption loses what came after the last one.
+
+    Returns:
+        Deobfuscator: frozen, in evaluation mode, with the averaged weights.
+
+    Raises:
+        ConfigError: the images do not make pairs, or the folder holds the training of something else.
+        ResultError: the folder's state is damaged.
+    """
+    config = config or DeobfuscatorConfig()
+    pairs, place = (protected, originals), torch.device(device)
+    run = _PairTraining("de-obfuscator", _DEOBFUSCATOR, folded, {}, pairs, validation, config, place, folder, resume)
+    made = _deobfuscator(config)
+    made.network = run.train(progress, checkpoint_seconds)
+    return made.eval()
+
+
+def train_protected_recface(
+    shallow: ShallowModel,
+    protected: Tensor,
+    originals: Tensor,
+    config: DeobfuscatorConfig | None = None,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    checkpoint_seconds: float = 30.0,
+) -> RecFace:
+    """Train RecFace on the shallow features of uploads, in place of those of photographs (Eq. 1).
+
+    Args:
+        shallow: the model whose features are read, on the device to train on.
+        protected: (P, 3, 112, 112), uploads, 8-bit or in [0, 1].
+        originals: their photographs, likewise.
+        config: every choice.
+        validation: protected and original images of yet other people, for the curve.
+        folder: for the weights, the state and the record with the curve; nothing is stored without one.
+        progress: called with the number of steps done since its last call.
+        resume: go on from the folder's last checkpoint; otherwise it is started anew and overwritten.
+        checkpoint_seconds: between two checkpoints.
+
+    Returns:
+        RecFace: frozen, in evaluation mode, on the device of ``shallow``, with the averaged weights.
+
+    Raises:
+        ConfigError: the images do not make pairs, the cut gives no feature map, or the folder holds the training of
+            something else.
+        ResultError: the folder's state is damaged.
+    """
+    run = _PairTraining(
+        "RecFace on protected features",
+        _RECFACE,
+        shallow.feature,
+        {"network": shallow.name, "cut": shallow.cut, "checksum": _checksum(shallow)},
+        (protected, originals),
+        validation,
+        config or DeobfuscatorConfig(),
+        next(shallow.parameters()).device,
+        folder,
+        resume,
+    )
+    return run.train(progress, checkpoint_seconds)
+
+
+def load_deobfuscator(folder: Path, device: torch.device | str = "cpu") -> Deobfuscator:
+    """A trained de-obfuscator, frozen, in evaluation mode.
+
+    Raises:
+        ResultError: there is none, its training is not finished, or it is damaged.
+    """
+    record = _DEOBFUSCATOR.read(folder)
+    if record.get("finished") is not True:
+        raise ResultError(f"no de-obfuscator with a finished training in {folder}; train one")
+    try:
+        config = DeobfuscatorConfig.model_validate(record["config"])
+        model = _deobfuscator(config)
+        model.network.load_state_dict(safetensors.torch.load_file(folder / _DEOBFUSCATOR.weights))
+    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ResultError(f"the de-obfuscator in {folder} is damaged; remove the folder and train one") from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _deobfuscator(config: DeobfuscatorConfig) -> Deobfuscator:
+    return seeded(config.seed, lambda: Deobfuscator(width=config.width, blocks=config.blocks))
+
+
+class _PairTraining(Training[RecFace]):
+    """The training of a RecFace on what ``encode`` makes of uploads.
+
+    Args:
+        title: what is trained, for errors.
+        files: where it is stored.
+        encode: uploads (N, 3, 112, 112) in [0, 1] to a map (N, C, h, w).
+        source: what tells ``encode`` from another, ready for JSON.
+        pairs: uploads and photographs.
+        validation: the same of other people.
+        config: every choice.
+        device: where to train.
+        folder: for the files.
+        resume: go on from the folder's state.
+    """
+
+    stream = "pairs"
+
+    def __init__(
+        self,
+        title: str,
+        files: Files,
+        encode: Callable[[Tensor], Tensor],
+        source: dict[str, Any],
+        pairs: tuple[Tensor, Tensor],
+        validation: tuple[Tensor, Tensor] | None,
+        config: DeobfuscatorConfig,
+        device: torch.device,
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        self.title, self.files, self.encode, self.config = title, files, encode, config
+        self.protected, self.originals = _checked(pairs)
+        self.held = _checked(validation) if validation is not None else None
+        if not len(self.protected):
+            raise ConfigError("there are no pairs to train on; make some with make_pairs")
+        record = {
+            "format": _FORMAT,
+            "source": source,
+            "config": config.model_dump(mode="json"),
+            "pairs": _fingerprint(self.protected, self.originals),
+            "validation": None if self.held is None else _fingerprint(*self.held),
+        }
+        super().__init__(config, record, device, folder, resume)
+        shape = self._encoded(self.protected[:1]).shape[1:]
+        self.record["feature"] = list(shape)
+        self.build(lambda: RecFace(shape, width=config.width, blocks=config.blocks))
+
+    @torch.no_grad()
+    def _encoded(self, eight_bit: Tensor) -> Tensor:
+        return self.encode(self.floats(eight_bit))
+
+    def begin(self) -> None:
+        """The closed-form start, on the first pairs of the first epoch's order."""
+        chosen = self.order(len(self.protected), 0)[: self.config.linear_images]
+        uploads, originals = self.protected[chosen], self.originals[chosen]
+        if self.config.flip:
+            uploads, originals = torch.cat([uploads, uploads.flip(3)]), torch.cat([originals, originals.flip(3)])
+        encoded = torch.cat([self._encoded(uploads[chunk]) for chunk in batches(len(uploads), 32)])
+        self.model.fit_linear(encoded, self.floats(originals))
+
+    def loss(self) -> Tensor:
+        """Of this step's pairs."""
+        rows = self.rows(len(self.protected))
+        uploads, originals = self.protected[rows], self.originals[rows]
+        if self.config.flip:
+            mirrored = torch.rand(len(rows), generator=self.generator("flips", self.step)) < 0.5
+            uploads, originals = (
+                torch.where(mirrored[:, None, None, None], images.flip(3), images) for images in (uploads, originals)
+            )
+        encoded = self._encoded(uploads).contiguous(memory_format=torch.channels_last)
+        with self.arithmetic():
+            made = self.model.unclipped(encoded)
+        return pair_loss(self.floats(originals), made.float(), self.config)
+
+    @torch.no_grad()
+    def quality(self) -> dict[str, float | None]:
+        """SSIM and PSNR on the validation pairs."""
+        if self.held is None or not len(self.held[0]):
+            return {"val_ssim": None, "val_psnr": None}
+        uploads, originals = self.held[0], self.floats(self.held[1])
+        made = torch.cat([self.averaged(self._encoded(uploads[chunk])) for chunk in batches(len(uploads), 16)])
+        return {
+            "val_ssim": float(metrics.ssim(originals, made).mean()),
+            "val_psnr": float(metrics.psnr(originals, made).mean()),
+        }
+
+
+def _checked(pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Both sides as 8-bit images on the CPU."""
+    protected, originals = pairs
+    if protected.shape != originals.shape or tuple(protected.shape[1:]) != (3, SIZE, SIZE):
+        raise ConfigError(
+            f"protected images {tuple(protected.shape)} and originals {tuple(originals.shape)} must both be "
+            f"(N, 3, {SIZE}, {SIZE})"
+        )
+    return _eight_bit(protected), _eight_bit(originals)
+
+
+def _fingerprint(protected: Tensor, originals: Tensor) -> str:
+    digest = hashlib.sha256(f"{len(protected)}:".encode())
+    for images in (protected, originals):
+        digest.update(images.contiguous().numpy().tobytes())
+    return digest.hexdigest()
