@@ -106,6 +106,11 @@ class PMTConfig(BaseModel):
     batch_size: int = Field(8, ge=1, le=4096)
     seed: int = Field(0, ge=0, lt=2**63)
 
+    @property
+    def run(self) -> type[Run]:
+        """What carries this configuration out. The configuration of a variant names its own subclass here."""
+        return Run
+
 
 @dataclass(frozen=True)
 class Protected:
@@ -181,7 +186,7 @@ def protect(
             seeded from the base seed and its pixels: the result does not depend on the batch it was in.
         progress: called with the number of image-steps done since its last call.
         keep: numbers of steps after which to keep a copy of the images; 0 is the start. Such a copy is what a run with
-            that K gives.
+            that K gives, unless a variant's step size depends on K.
 
     Returns:
         Protected: images, features and how the optimisation went.
@@ -202,10 +207,10 @@ def protect(
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         images = images.detach().clone()
-        parts = [_Run(images[:0], models, weights, config, base, keep).finish()]
+        parts = [config.run(images[:0], models, weights, config, base, keep).finish()]
         for chunk in batches(len(images), config.batch_size):
             count = len(images[chunk])
-            run = _Run(_filled(images[chunk], config.batch_size), models, weights, config, base, keep)
+            run = config.run(_filled(images[chunk], config.batch_size), models, weights, config, base, keep)
             parts.append(_first(run.optimise(count, progress), count))
     return Protected(
         images=torch.cat([part.images for part in parts]),
@@ -255,8 +260,33 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
     return weights
 
 
-class _Run:
-    """One batch being optimised. Every quantity has the image as its first axis and no operation mixes images."""
+class Run:
+    """One batch being optimised. Every quantity has the image as its first axis and no operation mixes images.
+
+    A variant of the transform is a subclass of :class:`PMTConfig`, whose ``run`` is a subclass of this class. It
+    overrides the step that it changes and leaves the others; what it returns is per image, and what it draws comes
+    from the image's own generator, or an image's bits would depend on its batch.
+
+    ========================  =======================================================================================
+    ``_start()``              the initial images (N, 3, H, W)
+    ``_draw_augmentation()``  called once a step, first: the place for any other draw of a step
+    ``_aggregate(o, m)``      what of model m's outputs is compared, (N, F) parts, for photograph and candidate alike
+    ``_penalty(x, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
+    ``_step_size(step)``      alpha of this step
+    ========================  =======================================================================================
+
+    To match only what recognition needs is an ``_aggregate`` too: it may put the outputs through a head and return
+    the embedding, multiply them by weights (N, F) that were taken from the photographs (a Jacobian's norms), or
+    return one of several projections, by the step's draw. ``Protected.error`` and ``cosine`` then speak of that.
+    :mod:`pmtlib.variants.decoy` overrides the other steps; a variant that does both inherits from its run.
+
+    Attributes:
+        original: the photographs (N, 3, H, W).
+        seeds: one an image, of its pixels and the base seed.
+        generators: one an image, seeded with it, on the device.
+        models: the shallow models.
+        config: the configuration.
+    """
 
     def __init__(
         self,
@@ -273,9 +303,8 @@ class _Run:
         self.config = config
         count = len(images)
         device = images.device
-        self.generators = [
-            torch.Generator(device=device).manual_seed(image_seed(base, image)) for image in self.original
-        ]
+        self.seeds = [image_seed(base, image) for image in self.original]
+        self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in self.seeds]
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         self.current = self._start()
@@ -317,7 +346,6 @@ class _Run:
         return self.config.stop_error is not None or self.config.stop_cosine is not None
 
     def _step(self, step: int) -> None:
-        config = self.config
         transform = self._draw_augmentation()
         target = self.fixed_target
         if target is None:
@@ -326,6 +354,9 @@ class _Run:
         features = self._features(transform(candidate), gradient=True)
         errors = [self._error(own, goal) for own, goal in zip(features, target, strict=True)]
         loss = self._combine(errors)
+        penalty = self._penalty(candidate, target)
+        if penalty is not None:
+            loss = loss + penalty
         if self._may_stop:
             self._stop_where_reached(errors, features, target)
         (gradient,) = torch.autograd.grad(loss.sum(), candidate)
@@ -335,14 +366,14 @@ class _Run:
         self.trace[:, step] = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
         self.steps += self.active.to(self.steps)
         update = self._direction(gradient, step)
-        moved = (self.current - config.step_size * update).clamp_(0.0, 1.0)
+        moved = (self.current - self._step_size(step) * update).clamp_(0.0, 1.0)
         self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
 
     def finish(self) -> Protected:
         """Features and agreement of the final images, without augmentation."""
         with torch.no_grad(), self._arithmetic():
             own = [model(self.current) for model in self.models]
-        own_parts = [self._aggregate(outputs) for outputs in own]
+        own_parts = [self._aggregate(outputs, m) for m, outputs in enumerate(own)]
         goal_parts = self.fixed_target or self._features(self.original)
         pairs = list(zip(own_parts, goal_parts, strict=True))
         return Protected(
@@ -350,7 +381,7 @@ class _Run:
             features=tuple(outputs[-1].to(self.current.dtype) for outputs in own),
             trace=self.trace.cpu(),
             steps=self.steps.cpu(),
-            error=torch.stack([_relative_error(o, g) for o, g in pairs], 1).cpu(),
+            error=torch.stack([relative_error(o, g) for o, g in pairs], 1).detach().cpu(),
             cosine=torch.stack([_feature_cosine(o, g) for o, g in pairs], 1).cpu(),
             finite=self.finite.cpu(),
             kept=self.kept,
@@ -415,9 +446,9 @@ class _Run:
 
     def _features(self, images: Tensor, *, gradient: bool = False) -> list[list[Tensor]]:
         with torch.set_grad_enabled(gradient), self._arithmetic():
-            return [self._aggregate(model(images)) for model in self.models]
+            return [self._aggregate(model(images), m) for m, model in enumerate(self.models)]
 
-    def _aggregate(self, outputs: list[Tensor]) -> list[Tensor]:
+    def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         """The features that are compared: (N, F) parts whose concatenation is z of Algorithm 2."""
         if not self.config.aggregate:
             return [outputs[-1].flatten(1).to(self.original.dtype)]
@@ -442,6 +473,13 @@ class _Run:
         weighted = [weight * error for weight, error in zip(self.weights, errors, strict=True)]
         return torch.stack(weighted).sum(0)
 
+    def _penalty(self, candidate: Tensor, target: list[list[Tensor]]) -> Tensor | None:
+        """What a variant adds to the loss, (N,); ``target`` are the photographs' features of this step."""
+        return None
+
+    def _step_size(self, step: int) -> float:
+        return self.config.step_size
+
     def _stop_where_reached(
         self, errors: Sequence[Tensor], features: list[list[Tensor]], target: list[list[Tensor]]
     ) -> None:
@@ -449,7 +487,7 @@ class _Run:
         with torch.no_grad():
             pairs = list(zip(features, target, strict=True))
             if config.stop_error is not None:
-                total = torch.stack([_relative_error(own, goal) for own, goal in pairs]).sum(0)
+                total = torch.stack([relative_error(own, goal) for own, goal in pairs]).sum(0)
                 self.active &= total > config.stop_error
             if config.stop_cosine is not None:
                 lowest = torch.stack([_feature_cosine(own, goal) for own, goal in pairs]).amin(0)
@@ -460,7 +498,7 @@ class _Run:
         rule = self.config.rule
         gradient = torch.nan_to_num(gradient)
         if rule in ("l1", "mean-abs"):
-            scale = _row_sums(gradient.abs().flatten(1))
+            scale = row_sums(gradient.abs().flatten(1))
             if rule == "mean-abs":
                 scale = scale / gradient[0].numel()
             scale = scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
@@ -478,8 +516,8 @@ class _Run:
         return gradient
 
 
-def _row_sums(values: Tensor) -> Tensor:
-    """Sums over axis 1 in float64.
+def row_sums(values: Tensor) -> Tensor:
+    """Sums (N,) of values (N, F) over axis 1, in float64.
 
     The order in which a sum is taken depends on the batch's size, and a last bit that differs grows into another
     image within a hundred steps. Taken in float64 and rounded afterwards, the order no longer shows.
@@ -489,18 +527,19 @@ def _row_sums(values: Tensor) -> Tensor:
 
 
 def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
-    return torch.stack([_row_sums((o - g).square()) for o, g in zip(own, goal, strict=True)]).sum(0)
+    return torch.stack([row_sums((o - g).square()) for o, g in zip(own, goal, strict=True)]).sum(0)
 
 
 def _size(goal: list[Tensor]) -> Tensor:
-    squares = torch.stack([_row_sums(g.square()) for g in goal]).sum(0)
+    squares = torch.stack([row_sums(g.square()) for g in goal]).sum(0)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny)
 
 
-def _relative_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
-    return (_squared_error(own, goal) / _size(goal)).detach()
+def relative_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
+    """The squared distance of features from their goal, divided by the goal's squared size, (N,)."""
+    return _squared_error(own, goal) / _size(goal)
 
 
 def _feature_cosine(own: list[Tensor], goal: list[Tensor]) -> Tensor:
-    dot = torch.stack([_row_sums(o * g) for o, g in zip(own, goal, strict=True)]).sum(0)
+    dot = torch.stack([row_sums(o * g) for o, g in zip(own, goal, strict=True)]).sum(0)
     return (dot / (_size(own) * _size(goal)).sqrt()).detach()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pmtlib.errors import ConfigError
 from pmtlib.shallow import ShallowModel
-from pmtlib.transform import PMTConfig, image_seed, protect, smoothing_kernel
+from pmtlib.transform import PMTConfig, Run, image_seed, protect, smoothing_kernel
 from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork, photographs
 
@@ -172,6 +172,83 @@ def test_kernels_are_the_formulas_of_section_5_3(kind, k):
     kernel = smoothing_kernel(kind, k)
     np.testing.assert_allclose(kernel.numpy(), np.array(loop_kernel(kind, k)), rtol=1e-12)
     assert kernel.shape == (2 * k + 1, 2 * k + 1)
+
+
+class DarkConfig(PMTConfig):
+    """A variant: bright images are penalised."""
+
+    darkness: float = 0.0
+
+    @property
+    def run(self):
+        return DarkRun
+
+
+class DarkRun(Run):
+    config: DarkConfig
+
+    def _penalty(self, candidate, target):
+        return self.config.darkness * candidate.square().flatten(1).sum(1)
+
+    def _step_size(self, step):
+        return self.config.step_size / (1 + step)
+
+
+def test_a_variant_adds_its_penalty_and_sets_the_step():
+    x = photographs(2, dtype=torch.float64)
+    model = shallow()
+    result = protect(x, [model], DarkConfig(steps=3, step_size=0.01, rule="raw", darkness=0.2, **PLAIN))
+    for i in range(2):
+        current, _ = start(x[i])
+        z = model.feature(x[i][None])[0]
+        for step in range(3):
+
+            def loss(candidate, z=z):
+                own = model.feature(candidate[None]).flatten()
+                total = sum((a - b) ** 2 for a, b in zip(z.flatten(), own, strict=True))
+                return total + 0.2 * sum(value**2 for value in candidate.flatten())
+
+            assert float(result.trace[i, step]) == pytest.approx(float(loss(current)), rel=1e-6)
+            current = (current - 0.01 / (1 + step) * derivative(loss, current)).clamp(0, 1)
+        torch.testing.assert_close(result.images[i], current, rtol=0, atol=1e-12)
+
+
+def test_a_variant_may_match_an_embedding_in_place_of_the_features():
+    network = SmallNetwork().double()
+
+    class HeadRun(Run):
+        def _aggregate(self, outputs, model):
+            assert model == 0
+            return [network.units[-1](outputs[-1])]
+
+    class HeadConfig(PMTConfig):
+        @property
+        def run(self):
+            return HeadRun
+
+    x = photographs(2, dtype=torch.float64)
+    result = protect(x, [ShallowModel(network, 2)], HeadConfig(steps=40, augmentation="none", rule="adam"))
+    own, goal = network(result.images), network(x)
+    error = (own - goal).square().sum(1) / goal.square().sum(1)
+    torch.testing.assert_close(result.error[:, 0], error)
+    assert (error < 0.01).all()
+    # Features are free where the embedding does not see them.
+    features, targets = result.features[0], ShallowModel(network, 2).feature(x)
+    assert ((features - targets).square().sum((1, 2, 3)) > 0.1 * targets.square().sum((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("rule", ["mean-abs", "adam"])
+def test_a_configuration_that_changes_nothing_changes_no_bit(rule):
+    class SameConfig(PMTConfig):
+        @property
+        def run(self):
+            return type("SameRun", (Run,), {})
+
+    x, model = photographs(3), shallow(dtype=torch.float32)
+    plain = protect(x, [model], PMTConfig(steps=8, rule=rule))
+    same = protect(x, [model], SameConfig(steps=8, rule=rule))
+    assert torch.equal(plain.images, same.images)
+    assert torch.equal(plain.trace, same.trace)
 
 
 def test_an_image_is_the_same_whatever_batch_it_was_in():
