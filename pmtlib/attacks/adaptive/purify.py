@@ -24,8 +24,8 @@ from PIL import Image
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 
-from pmtlib.attacks.purify import gaussian_blur, stretch
 from pmtlib.errors import ConfigError
+from pmtlib.filters import blur, stretch
 from pmtlib.images import to_tensor, to_uint8
 from pmtlib.metrics import Floats
 
@@ -101,7 +101,7 @@ def purify(images: Tensor, name: str, strength: float, *, contrast: bool = True)
         images: (N, 3, H, W), RGB in [0, 1].
         name: of a filter in :data:`PURIFIERS`.
         strength: between the weakest and the strongest of that filter's strengths.
-        contrast: rescale each colour channel to the contrast of photographs (:func:`pmtlib.attacks.purify.stretch`).
+        contrast: rescale each colour channel to the contrast of photographs (:func:`pmtlib.filters.stretch`).
 
     Returns:
         Tensor (N, 3, H, W) in [0, 1].
@@ -281,9 +281,7 @@ def _resample(images: Tensor, strength: float) -> Tensor:
 PURIFIERS: Mapping[str, Purifier] = MappingProxyType(
     {
         "none": Purifier(_nothing, (0.0,), "no strength"),
-        "gaussian": Purifier(
-            gaussian_blur, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0), "sigma, pixels"
-        ),
+        "gaussian": Purifier(blur, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0), "sigma, pixels"),
         "median": Purifier(_median, (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "radius, pixels"),
         "bilateral": Purifier(
             _bilateral, (0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2), "sigma of the colour's difference, on [0, 1]"
