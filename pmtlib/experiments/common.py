@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pmtlib import datasets, metrics, paths, protocols, provenance, results, transform, zoo
+from pmtlib import datasets, filters, metrics, paths, protocols, provenance, results, transform, variants, zoo
 from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
 from pmtlib.images import batches, write_atomic
 from pmtlib.networks.base import FaceNetwork
@@ -370,6 +370,9 @@ class Bench:
         self, images: Tensor, names: Sequence[str], cut: int, config: PMTConfig, keep: Sequence[int]
     ) -> Path:
         code = Path(transform.__file__).read_bytes()
+        if variants.name_of(config) != variants.PLAIN:
+            files = [Path(filters.__file__), *sorted(Path(variants.__file__).parent.glob("*.py"))]
+            code += b"".join(file.read_bytes() for file in files)
         asked = {
             "networks": [(name, zoo.weights_checksum(name)) for name in names],
             "cut": cut,

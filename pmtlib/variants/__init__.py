@@ -1,1 +1,58 @@
-"""Variants of the transform."""
+"""Variants of the transform, by name. Each is a configuration of its own: :func:`pmtlib.transform.protect` takes any.
+
+>>> from pmtlib.transform import protect
+>>> result = protect(images, [shallow], VARIANTS["decoy"].config())  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from pmtlib.errors import ConfigError
+from pmtlib.transform import PMTConfig
+from pmtlib.variants.decoy import DecoyConfig
+
+PLAIN = "pmt"
+"""The transform as published."""
+
+
+class Variant(NamedTuple):
+    """A way to protect.
+
+    Attributes:
+        config: its configuration.
+        summary: what it is, one line.
+    """
+
+    config: type[PMTConfig]
+    summary: str
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        PLAIN: Variant(PMTConfig, "the transform as published (Algorithm 1 and 2, Eq. 8)"),
+        "decoy": Variant(DecoyConfig, "the same features, while the low frequencies show a face that is nobody's"),
+    }
+)
+"""Every variant by its name."""
+
+
+def find(name: str) -> Variant:
+    """A variant by its name.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f"no variant {name!r}; there are {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def name_of(config: PMTConfig) -> str:
+    """The name of the variant that a configuration belongs to.
+
+    Plain PMT has no field for it: the keys of results stored before there were variants stay what they were.
+    """
+    return str(getattr(config, "variant", PLAIN))
