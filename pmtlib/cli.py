@@ -52,6 +52,14 @@ app.add_typer(assets_app, name="assets")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="pmt, the transform as published, or decoy, whose blurred result shows a face that is nobody's.",
+        show_default="pmt",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default=True)]
 
 
@@ -179,6 +187,7 @@ def protect(
         str | None,
         typer.Option(metavar="UNITS", help="Units of the shallow models: a number or a unit's name.", show_default="5"),
     ] = None,
+    variant: VariantOption = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML of the transform's fields; see `pmt config`.")
     ] = None,
@@ -220,7 +229,7 @@ def protect(
         photos=photos,
         out=out,
         authorised=_listed(authorise),
-        config=configure(config, given),
+        config=configure(config, given, variant),
         cut=int(cut) if cut is not None and cut.lstrip("-").isdecimal() else cut,
         largest=largest,
         aligned=aligned,
@@ -473,12 +482,12 @@ def train_recface(
 
 
 @app.command()
-def config() -> None:
-    """Print the transform's default configuration as YAML, each field explained; for `pmt protect --config`."""
+def config(variant: VariantOption = None) -> None:
+    """Print a variant's default configuration as YAML, each field explained; for `pmt protect --config`."""
     _warm_up(True)
-    from pmtlib.settings import as_yaml
+    from pmtlib import settings
 
-    print(as_yaml(), end="")
+    print(settings.as_yaml(settings.configure(variant=variant)), end="")
 
 
 @assets_app.callback()

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pmtlib import devices, faces, intake, metrics, zoo
+from pmtlib import devices, faces, intake, metrics, variants, zoo
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
@@ -49,7 +49,7 @@ class Job:
         photos: files and folders.
         out: folder of the results and the report.
         authorised: names of the networks that shall recognise the results.
-        config: of the transform.
+        config: of the transform, or of a variant of it.
         cut: units of the shallow models; None for each network's own default.
         largest: only the largest face of a photograph.
         aligned: the photographs are aligned 112x112 crops already.
@@ -489,7 +489,15 @@ class _Work:
         return self._services
 
     def _row(self, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
-        return Row(input=photo.name, source=photo.source, mode=self.job.mode, config=self.key, status=status, **about)
+        return Row(
+            input=photo.name,
+            source=photo.source,
+            mode=self.job.mode,
+            variant=variants.name_of(self.job.config),
+            config=self.key,
+            status=status,
+            **about,
+        )
 
     def _fail(self, photo: intake.Photo, reason: str) -> None:
         self._record(self._row(photo, "failed", reason=reason, input_sha256=_sha256(photo.path)))

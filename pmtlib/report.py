@@ -82,6 +82,7 @@ class Row(BaseModel):
         steps: updates that were taken.
         seconds: time a face took, its share of the batch.
         seed: of this face; it comes from the base seed and the pixels.
+        variant: of the transform, a name of :data:`pmtlib.variants.VARIANTS`.
         config: hash of all that shapes the result, besides the photograph.
         input_sha256: of the photograph's file.
         device: where it was computed.
@@ -104,6 +105,7 @@ class Row(BaseModel):
     steps: int | None = None
     seconds: float | None = None
     seed: int | None = None
+    variant: str = "pmt"
     config: str
     input_sha256: str | None = None
     device: str | None = None
@@ -249,6 +251,7 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
     shape.add_column("face", no_wrap=True)
     if wide:
         shape.add_column("result", overflow="fold")
+        shape.add_column("variant", no_wrap=True)
     shape.add_column("network", no_wrap=True)
     for name in ("features", "cosine", "threshold"):
         shape.add_column(name, justify="right", no_wrap=True)
@@ -267,7 +270,7 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
             verdict = network.verdict or "-"
             shape.add_row(
                 *(head if i == 0 else ["", ""]),
-                *([outputs[i] if i < len(outputs) else ""] if wide else []),
+                *([outputs[i] if i < len(outputs) else "", Text(row.variant if i == 0 else "")] if wide else []),
                 network.network,
                 _number(network.feature_cosine),
                 _number(network.cosine),

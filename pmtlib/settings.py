@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pmtlib.errors import ConfigError
 from pmtlib.intake import shown
 from pmtlib.transform import PMTConfig
+from pmtlib.variants import PLAIN, find
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,20 +33,34 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def configure(file: Path | None = None, given: Mapping[str, Any] | None = None) -> PMTConfig:
+def configure(
+    file: Path | None = None, given: Mapping[str, Any] | None = None, variant: str | None = None
+) -> PMTConfig:
     """The transform's configuration from a file, with options laid over it.
 
     Args:
-        file: YAML, fields of :class:`PMTConfig`; those not in it keep their defaults.
+        file: YAML, ``variant`` and fields of its configuration; those not in it keep their defaults.
         given: fields by option; None means not given.
+        variant: a name of :data:`pmtlib.variants.VARIANTS`; None means the file's, or else plain PMT.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is unknown or impossible; the line names file and field.
+        ConfigError: the file cannot be read, there is no such variant, the file is for another one, or a field is
+            unknown or impossible; the line names file and field.
     """
     values = {} if file is None else _read(file)
-    _validated(values, "" if file is None else f"{shown(file)}: ")
+    where = "" if file is None else f"{shown(file)}: "
+    model = PMTConfig if variant is None else find(variant).config
+    written = values.pop("variant", variant or PLAIN)
+    if file is not None and written != variant:
+        try:
+            model = find(str(written)).config
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from error
+        if variant is not None:
+            raise ConfigError(f"{where}it is for the variant {written}, not {variant}; give one of the two")
+    _validated(model, values, where)
     options = {key: value for key, value in (given or {}).items() if value is not None}
-    return _validated({**values, **options}, "")
+    return _validated(model, {**values, **options}, "")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -66,9 +81,9 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _validated(values: Mapping[str, Any], where: str) -> PMTConfig:
+def _validated(model: type[PMTConfig], values: Mapping[str, Any], where: str) -> PMTConfig:
     try:
-        return PMTConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
@@ -81,18 +96,25 @@ def _validated(values: Mapping[str, Any], where: str) -> PMTConfig:
 def as_yaml(config: PMTConfig | None = None) -> str:
     """A configuration as YAML, each field with what it means."""
     config = config or PMTConfig()
-    meanings = _meanings()
+    values = config.model_dump(mode="json")
+    if "variant" in values:
+        values = {"variant": values["variant"], **values}
+    meanings = _meanings(type(config))
     lines = ["# The transform's configuration, for `pmt protect --config FILE`. Leave out what shall keep its default."]
-    for name, value in config.model_dump(mode="json").items():
+    for name, value in values.items():
         lines.append("")
         lines += textwrap.wrap(meanings[name], 110, initial_indent="# ", subsequent_indent="# ")
         lines.append(yaml.safe_dump({name: value}, default_flow_style=False).strip())
     return "\n".join(lines) + "\n"
 
 
-def _meanings() -> dict[str, str]:
-    """What the docstring of :class:`PMTConfig` says of each field."""
-    text = inspect.cleandoc(PMTConfig.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.split(r"^    (?=\w+: )", text, flags=re.MULTILINE)[1:]
-    pairs = (entry.split(": ", 1) for entry in entries)
-    return {name: " ".join(meaning.replace("``", "").split()) for name, meaning in pairs}
+def _meanings(model: type[PMTConfig]) -> dict[str, str]:
+    """What the docstrings of a configuration and of those it extends say of each field."""
+    meanings: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        if issubclass(kind, PMTConfig):
+            entries = re.split(r"^    (?=\w+: )", text, flags=re.MULTILINE)[1:]
+            pairs = (entry.split(": ", 1) for entry in entries)
+            meanings |= {name: " ".join(meaning.replace("``", "").split()) for name, meaning in pairs}
+    return meanings

@@ -15,6 +15,7 @@ from pmtlib import __version__, assets, faces, zoo
 from pmtlib.cli import main
 from pmtlib.pipeline import Summary, run
 from pmtlib.transform import PMTConfig
+from pmtlib.variants import VARIANTS
 from tests import photographs
 from tests.photographs import NETWORK
 
@@ -104,6 +105,8 @@ print(sorted({"torch", "cv2", "kornia", "sklearn"} & set(sys.modules)))
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--step-size", "1/0"], "'1/0' is no number"),
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--rule", "newton"], "rule: input should be"),
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--cut", "99"], "cut 99 is outside"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--variant", "decoi"], "'decoi'; there are pmt, decoy"),
+        (["config", "--variant", "decoi"], "no variant 'decoi'; there are pmt, decoy"),
         (["protect", "IN", "-o", "IN", "-a", NETWORK], "both input and --out"),
         (["protect", "nowhere.jpg", "-o", "OUT", "-a", NETWORK], "no such file or folder: nowhere.jpg"),
         (["protect", "IN", "-o", "IN/a.jpg", "-a", NETWORK], "cannot write to"),
@@ -261,6 +264,28 @@ def test_config_prints_what_protect_takes(pmt: Any, tmp_path: Path) -> None:
 
     (tmp_path / "c.yaml").write_text(pmt("config").out)
     assert configure(tmp_path / "c.yaml") == PMTConfig()
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_variant_is_protected_with_reported_and_not_taken_for_another(
+    pmt: Any, tmp_path: Path, features: bool
+) -> None:
+    photographs.ready()
+    photographs.portrait(tmp_path / "a.jpg")
+    arguments = ["protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *OPTIONS, "--json"]
+    arguments += ["--features"] * features
+    rows = {}
+    for variant in VARIANTS:
+        found = json.loads(pmt(*arguments, "--variant", variant).out)
+        assert (found["done"], found["reused"]) == (1, 0)
+        (rows[variant],) = found["rows"]
+        assert rows[variant]["variant"] == variant
+        assert json.loads(pmt(*arguments, "--variant", variant).out)["reused"] == 1
+        assert variant in (tmp_path / "out" / "report.txt").read_text("utf-8")
+    assert rows["pmt"]["outputs"] != rows["decoy"]["outputs"]
+    (tmp_path / "c.yaml").write_text(pmt("config", "--variant", "decoy").out)
+    again = json.loads(pmt(*arguments, "--config", tmp_path / "c.yaml").out)
+    assert (again["reused"], again["rows"][0]["variant"]) == (1, "decoy")
 
 
 def test_assets_are_listed_and_fetched_or_complained_about(

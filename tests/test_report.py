@@ -125,3 +125,10 @@ def test_the_table_has_a_line_a_network_and_shows_names_on_one_line() -> None:
     assert len(text.splitlines()) == 4
     assert "a\\n[red]b.jpg" in text
     assert "failed: no face" in text
+
+
+def test_a_row_from_before_there_were_variants_is_of_plain_pmt() -> None:
+    old = row().model_dump(mode="json")
+    del old["variant"]
+    assert Row.model_validate(old) == row()
+    assert row().variant == "pmt"

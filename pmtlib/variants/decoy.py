@@ -36,7 +36,9 @@ class DecoyConfig(PMTConfig):
     """Choices of decoy-anchored PMT, beside those of :class:`~pmtlib.transform.PMTConfig`.
 
     Attributes:
-        variant: the variant's name.
+        variant: which variant this configuration is for.
+        steps: K of Algorithm 1, the number of updates; more than plain PMT's, because two goals pull.
+        step_size: alpha; with the rule adam its learning rate, on the [0, 1] scale.
         anchor_weight: lambda, how much the decoy counts beside the features; 0 is plain PMT.
         anchor_sigmas: S, standard deviations of the blurs at which upload and decoy are compared, in pixels.
         noise_about: what the starting noise is laid over, the decoy or mid-grey. Without effect on other
