@@ -31,8 +31,8 @@ DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
 _MANY_ROWS = 60
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 inputs could not be processed (the report says which), or a check failed; "
-    "2 wrong usage, or nothing to do; 130 interrupted (what is done is kept; run again to go on)."
+    "Exit codes: 0 done, with warnings too; 1 inputs could not be processed (the report says which), or a check "
+    "failed; 2 wrong usage, or nothing to do; 130 interrupted (what is done is kept; run again to go on)."
 )
 
 app = typer.Typer(
@@ -209,7 +209,8 @@ def protect(
     DIR gets NAME.png for the largest face of NAME.jpg, NAME-face2.png for the next and so on, in the folders that
     PHOTOS has; two photographs that would share a name keep their suffix (NAME.jpg.png). With --features it is
     NAME.NETWORK.safetensors, and model-card.json beside them. report.jsonl has a line a face, report.txt the same as
-    a table. What is done with the same photograph and configuration is not done again.
+    a table. What is done with the same photograph and configuration is not done again. A result that an authorised
+    network itself rejects at its threshold, or that took no step, is written and warned about.
     """
     # Before anything large is imported, and before the folder is made.
     collect(photos, out)
@@ -251,22 +252,26 @@ def protect(
 
 
 def _show_rows(summary: Summary) -> None:
-    """Faces that are done and what failed, as far as that fits a screen or two; report.txt has all."""
+    """Faces that are done, warnings and what failed, as far as that fits a screen or two; report.txt has all."""
     from pmtlib.report import table
 
     failed = [row for row in summary.rows if row.status == "failed"]
     if 0 < summary.done <= _MANY_ROWS:
         Console().print(table(summary.rows))
-    for row in failed[:_MANY_ROWS]:
-        face = "" if row.face is None else f", face {row.face}"
-        print(f"failed: {shown(row.input)}{face}: {shown(row.reason or '')}")
-    if len(failed) > _MANY_ROWS:
-        print(f"failed: {len(failed) - _MANY_ROWS} more")
+    warned = [row for row in summary.rows if row.warning is not None]
+    for kind, rows in (("warning", warned), ("failed", failed)):
+        for row in rows[:_MANY_ROWS]:
+            face = "" if row.face is None or (row.faces == 1 and kind == "warning") else f", face {row.face}"
+            print(f"{kind}: {shown(row.input)}{face}: {shown(row.warning or row.reason or '')}")
+        if len(rows) > _MANY_ROWS:
+            print(f"{kind}: {len(rows) - _MANY_ROWS} more")
 
 
 def _sentence(summary: Summary, out: Path) -> str:
     done = _count(summary.done, "face") + " done"
     parts = [done + (f" ({summary.reused} by an earlier run)" if summary.reused else "")]
+    if summary.warned:
+        parts.append(f"{summary.warned} with a warning")
     if summary.failed:
         parts.append(f"{summary.failed} failed")
     if summary.ignored:

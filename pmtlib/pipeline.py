@@ -118,6 +118,11 @@ class Summary:
         return sum(row.status == "done" for row in self.rows)
 
     @property
+    def warned(self) -> int:
+        """Faces whose results are there and may serve nobody, see :attr:`pmtlib.report.Row.warning`."""
+        return sum(row.warning is not None for row in self.rows)
+
+    @property
     def failed(self) -> int:
         """Faces and photographs that could not be done."""
         return len(self.rows) - self.done
@@ -129,6 +134,7 @@ class Summary:
             "ignored": self.ignored,
             "done": self.done,
             "reused": self.reused,
+            "warned": self.warned,
             "failed": self.failed,
             "seconds": round(self.seconds, 2),
             "stopped": self.stopped or None,
@@ -163,8 +169,8 @@ def run(job: Job, *, show: bool = True) -> Summary:
     if len(set(job.authorised)) < len(job.authorised):
         raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
     begun = time.monotonic()
-    # A misspelt input must not leave a folder behind.
-    intake.collect(job.photos, job.out)
+    # A misspelt or an empty input must not leave a folder behind.
+    _refuse_nothing(job, intake.collect(job.photos, job.out))
     with Report(job.out) as report:
         work = _Work(job, report)
         summary = work.summary
@@ -218,9 +224,7 @@ class _Work:
         for row in report.rows:
             self._remember(row)
         found = intake.collect(job.photos, job.out, self._owners)
-        if not found.entries:
-            others = f", only {found.ignored} other file{'s'[: found.ignored != 1]}" if found.ignored else ""
-            raise PhotoError(f"no photograph in {', '.join(map(intake.shown, job.photos))}{others}")
+        _refuse_nothing(job, found)
         earlier: dict[str, str] = {}
         self._named: dict[str, list[Row]] = defaultdict(list)
         for row in self._owners.values():
@@ -598,6 +602,12 @@ def read_features(path: Path) -> tuple[Tensor, dict[str, Any]]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:100]
         raise ResultError(f"{intake.shown(path)} holds no features of pmt protect ({reason})") from error
     return features.float(), card
+
+
+def _refuse_nothing(job: Job, found: intake.Found) -> None:
+    if not found.entries:
+        others = f", only {found.ignored} other file{'s'[: found.ignored != 1]}" if found.ignored else ""
+        raise PhotoError(f"no photograph in {', '.join(map(intake.shown, job.photos))}{others}")
 
 
 def _reason(error: PhotoError, photo: intake.Photo) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, computed_field
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -109,6 +109,20 @@ class Row(BaseModel):
     config: str
     input_sha256: str | None = None
     device: str | None = None
+
+    # mypy knows no decorated properties (its issue 1362).
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warning(self) -> str | None:
+        """Why a face that is done may serve nobody, a field of the report too; None where nothing speaks against it."""
+        if self.status == "failed":
+            return None
+        reasons = ["nothing was optimised (0 steps)"] if self.steps == 0 else []
+        for network in self.networks:
+            if network.verdict == "rejected" and network.threshold is not None:
+                figures = f"cosine {network.cosine:.3f}, threshold {network.threshold:.3f}"
+                reasons.append(f"{network.network} itself rejects it ({figures}); try more --steps")
+        return "; ".join(reasons) or None
 
     @property
     def target(self) -> str | None:
@@ -244,7 +258,7 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
 
     Args:
         rows: of a report; failed ones are left out unless the table is wide.
-        wide: with the names of the results, the time taken, and why a face failed.
+        wide: with the names of the results, the time taken, warnings, and why a face failed.
     """
     shape = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shape.add_column("photograph", overflow="fold", min_width=10)
@@ -258,6 +272,8 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
     shape.add_column("verdict", no_wrap=True)
     for name in ("SSIM", "seconds") if wide else ("SSIM",):
         shape.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        shape.add_column("warning", overflow="fold")
     for row in rows:
         head = [Text(shown(row.input)), Text("" if row.face is None else f"{row.face}/{row.faces}")]
         if row.status == "failed":
@@ -277,6 +293,7 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
                 _number(network.threshold),
                 Text(verdict, style={"accepted": "green", "rejected": "red"}.get(verdict, "")),
                 *(tail if i == 0 else ["", ""])[: 1 + wide],
+                *([Text(row.warning or "" if i == 0 else "")] if wide else []),
             )
     return shape
 

@@ -164,6 +164,23 @@ def test_protect_reports_for_people_and_for_programs(pmt: Any, tmp_path: Path) -
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_result_that_serves_nobody_is_warned_about(pmt: Any, tmp_path: Path, steps: int) -> None:
+    photographs.ready()
+    photographs.portrait(tmp_path / "a.jpg")
+    arguments = ["protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *OPTIONS, "--steps", steps]
+    done = pmt(*arguments)
+    (row,) = map(json.loads, (tmp_path / "out" / "report.jsonl").read_text("utf-8").splitlines())
+    # A step from noise is not enough for the network that it is meant for.
+    assert row["networks"][0]["verdict"] == "rejected"
+    assert row["warning"].startswith("nothing was optimised (0 steps); " if steps == 0 else f"{NETWORK} itself rejects")
+    assert done.code == 0
+    assert f"warning: a.jpg: {row['warning']}" in done.out.splitlines()
+    assert "1 photograph: 1 face done, 1 with a warning;" in done.out
+    assert "itself rejects it" in (tmp_path / "out" / "report.txt").read_text("utf-8")
+    assert json.loads(pmt(*arguments, "--json").out)["warned"] == 1
+
+
 def test_options_reach_the_transform(pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photographs.ready()
     jobs = []

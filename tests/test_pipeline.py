@@ -465,6 +465,7 @@ def test_a_folder_without_photographs_says_so(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").write_text("x")
     with pytest.raises(PhotoError, match=r"no photograph in .*in, only 1 other file$"):
         go(tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_key_holds_what_shapes_a_result_and_nothing_else(tmp_path: Path) -> None:
@@ -509,5 +510,6 @@ def test_default_settings_are_accepted_and_have_a_low_ssim(tmp_path: Path) -> No
     assert summary.done == sum(len(photo.persons) for photo in sample_photos())
     for row in summary.rows:
         assert row.networks[0].verdict == "accepted", row
+        assert row.warning is None
         assert row.ssim is not None
         assert row.ssim < 0.15, row

@@ -127,6 +127,22 @@ def test_the_table_has_a_line_a_network_and_shows_names_on_one_line() -> None:
     assert "failed: no face" in text
 
 
+def test_a_row_warns_where_a_result_serves_nobody() -> None:
+    rejected = AGREEMENT.model_copy(update={"verdict": "rejected", "cosine": 0.21})
+    assert row(steps=25).warning is None
+    assert row(networks=(AGREEMENT.model_copy(update={"verdict": None, "threshold": None}),)).warning is None
+    assert row(done=False).warning is None
+    refused = row(networks=(AGREEMENT, rejected), steps=25)
+    assert refused.warning == "sface itself rejects it (cosine 0.210, threshold 0.300); try more --steps"
+    idle = row(steps=0)
+    assert idle.warning == "nothing was optimised (0 steps)"
+    for entry in (refused, idle):
+        stored = json.loads(entry.model_dump_json())
+        assert stored["warning"] == entry.warning
+        assert Row.model_validate(stored) == entry
+        assert " ".join((entry.warning or "").split()[:2]) in table_text([entry])
+
+
 def test_a_row_from_before_there_were_variants_is_of_plain_pmt() -> None:
     old = row().model_dump(mode="json")
     del old["variant"]
