@@ -31,7 +31,18 @@ _HOME = {
     "PMTError": "errors",
 }
 _RENAMED = {"load_network": "load", "network_names": "names", "load_pairs": "load"}
-_MODULES = ("assets", "datasets", "experiments", "faces", "figures", "images", "metrics", "protocols", "zoo")
+_MODULES = (
+    "assets",
+    "datasets",
+    "experiments",
+    "faces",
+    "figures",
+    "images",
+    "metrics",
+    "protocols",
+    "variants",
+    "zoo",
+)
 
 __all__ = [
     "PMTConfig",

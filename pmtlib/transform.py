@@ -35,6 +35,7 @@ Initialisation = Literal["noise", "blur", "substitution"]
 Augmentation = Literal["none", "noise", "affine", "mix"]
 Kernel = Literal["none", "linear", "gaussian"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Transform = Callable[[Tensor], Tensor]
 
 
 class PMTConfig(BaseModel):
@@ -267,13 +268,13 @@ class Run:
     overrides the step that it changes and leaves the others; what it returns is per image, and what it draws comes
     from the image's own generator, or an image's bits would depend on its batch.
 
-    ========================  =======================================================================================
-    ``_start()``              the initial images (N, 3, H, W)
-    ``_draw_augmentation()``  called once a step, first: the place for any other draw of a step
-    ``_aggregate(o, m)``      what of model m's outputs is compared, (N, F) parts, for photograph and candidate alike
-    ``_penalty(x, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
-    ``_step_size(step)``      alpha of this step
-    ========================  =======================================================================================
+    ===========================  ====================================================================================
+    ``_start()``                 the initial images (N, 3, H, W)
+    ``_draw_augmentation()``     called once a step, first: the place for any other draw of a step
+    ``_aggregate(o, m)``         what of model m's outputs is compared, (N, F) parts, for both sides alike
+    ``_penalty(x, T, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
+    ``_step_size(step)``         alpha of this step
+    ===========================  ====================================================================================
 
     To match only what recognition needs is an ``_aggregate`` too: it may put the outputs through a head and return
     the embedding, multiply them by weights (N, F) that were taken from the photographs (a Jacobian's norms), or
@@ -354,7 +355,7 @@ class Run:
         features = self._features(transform(candidate), gradient=True)
         errors = [self._error(own, goal) for own, goal in zip(features, target, strict=True)]
         loss = self._combine(errors)
-        penalty = self._penalty(candidate, target)
+        penalty = self._penalty(candidate, transform, target)
         if penalty is not None:
             loss = loss + penalty
         if self._may_stop:
@@ -412,7 +413,7 @@ class Run:
             row.normal_(generator=generator)
         return noise
 
-    def _draw_augmentation(self) -> Callable[[Tensor], Tensor]:
+    def _draw_augmentation(self) -> Transform:
         """This step's T: one draw an image, used for photograph and obfuscated image alike."""
         kind = self.config.augmentation
         matrix = self._affine() if kind in ("affine", "mix") else None
@@ -473,8 +474,8 @@ class Run:
         weighted = [weight * error for weight, error in zip(self.weights, errors, strict=True)]
         return torch.stack(weighted).sum(0)
 
-    def _penalty(self, candidate: Tensor, target: list[list[Tensor]]) -> Tensor | None:
-        """What a variant adds to the loss, (N,); ``target`` are the photographs' features of this step."""
+    def _penalty(self, candidate: Tensor, transform: Transform, target: list[list[Tensor]]) -> Tensor | None:
+        """What a variant adds to the loss, (N,); ``target`` are the photographs' features under this step's T."""
         return None
 
     def _step_size(self, step: int) -> float:

@@ -187,7 +187,7 @@ class DarkConfig(PMTConfig):
 class DarkRun(Run):
     config: DarkConfig
 
-    def _penalty(self, candidate, target):
+    def _penalty(self, candidate, transform, target):
         return self.config.darkness * candidate.square().flatten(1).sum(1)
 
     def _step_size(self, step):

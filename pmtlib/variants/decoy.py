@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pmtlib.filters import blur, stretch
-from pmtlib.transform import PMTConfig, Rule, Run, relative_error, row_sums
+from pmtlib.transform import PMTConfig, Rule, Run, Transform, relative_error, row_sums
 from pmtlib.variants.decoys import decoy
 
 Sigmas = tuple[Annotated[float, Field(gt=0, le=100)], ...]
@@ -94,11 +94,11 @@ class DecoyRun(Run):
             return config.step_size
         return config.step_size * (1 + math.cos(math.pi * step / config.steps)) / 2
 
-    def _penalty(self, candidate: Tensor, target: list[list[Tensor]]) -> Tensor | None:
+    def _penalty(self, candidate: Tensor, transform: Transform, target: list[list[Tensor]]) -> Tensor | None:
         config = self.config
         penalty = config.anchor_weight * self._distance(candidate, self.decoys)
         if config.purify_weight:
-            penalty = penalty + config.purify_weight * self._purified_penalty(candidate, target)
+            penalty = penalty + config.purify_weight * self._purified_penalty(candidate, transform, target)
         return penalty.to(candidate.dtype)
 
     def _distance(self, images: Tensor, decoys: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ class DecoyRun(Run):
             parts.append(part / row_sums(goal.square()) if self.config.relative else part)
         return torch.stack(parts).mean(0)
 
-    def _purified_penalty(self, candidate: Tensor, target: list[list[Tensor]]) -> Tensor:
+    def _purified_penalty(self, candidate: Tensor, transform: Transform, target: list[list[Tensor]]) -> Tensor:
         sigmas = self.config.purify_sigmas
         draws = [torch.randint(len(sigmas), (1,), generator=g, device=g.device) for g in self.generators]
         choice = torch.cat(draws).view(-1, 1, 1, 1)
         purified = self._purified(candidate, choice)
-        features = self._features(purified, gradient=True)
+        features = self._features(transform(purified), gradient=True)
         errors = [relative_error(own, goal) for own, goal in zip(features, target, strict=True)]
         near = torch.stack([(1 - error).clamp_min(0) for error in errors]).sum(0)
         return self._distance(purified, self._purified(self.decoys, choice)) + near
