@@ -270,14 +270,14 @@ def _show_rows(summary: Summary) -> None:
 def _sentence(summary: Summary, out: Path) -> str:
     done = _count(summary.done, "face") + " done"
     parts = [done + (f" ({summary.reused} by an earlier run)" if summary.reused else "")]
-    if summary.warned:
-        parts.append(f"{summary.warned} with a warning")
     if summary.failed:
         parts.append(f"{summary.failed} failed")
     if summary.ignored:
         parts.append(f"{_count(summary.ignored, 'other file')} ignored")
+    warned = f"{_count(summary.warned, 'face')} with a warning; " if summary.warned else ""
     where = shown(out / "report.txt")
-    return f"{_count(summary.photographs, 'photograph')}: {', '.join(parts)}; {summary.seconds:.0f} s; see {where}"
+    count = _count(summary.photographs, "photograph")
+    return f"{count}: {', '.join(parts)}; {warned}{summary.seconds:.0f} s; see {where}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -170,7 +170,10 @@ def run(job: Job, *, show: bool = True) -> Summary:
         raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
     begun = time.monotonic()
     # A misspelt or an empty input must not leave a folder behind.
-    _refuse_nothing(job, intake.collect(job.photos, job.out))
+    found = intake.collect(job.photos, job.out)
+    # An output that is one of the photographs is complained about when the report is opened.
+    if not job.out.is_file():
+        _refuse_nothing(job, found)
     with Report(job.out) as report:
         work = _Work(job, report)
         summary = work.summary

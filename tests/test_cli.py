@@ -176,7 +176,7 @@ def test_a_result_that_serves_nobody_is_warned_about(pmt: Any, tmp_path: Path, s
     assert row["warning"].startswith("nothing was optimised (0 steps); " if steps == 0 else f"{NETWORK} itself rejects")
     assert done.code == 0
     assert f"warning: a.jpg: {row['warning']}" in done.out.splitlines()
-    assert "1 photograph: 1 face done, 1 with a warning;" in done.out
+    assert "1 photograph: 1 face done; 1 face with a warning;" in done.out
     assert "itself rejects it" in (tmp_path / "out" / "report.txt").read_text("utf-8")
     assert json.loads(pmt(*arguments, "--json").out)["warned"] == 1
 
