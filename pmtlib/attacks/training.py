@@ -300,6 +300,14 @@ def seeded(seed: int, make: Callable[[], Model]) -> Model:
         return make()
 
 
+def checksum(model: nn.Module) -> str:
+    """SHA-256, in hex, over the names and values of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_eight_bit(people: People, rows: NDArray[np.int64]) -> Tensor:
     """Images as 8-bit (n, 3, 112, 112): a training set in memory at a quarter of the size."""
     parts = [people.images[int(row)] for row in rows]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pmtlib import metrics, transform
 from pmtlib.attacks.reconstruction import RecFace, differentiable_ssim
-from pmtlib.attacks.training import Files, Progress, Training, read_eight_bit, seeded
+from pmtlib.attacks.training import Files, Progress, Training, checksum, read_eight_bit, seeded
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, ResultError
 from pmtlib.faces import SIZE
@@ -157,7 +157,7 @@ def _pairs_key(
 ) -> str:
     asked = {
         "people": people.fingerprint,
-        "models": [_checksum(model) for model in shallow_models],
+        "models": [checksum(model) for model in shallow_models],
         "configs": [config.model_dump(mode="json") for config in configs],
         "seeds": list(seeds),
         "keep": list(keep),
@@ -166,13 +166,6 @@ def _pairs_key(
         "on": [torch.__version__, *(str(next(model.parameters()).device.type) for model in shallow_models)],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _checksum(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _eight_bit(images: Tensor) -> Tensor:
@@ -349,7 +342,7 @@ def train_protected_recface(
         "RecFace on protected features",
         _RECFACE,
         shallow.feature,
-        {"network": shallow.name, "cut": shallow.cut, "checksum": _checksum(shallow)},
+        {"network": shallow.name, "cut": shallow.cut, "checksum": checksum(shallow)},
         (protected, originals),
         validation,
         config or DeobfuscatorConfig(),
