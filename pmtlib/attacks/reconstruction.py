@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import safetensors
@@ -401,7 +401,19 @@ class Split:
     validation: NDArray[np.int64]
 
 
-def split_people(people: People, config: RecFaceConfig) -> Split:
+class HeldOut(Protocol):
+    """What :func:`split_people` needs of a configuration."""
+
+    @property
+    def validation_people(self) -> int:
+        """Identities that are held out."""
+
+    @property
+    def seed(self) -> int:
+        """Of who they are."""
+
+
+def split_people(people: People, config: HeldOut) -> Split:
     """Hold out ``config.validation_people`` identities, drawn with ``config.seed``.
 
     Raises:
@@ -689,7 +701,7 @@ SAMPLE_CONFIG = RecFaceConfig(
 # Level 2: optimisation through the shallow model
 # --------------------------------------------------------------------------------------------------------------------
 
-Start = Literal["grey", "noise"]
+Start = Literal["grey", "noise", "mean"]
 
 
 class InversionConfig(BaseModel):
@@ -708,7 +720,7 @@ class InversionConfig(BaseModel):
         levels: sizes of those maps with ``adam``, each half of the one before; 1 is the pixels alone.
         starts: from where to start. Each is run to its end, and the one with the lowest objective is kept: the
             attacker cannot judge by closeness to a photograph that they do not have. Grey alone found the lowest
-            objectives when the defaults were chosen.
+            objectives when the defaults were chosen. ``mean`` is an image that is given to :func:`invert`.
         noise_start: standard deviation of the starting noise about mid-grey, on the [0, 1] scale.
         batch_size: images optimised together; no operation mixes them.
         seed: of the starting noise, with the image's own seed.
@@ -803,6 +815,7 @@ def invert(
     *,
     seeds: Sequence[int] | None = None,
     image_shape: tuple[int, int] = (SIZE, SIZE),
+    mean_image: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Inverted:
     """Reconstruct images from shallow features through the shallow model (Eq. 2 to 4).
@@ -814,31 +827,32 @@ def invert(
         seeds: one seed an image for its starting noise, so that it does not depend on the batch; 0, 1, 2, ... by
             default.
         image_shape: (H, W) of the images to find.
+        mean_image: (3, H, W) in [0, 1], from where the start ``mean`` sets out; the mean of faces of other people.
         progress: called with the number of image-steps done since its last call.
 
     Returns:
         Inverted: images and how the optimisation went.
 
     Raises:
-        ConfigError: the features do not fit the shallow model, or the seeds the features.
+        ConfigError: the features do not fit the shallow model, the seeds the features or the mean image the images,
+            or a start asks for a mean image that is not given.
     """
     config = config or InversionConfig()
     own_seeds = list(range(len(features))) if seeds is None else list(seeds)
     if len(own_seeds) != len(features):
         raise ConfigError(f"{len(own_seeds)} seeds for {len(features)} features; give one each")
+    if "mean" in config.starts and (mean_image is None or tuple(mean_image.shape) != (3, *image_shape)):
+        given = "none" if mean_image is None else str(tuple(mean_image.shape))
+        raise ConfigError(f"the start 'mean' needs a mean image {(3, *image_shape)}, got {given}")
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         target = features.detach().clone()
-        wanted = shallow.feature(torch.full((1, 3, *image_shape), 0.5, dtype=target.dtype, device=target.device)).shape
-        if wanted[1:] != target.shape[1:] or not target.is_floating_point():
-            raise ConfigError(f"features {tuple(target.shape)} are not of this shallow model, which gives {wanted[1:]}")
-        if not bool(torch.isfinite(target).all()):
-            raise ConfigError("a feature is not finite; features must hold numbers only")
+        check_features(target, shallow, image_shape)
         images, traces, ends, chosen = [target.new_zeros((0, 3, *image_shape))], [], [], []
         for chunk in batches(len(target), config.batch_size):
             runs = [
                 _descend(
-                    _begin_at(start, own_seeds[chunk], place, image_shape, config, target),
+                    _begin_at(start, own_seeds[chunk], place, image_shape, mean_image, config, target),
                     target[chunk],
                     shallow,
                     config,
@@ -864,11 +878,36 @@ def invert(
     )
 
 
+def check_features(features: Tensor, shallow: ShallowModel, image_shape: tuple[int, int]) -> None:
+    """Refuse what cannot be features (N, C, h, w) of this shallow model for images (H, W).
+
+    Raises:
+        ConfigError: the shape is another, or a value is not finite.
+    """
+    grey = torch.full((1, 3, *image_shape), 0.5, dtype=features.dtype, device=features.device)
+    with torch.no_grad():
+        wanted = shallow.feature(grey).shape if features.is_floating_point() else ()
+    if wanted[1:] != features.shape[1:] or not features.is_floating_point():
+        raise ConfigError(
+            f"features {tuple(features.shape)} are not of this shallow model, which gives {tuple(wanted[1:])}"
+        )
+    if not bool(torch.isfinite(features).all()):
+        raise ConfigError("a feature is not finite; features must hold numbers only")
+
+
 def _begin_at(
-    start: Start, seeds: Sequence[int], place: int, shape: tuple[int, int], config: InversionConfig, like: Tensor
+    start: Start,
+    seeds: Sequence[int],
+    place: int,
+    shape: tuple[int, int],
+    mean_image: Tensor | None,
+    config: InversionConfig,
+    like: Tensor,
 ) -> Tensor:
     if start == "grey":
         return like.new_full((len(seeds), 3, *shape), 0.5)
+    if start == "mean" and mean_image is not None:
+        return mean_image.to(like.device, like.dtype).clamp(0.0, 1.0).expand(len(seeds), -1, -1, -1).clone()
     noise = []
     for seed in seeds:
         digest = hashlib.sha256(f"invert:{config.seed}:{seed}:{place}".encode()).digest()
