@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pmtlib import metrics
+from pmtlib.attacks.adaptive import stitch
+from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, cosine_softmax, train_head
+from pmtlib.attacks.training import TRAINING
+from pmtlib.datasets import PairSet, People
+from pmtlib.errors import ConfigError, DatasetError, ResultError
+from pmtlib.protocols import embed
+from pmtlib.shallow import ShallowModel
+from tests.crowd import crowd, gathered, smooth
+from tests.small_network import SmallNetwork
+
+TINY = HeadConfig(
+    steps=6, batch_size=4, width=4, embedding=8, validation_people=2, validate_every=3, average=0.5, margin=0.1
+)
+
+
+def shallow(cut: int = 1) -> ShallowModel:
+    return ShallowModel(SmallNetwork(), cut)
+
+
+def alike(people: int, each: int, seed: int = 3, noise_seed: int = 0) -> People:
+    """People whose pictures are noisy versions of one."""
+    images = smooth(people, seed).repeat_interleave(each, 0)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(noise_seed))
+    return gathered((images + 0.1 * noise).clamp(0, 1), each)
+
+
+@pytest.mark.parametrize("feature", [(4, 56, 56), (6, 28, 24), (5, 14, 14), (3, 7, 7), (8, 1, 1)])
+def test_a_head_fits_any_feature_map(feature: tuple[int, int, int]) -> None:
+    assert Head(feature, width=4, embedding=8)(torch.randn(2, *feature)).shape == (2, 8)
+
+
+def test_the_loss_is_cosface() -> None:
+    generator = torch.Generator().manual_seed(0)
+    e, w = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (3, 5))
+    labels, s, m = [4, 0, 2], 7.0, 0.3
+    total = 0.0
+    for n in range(3):
+        cosines = [float(e[n] @ w[j] / (e[n].norm() * w[j].norm())) for j in range(5)]
+        own = math.exp(s * (cosines[labels[n]] - m))
+        others = sum(math.exp(s * cosines[j]) for j in range(5) if j != labels[n])
+        total -= math.log(own / (own + others))
+    assert float(cosine_softmax(e, w, torch.tensor(labels), scale=s, margin=m)) == pytest.approx(total / 3, rel=1e-9)
+
+
+def test_a_head_learns_three_identities() -> None:
+    config = TINY.model_copy(update={"steps": 40, "validation_people": 0, "batch_size": 6, "learning_rate": 5e-3})
+    network = train_head(shallow(), alike(3, 4), config)
+    fresh = alike(3, 2, noise_seed=9)
+    embeddings = network(fresh.tensor(range(6)))
+    found = metrics.identification(
+        embeddings[::2], embeddings[1::2], gallery_identities="abc", probe_identities="abc", ks=(1,)
+    )
+    assert found[1].all()
+    same = metrics.cosine(embeddings[::2], embeddings[1::2])
+    different = metrics.cosine(embeddings[[0, 2, 4]], embeddings[[2, 4, 0]])
+    assert same.min() > different.max() + 0.3
+
+
+def test_what_comes_back_is_a_face_network(tmp_path: Path) -> None:
+    model = shallow()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    people = crowd(5, 2)
+    network = train_head(model, people, TINY, folder=tmp_path)
+    assert isinstance(network, StitchedNetwork)
+    assert network.unit_names == ("shallow", "head")
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    images = people.tensor([0, 1])
+    head = network.units[1]
+    torch.testing.assert_close(network(images), head(model.feature(images)))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    curve = stitch._FILES.read(tmp_path)["curve"]
+    assert [point["step"] for point in curve] == [0, 3, 6]
+    assert all(0 <= point["val_auc"] <= 1 for point in curve)
+
+
+def test_it_is_usable_in_the_protocols() -> None:
+    people = crowd(4, 2)
+    network = train_head(shallow(), people, TINY)
+    pairs = PairSet("p", people.images, np.array([[0, 1], [1, 2]]), np.array([True, False]), np.zeros(2), None, "p")
+    found = embed(network, pairs)
+    np.testing.assert_allclose(found[:3], network(people.tensor(range(3))).numpy(), atol=1e-5)
+
+
+class Stop(KeyboardInterrupt):
+    """Ctrl-C at a chosen step."""
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    people, done = crowd(5, 2), [0]
+    whole = train_head(shallow(), people, TINY, folder=tmp_path / "whole")
+
+    def stop(steps: int) -> None:
+        done[0] += steps
+        if done[0] == 4:
+            raise Stop
+
+    parts: dict[str, Any] = {"folder": tmp_path / "parts"}
+    with pytest.raises(Stop):
+        train_head(shallow(), people, TINY, **parts, progress=stop, checkpoint_seconds=0)
+    steps: list[int] = []
+    resumed = train_head(shallow(), people, TINY, **parts, progress=steps.append)
+    assert steps == [3, 1, 1, 1]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="Remedy"):
+        train_head(shallow(), crowd(3, 2), TINY)
+    with pytest.raises(DatasetError, match="Remedy"):
+        train_head(shallow(), crowd(2, 2), TINY)
+    with pytest.raises(ConfigError, match="before the head"):
+        train_head(shallow(3), crowd(4, 1), TINY)
+    train_head(shallow(), crowd(4, 1), TINY, folder=tmp_path)
+    with pytest.raises(ConfigError, match="holds another head"):
+        train_head(shallow(2), crowd(4, 1), TINY, folder=tmp_path)
+    (tmp_path / TRAINING).write_bytes(b"PK")
+    with pytest.raises(ResultError, match="damaged"):
+        train_head(shallow(), crowd(4, 1), TINY, folder=tmp_path)
