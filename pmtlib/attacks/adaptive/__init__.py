@@ -1,1 +1,88 @@
-"""Attackers who know the filter."""
+"""Attackers who know the filter.
+
+All of them hold what was uploaded, know the transform and its public shallow model, and never see a photograph of the
+victim. They differ in what else they hold and in what they want:
+
+===============  =============================================  ======================================================
+module           holds besides                                  wants
+===============  =============================================  ======================================================
+``purify``       nothing; other people's photographs to tune    an image that anybody, or any network, recognises
+``average``      several uploads of one photograph              the same, or a feature without the filter's noise
+``deobfuscate``  other people's photographs, and the filter     the photograph, from the image or from the feature
+``prior``        time; other people's photographs for a mean    the photograph, from the feature
+``link``         other uploads or photographs of people         to know whether two uploads show one person
+``stitch``       other people's photographs with their names    a recogniser of its own on the shared shallow model
+===============  =============================================  ======================================================
+
+Whatever has a strength, a filter or a number of steps is chosen on people who are not attacked.
+"""
+
+from __future__ import annotations
+
+from pmtlib.attacks.adaptive.average import Copies, average_features, average_images, protected_copies
+from pmtlib.attacks.adaptive.deobfuscate import (
+    Deobfuscator,
+    DeobfuscatorConfig,
+    Pairs,
+    load_deobfuscator,
+    make_pairs,
+    train_deobfuscator,
+    train_protected_recface,
+)
+from pmtlib.attacks.adaptive.link import (
+    LinkScores,
+    Unlinkability,
+    identify,
+    link_scores,
+    link_scores_within,
+    local_linkability,
+    unlinkability,
+)
+from pmtlib.attacks.adaptive.prior import (
+    Best,
+    NetworkInverted,
+    PriorConfig,
+    best_of,
+    invert_with_network,
+    mean_image,
+)
+from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, Purifier, Tuned, candidates, purify, tune
+from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, train_head
+
+__all__ = [
+    "PURIFIERS",
+    "Best",
+    "Copies",
+    "Deobfuscator",
+    "DeobfuscatorConfig",
+    "Head",
+    "HeadConfig",
+    "LinkScores",
+    "NetworkInverted",
+    "Pairs",
+    "PriorConfig",
+    "Purification",
+    "Purifier",
+    "StitchedNetwork",
+    "Tuned",
+    "Unlinkability",
+    "average_features",
+    "average_images",
+    "best_of",
+    "candidates",
+    "identify",
+    "invert_with_network",
+    "link_scores",
+    "link_scores_within",
+    "load_deobfuscator",
+    "local_linkability",
+    "make_pairs",
+    "mean_image",
+    "protected_copies",
+    "purify",
+    "train_deobfuscator",
+    "train_head",
+    "train_protected_recface",
+    "tune",
+    "unlinkability",
+]
