@@ -33,7 +33,7 @@ TRAINING = "training.pt"
 
 _BETAS = (0.9, 0.99)
 
-Model = TypeVar("Model", bound=nn.Module)
+_Model = TypeVar("_Model", bound=nn.Module)
 Progress = Callable[[int], Any]
 
 
@@ -89,7 +89,7 @@ class Files:
         return record if isinstance(record, dict) else {}
 
 
-class Training(ABC, Generic[Model]):
+class Training(ABC, Generic[_Model]):
     """One training: its state and its files. A subclass says what is built, what the loss is, and what is measured.
 
     The rate rises over the first 2% of the steps and falls as a cosine to 0. What is kept is a running average of the
@@ -111,8 +111,8 @@ class Training(ABC, Generic[Model]):
     stream: str
     """Prefix of the seeds that are derived, so that two kinds of network draw differently."""
     files: Files
-    model: Model
-    averaged: Model
+    model: _Model
+    averaged: _Model
 
     def __init__(
         self, config: Schedule, record: dict[str, Any], device: torch.device, folder: Path | None, resume: bool
@@ -135,7 +135,7 @@ class Training(ABC, Generic[Model]):
     def quality(self) -> dict[str, float | None]:
         """Figures of the averaged weights for the curve."""
 
-    def build(self, make: Callable[[], Model]) -> None:
+    def build(self, make: Callable[[], _Model]) -> None:
         """Make model, average and optimiser, in the state that was stored last."""
         self.model = _channels_last(seeded(self.schedule.seed, make).to(self.device))
         self.averaged = _channels_last(seeded(self.schedule.seed, make).to(self.device))
@@ -150,7 +150,7 @@ class Training(ABC, Generic[Model]):
             self._restore(self._state)
             self._state = None
 
-    def train(self, progress: Progress | None, checkpoint_seconds: float) -> Model:
+    def train(self, progress: Progress | None, checkpoint_seconds: float) -> _Model:
         """Train to the end with bits that can be had again: the averaged model, frozen, in evaluation mode."""
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(False), torch.enable_grad(), exact:
@@ -293,7 +293,7 @@ class Training(ABC, Generic[Model]):
         self.finished = finished
 
 
-def seeded(seed: int, make: Callable[[], Model]) -> Model:
+def seeded(seed: int, make: Callable[[], _Model]) -> _Model:
     """A model whose initial weights come from a seed; the caller's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -315,7 +315,7 @@ def read_eight_bit(people: People, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
-def _channels_last(model: Model) -> Model:
+def _channels_last(model: _Model) -> _Model:
     """The same model with the memory layout in which convolutions are fastest."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
