@@ -17,7 +17,7 @@ from tests.crowd import crowd, gathered, smooth
 from tests.small_network import SmallNetwork, photographs
 
 SHAPE = (16, 12)
-PRIOR = PriorConfig(steps=40, width=8, levels=2, learning_rate=2e-2)
+PRIOR = PriorConfig(steps=150, width=16, levels=2, learning_rate=2e-2)
 
 
 def shallow(cut: int = 1) -> ShallowModel:
@@ -37,20 +37,20 @@ def test_the_decoder_makes_images_of_any_size(size: tuple[int, int], levels: int
 
 
 def test_the_network_is_fitted_to_the_features_each_image_on_its_own() -> None:
-    images = pictures()
-    z = shallow().feature(images)
+    images, model = pictures(), shallow()
+    z = model.feature(images)
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
     steps: list[int] = []
-    found = invert_with_network(z, shallow(), PRIOR, image_shape=SHAPE, progress=steps.append)
+    found = invert_with_network(z, model, PRIOR, image_shape=SHAPE, progress=steps.append)
     torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
-    assert sum(steps) == 2 * 40
-    assert found.trace.shape == (2, 40)
+    assert sum(steps) == 2 * 150
+    assert found.trace.shape == (2, 150)
     assert (found.objective < found.trace[:, 0] / 4).all()
-    recomputed = inversion_objective(found.images, z, shallow(), PRIOR.objective)
+    recomputed = inversion_objective(found.images, z, model, PRIOR.objective)
     torch.testing.assert_close(found.objective, recomputed, rtol=1e-4, atol=1e-6)
-    alone = invert_with_network(z[1:], shallow(), PRIOR, seeds=[1], image_shape=SHAPE)
+    alone = invert_with_network(z[1:], model, PRIOR, seeds=[1], image_shape=SHAPE)
     assert torch.equal(alone.images, found.images[1:])
     # It comes nearer to the photograph than a grey image, which it has never seen.
     grey = (images - 0.5).square().mean()
