@@ -21,7 +21,7 @@ def option_table(frame: pd.DataFrame, table: str, settings: ParameterSettings) -
         rows.append(
             {
                 "set": TITLES.get(line["dataset"], line["dataset"]),
-                "": line["group"],
+                "of": line["group"],
                 "option": line["option"] + (" (chosen)" if line["chosen"] else ""),
                 "authorised %": role_rate(line, "authorised"),  # type: ignore[arg-type]
                 "unauthorised %": role_rate(line, "unauthorised"),  # type: ignore[arg-type]
@@ -36,4 +36,7 @@ def option_table(frame: pd.DataFrame, table: str, settings: ParameterSettings) -
         f"thresholds of their own; 95% bootstrap over n = {count} pairs. The paper's columns are of AgeDB-30, "
         "with IR50-Softmax authorised and MobileFace unauthorised."
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    shown = pd.DataFrame(rows)
+    if len(shown) and shown["of"].nunique() == 1:
+        shown = shown.drop(columns="of")
+    return styled(shown, caption).hide(axis="index")

@@ -1,0 +1,143 @@
+"""The audit: its table in plain loops, what an attacker chooses, and what the words say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmtlib import results
+from pmtlib.attacks.adaptive.purify import candidates
+from pmtlib.experiments import audit
+from pmtlib.experiments.common import Outcome
+from pmtlib.figures import audit as figures
+from pmtlib.transform import PMTConfig
+
+NETWORKS = ("mobilefacenet", "sface", "dlib-resnet29")
+SETTINGS = audit.AuditSettings(datasets=("lfw",), networks=NETWORKS, pmt=PMTConfig(steps=1))
+THRESHOLDS = {"mobilefacenet": 0.3, "sface": 0.25, "dlib-resnet29": 0.9}
+PAIRS, IMAGES = 40, 30
+
+
+def outcome(name: str, values: dict[str, Any]) -> Outcome:
+    """An outcome in the stored form; its numbers measure nothing."""
+    request = results.Request("audit", name, 1, {"authorised": ["mobilefacenet"]})
+    hardware = {"device": "cpu", "torch_threads": 1}
+    manifest = {"date": "2026-01-01", "seconds": 1, "hardware": hardware, "packages": {"torch": "2"}}
+    return Outcome(results.Result(request, {"name": "lfw", "fingerprint": "f", "n": PAIRS}, values, manifest))
+
+
+def attacked(raised: dict[str, float]) -> Outcome:
+    """A result with one row for each name; ``raised`` is added to its cosines."""
+    draw = np.random.default_rng(0)
+    # Every photograph is the first of a pair at least once.
+    place = np.concatenate([np.arange(IMAGES), draw.integers(0, IMAGES, PAIRS - IMAGES)])
+    entries = {}
+    for name, by in raised.items():
+        own = {network: draw.uniform(-0.5, 0.5, IMAGES) + by for network in NETWORKS}
+        networks = {
+            network: {"own": own[network][place].tolist(), "other": (draw.uniform(-0.5, 0.5, PAIRS) + by).tolist()}
+            for network in NETWORKS
+        }
+        likeness = (draw.uniform(0, 0.5, IMAGES) + by / 2).tolist()
+        entries[name] = {"networks": networks, "ssim": likeness, "lpips": draw.uniform(0, 1, IMAGES).tolist()}
+    return outcome(
+        "lfw--pmt--purification",
+        {
+            "same": draw.integers(0, 2, PAIRS).tolist(),
+            "photograph": place.tolist(),
+            "thresholds": {network: {"far_1e2": value, "far_1e3": 2.0} for network, value in THRESHOLDS.items()},
+            "attacks": entries,
+        },
+    )
+
+
+@pytest.fixture
+def block() -> audit.AuditBlock:
+    made = attacked({"upload": 0.0, "gaussian": 0.3, "contrast": -0.2, "photograph": 0.6, "photograph, gaussian": 0.5})
+    return audit.AuditBlock("lfw", "pmt", {"purification": made})
+
+
+def test_the_table_is_the_rates_in_a_loop(block: audit.AuditBlock) -> None:
+    frame = audit.table([block], SETTINGS)
+    values = block.attacks["purification"].result.values
+    assert list(frame["attack"]) == list(values["attacks"])
+    for line in frame.to_dict("records"):
+        entry = values["attacks"][line["attack"]]
+        rates = {}
+        for network in NETWORKS:
+            accepted, genuine, falsely, impostors = 0, 0, 0, 0
+            for score, same in zip(entry["networks"][network]["other"], values["same"], strict=True):
+                above = score > THRESHOLDS[network]
+                genuine, impostors = genuine + same, impostors + 1 - same
+                accepted, falsely = accepted + above * same, falsely + above * (1 - same)
+            recognised = {
+                photograph: score > THRESHOLDS[network]
+                for photograph, score in zip(values["photograph"], entry["networks"][network]["own"], strict=True)
+            }
+            rates[network] = (accepted / genuine, falsely / impostors, sum(recognised.values()) / len(recognised))
+        others = [rates["sface"], rates["dlib-resnet29"]]
+        assert line["service"] == pytest.approx(rates["mobilefacenet"][0])
+        assert line["others"] == pytest.approx((others[0][0] + others[1][0]) / 2)
+        assert line["others_low"] <= line["others"] <= line["others_high"]
+        assert line["highest"] == pytest.approx(max(others[0][0], others[1][0]))
+        assert line["false"] == pytest.approx((others[0][1] + others[1][1]) / 2)
+        assert line["own"] == pytest.approx((others[0][2] + others[1][2]) / 2)
+        assert line["ssim_worst"] == max(entry["ssim"])
+        assert line["lpips_worst"] == min(entry["lpips"])
+        assert line["images"] == IMAGES
+
+
+def test_a_network_without_a_threshold_is_left_out(block: audit.AuditBlock) -> None:
+    before = audit.table([block], SETTINGS)
+    block.attacks["purification"].result.values["thresholds"]["dlib-resnet29"] = None
+    frame = audit.table([block], SETTINGS)
+    assert set(frame["network"]) == {"sface"}
+    assert not np.allclose(frame["others"], before["others"])
+
+
+def test_the_best_attack_is_never_a_control(block: audit.AuditBlock) -> None:
+    frame = audit.table([block], SETTINGS)
+    assert frame.loc[frame["others"].idxmax(), "attack"].startswith("photograph")
+    assert list(audit.best(frame)["attack"]) == ["gaussian"]
+    found = audit.summary(frame)
+    line = frame[frame["attack"] == "gaussian"].iloc[0]
+    assert found["pmt_best_others"] == pytest.approx(100 * line["others"], abs=1e-3)
+
+
+def test_the_words_follow_the_numbers(block: audit.AuditBlock) -> None:
+    text = audit.reading(audit.table([block], SETTINGS))
+    assert "does not stand** against gaussian" in text
+    strong = audit.AuditBlock(
+        "lfw", "pmt", {"purification": attacked({"upload": -0.9, "gaussian": -0.8, "photograph": 0.9})}
+    )
+    assert "**Verdict: the filter stands**" in audit.reading(audit.table([strong], SETTINGS))
+    assert audit.reading(audit.table([], SETTINGS)) == "Nothing was measured."
+
+
+def test_filters_are_chosen_by_their_scores_and_the_best_comes_last() -> None:
+    tried = candidates()
+    scores = [0.0] * len(tried)
+    wanted = {name: next(i for i, one in enumerate(tried) if one.name == name) + 1 for name in ("gaussian", "median")}
+    scores[wanted["gaussian"]], scores[wanted["median"]] = 0.5, 0.7
+    chosen = audit.chosen_filters(outcome("lfw_rest--pmt--tuning", {"scores": scores}), SETTINGS)
+    assert chosen[0] == audit.AS_IT_IS
+    assert chosen[-1] == tried[wanted["median"]]
+    assert tried[wanted["gaussian"]] in chosen
+    assert len({audit.label(one) for one in chosen}) == len(chosen)
+
+
+def test_without_a_tuning_the_settings_give_the_strengths() -> None:
+    settings = SETTINGS.model_copy(update={"strengths": {"median": 2.0, "gaussian": 1.5}})
+    chosen = audit.chosen_filters(Outcome(None, "not run"), settings)
+    assert [(audit.label(one), one.strength) for one in chosen] == [("upload", 0), ("median", 2.0), ("gaussian", 1.5)]
+
+
+def test_tables_and_figures_show_every_line(block: audit.AuditBlock) -> None:
+    frame = audit.table([block], SETTINGS)
+    html = figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
+    for name in frame["attack"]:
+        assert name in html
+    axis = figures.audit_figure(frame).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["upload as it is", "gaussian", "contrast"]
