@@ -56,7 +56,7 @@ VariantOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="pmt, the transform as published, or decoy, whose blurred result shows a face that is nobody's.",
+        help="pmt, the transform as published, or decoy (experimental), pulled to a face that is nobody's.",
         show_default="pmt",
     ),
 ]

@@ -33,7 +33,9 @@ class Variant(NamedTuple):
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         PLAIN: Variant(PMTConfig, "the transform as published (Algorithm 1 and 2, Eq. 8)"),
-        "decoy": Variant(DecoyConfig, "the same features, while the low frequencies show a face that is nobody's"),
+        "decoy": Variant(
+            DecoyConfig, "experimental: the same features, low frequencies pulled to a face that is nobody's"
+        ),
     }
 )
 """Every variant by its name."""

@@ -1,4 +1,4 @@
-"""Decoy-anchored PMT: the authorised features are matched while the low frequencies show a face that is nobody's.
+"""Decoy-anchored PMT: the authorised features are matched, the low frequencies pulled to a face that is nobody's.
 
 PMT as published leaves the photograph's low frequencies in the upload, under noise: a blur and a contrast stretch give
 the face back, to the eye and to networks that were not authorised. Here the blurred upload is tied to a decoy's:
@@ -10,8 +10,8 @@ the face back, to the eye and to networks that were not authorised. Here the blu
 where the first sum is Eq. 8 of the paper, :math:`G_\\sigma` is a Gaussian blur and d the decoy. With ``relative``, as
 by default, each distance is divided by the size of its target, and lambda weighs the two shares.
 
-It helps against filters. An attacker who learns from uploads and their photographs undoes it, because the features
-still hold the face.
+Experimental: with the present weights the photographed face can still be seen in the upload, blurred or not, and an
+attacker who learns from uploads and their photographs undoes it, because the features still hold the face.
 """
 
 from __future__ import annotations
