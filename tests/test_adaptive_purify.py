@@ -9,7 +9,6 @@ from pmtlib import metrics
 from pmtlib.attacks.adaptive.purify import (
     PURIFIERS,
     Purification,
-    _wavelet,
     candidates,
     purify,
     tune,
@@ -56,14 +55,6 @@ def test_shape_range_batch_and_contrast(name: str) -> None:
     spread = restored.std((2, 3)) / plain.std((2, 3))
     torch.testing.assert_close(spread, 0.2 / plain.std((2, 3)), rtol=0.1, atol=0)
     assert purify(images[:0], name, strength).shape == (0, 3, 64, 56)
-
-
-def test_the_wavelets_without_a_threshold_are_an_exact_inverse() -> None:
-    images = noisy(astronaut_crop(), 0.1)[..., :50, :37].double()
-    torch.testing.assert_close(_wavelet(images, 0.0), images, atol=1e-9, rtol=0)
-    # A constant has no details: it stays, whatever the threshold.
-    flat = torch.full((1, 3, 20, 20), 0.3)
-    torch.testing.assert_close(_wavelet(flat, 0.5), flat, atol=1e-6, rtol=0)
 
 
 def test_what_is_unknown_or_out_of_range_is_refused() -> None:

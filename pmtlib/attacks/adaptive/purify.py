@@ -8,7 +8,6 @@ model, and see what brings those back.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from kornia.filters import median_blur
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 from torch import Tensor
 
 from pmtlib.errors import ConfigError
@@ -37,7 +36,6 @@ Score = Callable[[Tensor, Tensor], Floats | Tensor]
 
 _BILATERAL_REACH = 3.0
 _PATCH, _PATCH_REACH = 5, 6
-_WAVELET_LEVELS = 4
 
 
 @dataclass(frozen=True)
@@ -229,37 +227,11 @@ def _total_variation(images: Tensor, strength: float) -> Tensor:
 
 
 def _wavelet(images: Tensor, strength: float) -> Tensor:
-    """Soft thresholds on the undecimated Haar wavelets of each channel, by BayesShrink for a given noise level.
-
-    The mean over all shifts of an orthonormal Haar transform of four levels; scikit-image's ``denoise_wavelet`` needs
-    PyWavelets. Chang, Yu, Vetterli: Adaptive wavelet thresholding for image denoising and compression, IEEE TIP 2000;
-    Coifman, Donoho: Translation-invariant de-noising, 1995.
-    """
-    height, width = images.shape[2:]
-    levels = min(_WAVELET_LEVELS, int(math.log2(min(height, width))))
-    margin = min(2**levels - 1, min(height, width) - 1)
-    planes = F.pad(images.flatten(0, 1)[:, None], (margin,) * 4, mode="reflect")
-    filters = torch.tensor(
-        [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]],
-        dtype=images.dtype,
-        device=images.device,
+    """scikit-image's: soft thresholds by BayesShrink (Chang, Yu, Vetterli, IEEE TIP 2000) for a given noise level."""
+    return _each(
+        images,
+        lambda x: denoise_wavelet(x, sigma=strength, wavelet="db2", method="BayesShrink", mode="soft", channel_axis=2),
     )
-    shrunk = _shrunk(planes, filters[:, None] / 2, strength, 0, levels)
-    return shrunk[..., margin : margin + height, margin : margin + width].reshape(images.shape)
-
-
-def _shrunk(plane: Tensor, filters: Tensor, noise: float, level: int, levels: int) -> Tensor:
-    """(P, 1, H, W) after thresholding its details at this level and at coarser ones."""
-    if level == levels:
-        return plane
-    bands = F.conv2d(plane, filters, dilation=2**level)
-    low = _shrunk(bands[:, :1], filters, noise, level + 1, levels)
-    details = bands[:, 1:]
-    signal = (details.square().mean((2, 3), keepdim=True) - noise**2).clamp_min(0.0).sqrt()
-    threshold = noise**2 / signal.clamp_min(1e-12)
-    details = details.sign() * (details.abs() - threshold).clamp_min(0.0)
-    # The four shifts of an orthonormal transform, each an exact inverse: their mean.
-    return F.conv_transpose2d(torch.cat([low, details], 1), filters, dilation=2**level) / 4
 
 
 def _jpeg(images: Tensor, strength: float) -> Tensor:
