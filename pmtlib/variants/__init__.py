@@ -18,7 +18,7 @@ PLAIN = "pmt"
 """The transform as published."""
 
 
-class Variant(NamedTuple):
+class Method(NamedTuple):
     """A way to protect.
 
     Attributes:
@@ -30,10 +30,10 @@ class Variant(NamedTuple):
     summary: str
 
 
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
+VARIANTS: Mapping[str, Method] = MappingProxyType(
     {
-        PLAIN: Variant(PMTConfig, "the transform as published (Algorithm 1 and 2, Eq. 8)"),
-        "decoy": Variant(
+        PLAIN: Method(PMTConfig, "the transform as published (Algorithm 1 and 2, Eq. 8)"),
+        "decoy": Method(
             DecoyConfig, "experimental: the same features, low frequencies pulled to a face that is nobody's"
         ),
     }
@@ -41,7 +41,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 """Every variant by its name."""
 
 
-def find(name: str) -> Variant:
+def find(name: str) -> Method:
     """A variant by its name.
 
     Raises:

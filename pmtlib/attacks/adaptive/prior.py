@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(width, 3, 1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """An image (N, 3, *size) in (0, 1)."""
+        """Images (N, 3, h, w) in (0, 1), of the size that is asked for."""
         stages = list(self.stages)
         x = stages[0](x)
         for place, stage in enumerate(stages[1:], start=2):
