@@ -10,7 +10,7 @@ import typer
 
 from pmtlib import cli
 from pmtlib.experiments import abuse as experiments
-from pmtlib.experiments import reconstruction
+from pmtlib.experiments import audit, reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -60,6 +60,18 @@ def test_what_it_says_of_reconstruction_is_stored(monkeypatch):
         f"{summary['black_box_pmt_others']:.1f}",
     )
     assert found.groups() == expected
+
+
+def test_what_it_says_of_the_audit_is_stored(monkeypatch):
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = audit.audit_settings("paper")
+    _, blocks = audit.Audit(settings, torch.device("cpu")).run()
+    summary = audit.summary(audit.table(blocks, settings))
+    found = re.search(r"uploads from (\S+)% to (\S+)% \(of the photographs: (\S+)%\)", README)
+    assert found
+    expected = [summary[f"pmt_{name}_others"] for name in ("upload", "best", "clean")]
+    assert [float(number) for number in found.groups()] == [round(value, 1) for value in expected]
 
 
 def test_its_commands_and_files_exist():

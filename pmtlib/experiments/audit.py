@@ -53,7 +53,6 @@ CONTRAST = "contrast"
 AS_IT_IS = Purification("none", 0.0, contrast=False)
 FAR = "far_1e2"
 """Thresholds at a false acceptance rate of 1e-2 (:func:`pmtlib.experiments.trade_off.far_thresholds`)."""
-_SHOWN_COPIES = 8
 
 
 class AuditSettings(VariantSettings):
@@ -348,18 +347,19 @@ class Audit(Variants):
             parts = [model(images[chunk].to(self.device)).cpu() for chunk in batches(len(images), 16)]
         return quantise(torch.cat(parts))
 
-    def portraits(self, count: int, tuned: Mapping[str, Outcome]) -> list[Portrait]:
+    def portraits(self, people: int, tuned: Mapping[str, Outcome]) -> list[Portrait]:
         """Sample photographs, one a person, their uploads of each variant, and what the attackers make of those."""
         shown = {photo.persons: photo for photo in reversed(datasets.sample_photos()) if photo.display}
-        photos = list(reversed(shown.values()))[:count]
+        photos = list(reversed(shown.values()))[:people]
         originals = to_tensor([photo.crops()[0].image for photo in photos])
         made = {PHOTOGRAPH: originals}
+        count = max(self.settings.copies)
         for variant, tuning in tuned.items():
-            copies = [self._copy(originals, "sample photographs", variant, seed) for seed in range(_SHOWN_COPIES)]
+            copies = [self._copy(originals, "sample photographs", variant, seed) for seed in range(count)]
             filtering = chosen_filters(tuning, self.settings)[-1]
             made[variant] = copies[0]
             made[f"{variant}, {label(filtering)}"] = filtering(copies[0])
-            made[f"{variant}, {_SHOWN_COPIES} copies"] = average_images(torch.stack(copies))
+            made[f"{variant}, {count} copies"] = average_images(torch.stack(copies))
             try:
                 learned = self.deobfuscator(variant, train=False)
             except AssetError:
