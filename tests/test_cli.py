@@ -333,7 +333,12 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_one_would_have(tmp_p
     for number in range(3):
         photographs.portrait(tmp_path / "in" / f"{number}.jpg", brightness=1 - number / 10)
     options = ["-a", NETWORK, "--steps", "12", "--device", "cpu", "--batch-size", "1"]
-    process = start("protect", tmp_path / "in", "-o", tmp_path / "out", *options)
+
+    def listen() -> None:
+        """A shell starts what runs in its background deaf to SIGINT, and that is inherited."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = start("protect", tmp_path / "in", "-o", tmp_path / "out", *options, preexec_fn=listen)
     limit = time.monotonic() + 120
     while not list(tmp_path.glob("out/*.png")):
         assert time.monotonic() < limit
