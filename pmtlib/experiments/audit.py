@@ -107,7 +107,7 @@ class AuditBlock:
 
     def rows(self) -> list[tuple[str, str, Outcome]]:
         """Set, row and outcome, for the provenance table."""
-        return [(self.dataset, f"{self.variant}, {name}", outcome) for name, outcome in self.attacks.items()]
+        return [(self.dataset, f"{name} ({self.variant})", outcome) for name, outcome in self.attacks.items()]
 
 
 @dataclass(frozen=True)

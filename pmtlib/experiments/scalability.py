@@ -155,8 +155,8 @@ def reading(frame: pd.DataFrame) -> str:
     count = int(part["n"].max())
     lines = [
         "**The paper claims** that MR-PMT serves several services at once with good accuracy, and that others stay "
-        f"low; its own cells average {paper['authorised']:.1f}% for authorised and {paper['unauthorised']:.1f}% for "
-        "unauthorised networks, so its table does not bear out the second half.",
+        f"low; its own cells, of four sets, average {paper['authorised']:.1f}% for authorised and "
+        f"{paper['unauthorised']:.1f}% for unauthorised networks, so its table does not bear out the second half.",
         f"**Measured** ({', '.join(dict.fromkeys(part['combination']))}; each network's own threshold, n = {count} "
         "pairs a cell): authorised "
         f"{found['authorised_mean']:.1f}% on average (lowest {found['authorised_lowest']:.1f}%), unauthorised "
