@@ -379,6 +379,11 @@ def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
     return lines
 
 
+_SERVED, _KEPT_OUT, _HALF_OUT = 5.0, 15.0, 50.0
+"""What decides the verdicts, in points of Eq. 10: a loss of the authorised network that counts as none to speak of, and
+accuracies of the others that count as kept out, and as kept out in part."""
+
+
 def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: AbuseSettings) -> str:
     """The interpretation of Table 7 in words, with the numbers of the results at hand (Markdown)."""
     if not (cells["images"] == PROTECTED).any():
@@ -410,7 +415,26 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         f"{value['purified_calibrated_authorised_mean']}%, and the mean SSIM to the photograph goes from "
         f"{summary['ssim_protected_mean']:.2f} to {summary['ssim_purified_mean']:.2f}."
     )
-    return "\n".join(lines)
+    cost = summary["clean_calibrated_mean"] - summary["protected_calibrated_authorised_mean"]
+    remaining = summary["protected_calibrated_unauthorised_mean"]
+    serves = "holds" if cost <= _SERVED else "holds in part" if cost <= 2 * _SERVED else "does not hold"
+    keeps = "holds" if remaining <= _KEPT_OUT else "holds in part" if remaining <= _HALF_OUT else "does not hold"
+    lines.append(
+        f"- **Verdict: that the authorised service goes on recognising people {serves}** (it loses {cost:.1f} points); "
+        f"**that other networks do not {keeps}** (they keep {remaining:.1f}% of the uploads as they are, "
+        f"{value['purified_calibrated_unauthorised_mean']}% after the blur)."
+    )
+    own = [
+        row["accuracy"][index - 1]
+        for rows in paper_table("table7")["datasets"].values()
+        for index, row in enumerate(rows.values())
+        if index > 0
+    ]
+    claim = (
+        "**The paper claims** that only the authorised network recognises the upload: on four sets its authorised "
+        f"cells lie at {min(own):.1f} to {max(own):.1f}%, its unauthorised ones at {paper_mean():.1f}% on average."
+    )
+    return claim + "\n\n" + "\n".join(lines)
 
 
 def paper_mean() -> float:
