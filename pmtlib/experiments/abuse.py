@@ -421,7 +421,7 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
     keeps = "holds" if remaining <= _KEPT_OUT else "holds in part" if remaining <= _HALF_OUT else "does not hold"
     lines.append(
         f"- **Verdict: that the authorised service goes on recognising people {serves}** (it loses {cost:.1f} points); "
-        f"**that other networks do not {keeps}** (they keep {remaining:.1f}% of the uploads as they are, "
+        f"**that other networks fail {keeps}** (they have {remaining:.1f}% on uploads as they are, "
         f"{value['purified_calibrated_unauthorised_mean']}% after the blur)."
     )
     own = [
