@@ -98,6 +98,16 @@ def png_bytes(image: UInt8Image) -> bytes:
     return buffer.getvalue()
 
 
+def recoded(images: Tensor, kind: str, quality: int) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] after a file of a lossy kind (``jpeg``, ``webp``), rounded to 8 bits before."""
+    decoded = []
+    for image in to_uint8(images):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format=kind.upper(), quality=quality)
+        decoded.append(np.array(Image.open(buffer).convert("RGB")))
+    return to_tensor(decoded, images.device).to(images.dtype) if decoded else images
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` is whole or absent, whatever happens meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ with those of the photograph. It never sees a whole network, an attacker, or ano
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
+from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
 Rule = Literal["raw", "sign", "l1", "mean-abs", "adam"]
@@ -160,8 +160,7 @@ def image_seed(seed: int, image: Tensor) -> int:
 
     Seeds that come from the content give the same image on a laptop and on a cluster, in whatever batch or order.
     """
-    digest = hashlib.sha256(f"pmt:{seed}:".encode() + to_uint8(image[None]).tobytes()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return derived_seed(f"pmt:{seed}:", to_uint8(image[None]).tobytes())
 
 
 def protect(
@@ -204,9 +203,7 @@ def protect(
     base = config.seed
     if generator is not None:
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
-    # Gradients are needed whatever the caller's mode is, and so are algorithms that give the same bits twice.
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(False), torch.enable_grad(), exact:
+    with reproducible():
         images = images.detach().clone()
         parts = [config.run(images[:0], models, weights, config, base, keep).finish()]
         for chunk in batches(len(images), config.batch_size):

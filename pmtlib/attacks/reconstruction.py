@@ -31,12 +31,13 @@ from torch import Tensor, nn
 
 from pmtlib import faces, metrics, zoo
 from pmtlib.attacks.layers import grown, residual_blocks
-from pmtlib.attacks.training import Files, Progress, Training, read_eight_bit, seeded
+from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, read_eight_bit, seeded
 from pmtlib.datasets import SUFFIXES, Images, People, load_people, sample_photos
 from pmtlib.errors import ConfigError, DatasetError, PhotoError, ResultError
 from pmtlib.faces import SIZE
 from pmtlib.images import UInt8Image, batches
 from pmtlib.paths import cache_dir, data_dir
+from pmtlib.randomness import derived_generator, reproducible
 from pmtlib.shallow import ShallowModel
 
 RECORD, WEIGHTS = "recface.json", "recface.safetensors"
@@ -220,21 +221,16 @@ def _from_square(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)
 
 
-class RecFaceConfig(BaseModel):
+class RecFaceConfig(TrainingConfig):
     """Every choice of RecFace's training. The paper gives none but Eq. 1 and "a modified U-Net".
 
     Attributes:
-        steps: updates.
-        batch_size: images an update.
-        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
-        weight_decay: of AdamW.
         width: of :class:`RecFace`.
         blocks: of :class:`RecFace`.
         norm_weight: of Eq. 1, the L2 norm of an image's error, divided by that of an all-ones image.
         l1_weight: of the mean absolute error.
         ssim_weight: of 1 - SSIM (of :func:`pmtlib.metrics.ssim`), the figure by which Table 6 judges the attack.
         average: decay of the running average of the weights, which is what is kept.
-        flip: mirror each image with probability 1/2.
         affine: probability of a rotation, shift and change of size. They blur a little, so not all images have it.
         affine_degrees: largest rotation, degrees.
         affine_shift: largest shift, as a fraction of the side.
@@ -243,24 +239,14 @@ class RecFaceConfig(BaseModel):
         contrast: largest relative change of contrast.
         linear_images: training images for the closed-form start.
         validation_people: identities that are held out, each with all images.
-        validate_every: updates between two measurements on them.
-        precision: arithmetic of the updates. ``bfloat16`` halves the time on processors that have it; others crawl.
-        seed: of weights, order, augmentation, and of who is held out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(3000, ge=1, le=10_000_000)
-    batch_size: int = Field(16, ge=1, le=4096)
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
     width: int = Field(64, ge=4, le=1024)
     blocks: int = Field(2, ge=1, le=16)
     norm_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     l1_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     ssim_weight: float = Field(0.5, ge=0, allow_inf_nan=False)
     average: float = Field(0.995, ge=0, lt=1)
-    flip: bool = True
     affine: float = Field(0.3, ge=0, le=1)
     affine_degrees: float = Field(6.0, ge=0, le=180)
     affine_shift: float = Field(0.05, ge=0, le=1)
@@ -269,9 +255,6 @@ class RecFaceConfig(BaseModel):
     contrast: float = Field(0.15, ge=0, lt=1)
     linear_images: int = Field(192, ge=1, le=100_000)
     validation_people: int = Field(32, ge=0, le=100_000)
-    validate_every: int = Field(200, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**31)
 
 
 def reconstruction_loss(images: Tensor, reconstructed: Tensor, config: RecFaceConfig) -> Tensor:
@@ -844,8 +827,7 @@ def invert(
     if "mean" in config.starts and (mean_image is None or tuple(mean_image.shape) != (3, *image_shape)):
         given = "none" if mean_image is None else str(tuple(mean_image.shape))
         raise ConfigError(f"the start 'mean' needs a mean image {(3, *image_shape)}, got {given}")
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(False), torch.enable_grad(), exact:
+    with reproducible():
         target = features.detach().clone()
         check_features(target, shallow, image_shape)
         images, traces, ends, chosen = [target.new_zeros((0, 3, *image_shape))], [], [], []
@@ -908,12 +890,8 @@ def _begin_at(
         return like.new_full((len(seeds), 3, *shape), 0.5)
     if start == "mean" and mean_image is not None:
         return mean_image.to(like.device, like.dtype).clamp(0.0, 1.0).expand(len(seeds), -1, -1, -1).clone()
-    noise = []
-    for seed in seeds:
-        digest = hashlib.sha256(f"invert:{config.seed}:{seed}:{place}".encode()).digest()
-        # Drawn on the CPU: the same start on every device.
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        noise.append(torch.randn((3, *shape), generator=generator))
+    generators = [derived_generator(f"invert:{config.seed}:{seed}:{place}") for seed in seeds]
+    noise = [torch.randn((3, *shape), generator=generator) for generator in generators]
     return (0.5 + config.noise_start * torch.stack(noise)).clamp(0.0, 1.0).to(like.device, like.dtype)
 
 

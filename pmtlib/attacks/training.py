@@ -15,18 +15,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, ResultError
 from pmtlib.faces import SIZE
 from pmtlib.images import write_atomic
+from pmtlib.randomness import derived_generator, reproducible
 
 TRAINING = "training.pt"
 """File of a training's last state."""
@@ -37,40 +39,32 @@ _Model = TypeVar("_Model", bound=nn.Module)
 Progress = Callable[[int], Any]
 
 
-class Schedule(Protocol):
-    """What a training needs of its configuration."""
+class TrainingConfig(BaseModel):
+    """What every training has; a subclass adds what is its own and says which defaults it changes.
 
-    @property
-    def steps(self) -> int:
-        """Updates."""
+    Attributes:
+        steps: updates.
+        batch_size: samples an update.
+        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
+        weight_decay: of AdamW.
+        average: decay of the running average of the weights, which is what is kept.
+        flip: mirror each sample with probability 1/2.
+        validate_every: updates between two measurements on what is held out.
+        precision: arithmetic of the updates. ``bfloat16`` halves the time on processors that have it; others crawl.
+        seed: of weights, order and augmentation, and of who is held out.
+    """
 
-    @property
-    def batch_size(self) -> int:
-        """Samples an update."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of AdamW, at its highest."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of AdamW."""
-
-    @property
-    def average(self) -> float:
-        """Decay of the running average of the weights."""
-
-    @property
-    def validate_every(self) -> int:
-        """Updates between two points of the curve."""
-
-    @property
-    def precision(self) -> Literal["float32", "bfloat16"]:
-        """Arithmetic of the updates."""
-
-    @property
-    def seed(self) -> int:
-        """Of everything that is drawn."""
+    steps: int = Field(3000, ge=1, le=10_000_000)
+    batch_size: int = Field(16, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
+    average: float = Field(0.99, ge=0, lt=1)
+    flip: bool = True
+    validate_every: int = Field(200, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**31)
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ class Training(ABC, Generic[_Model]):
     averaged: _Model
 
     def __init__(
-        self, config: Schedule, record: dict[str, Any], device: torch.device, folder: Path | None, resume: bool
+        self, config: TrainingConfig, record: dict[str, Any], device: torch.device, folder: Path | None, resume: bool
     ) -> None:
         self.schedule, self.record, self.device, self.folder = config, record, device, folder
         self._state = self._stored(resume)
@@ -152,8 +146,7 @@ class Training(ABC, Generic[_Model]):
 
     def train(self, progress: Progress | None, checkpoint_seconds: float) -> _Model:
         """Train to the end with bits that can be had again: the averaged model, frozen, in evaluation mode."""
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(False), torch.enable_grad(), exact:
+        with reproducible():
             self.go(progress, checkpoint_seconds)
         return self.averaged.eval().requires_grad_(False)
 
@@ -193,10 +186,16 @@ class Training(ABC, Generic[_Model]):
         orders = {epoch: self.order(count, epoch) for epoch in {place // count for place in places}}
         return torch.stack([orders[place // count][place % count] for place in places])
 
+    def mirrored(self, *sides: Tensor) -> tuple[Tensor, ...]:
+        """Batches (B, C, H, W) of this step, each sample mirrored in all of them with probability 1/2, if asked for."""
+        if not self.schedule.flip:
+            return sides
+        chosen = torch.rand(len(sides[0]), generator=self.generator("flips", self.step)) < 0.5
+        return tuple(torch.where(chosen[:, None, None, None], side.flip(3), side) for side in sides)
+
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """A generator on the CPU for one purpose at one step."""
-        digest = hashlib.sha256(f"{self.stream}:{self.schedule.seed}:{purpose}:{number}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return derived_generator(f"{self.stream}:{self.schedule.seed}:{purpose}:{number}")
 
     def floats(self, eight_bit: Tensor) -> Tensor:
         """8-bit images on the device, in [0, 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -26,13 +26,15 @@ class AblationSettings(VariantSettings):
         up_kappa: its threshold.
     """
 
+    section: ClassVar[str] = "ablation"
+
     up_bound: float = 0.1
     up_kappa: float = 0.3
 
 
 def ablation_settings(profile: str, **overrides: Any) -> AblationSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("ablation", AblationSettings, profile, **overrides)
+    return section_settings(AblationSettings, profile, **overrides)
 
 
 def combinations() -> list[tuple[bool, bool, bool]]:
@@ -69,10 +71,10 @@ class AblationRow:
     curve: Outcome | None
 
 
-def run(bench: Variants, settings: AblationSettings) -> tuple[dict[str, Outcome], list[AblationRow]]:
+def run(bench: Variants[AblationSettings], settings: AblationSettings) -> tuple[dict[str, Outcome], list[AblationRow]]:
     """Thresholds of each set, and all rows of the table on each."""
     thresholds, rows = {}, []
-    for dataset in bench.base.datasets:
+    for dataset in bench.settings.datasets:
         thresholds[dataset] = bench.thresholds(dataset)
         for components in combinations():
             changes = changes_of(components)

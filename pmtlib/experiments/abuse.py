@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field
 
 from pmtlib import datasets, metrics, results, zoo
@@ -42,6 +41,8 @@ class AbuseSettings(SectionSettings):
         step_choices: the numbers of steps that were tried.
     """
 
+    section: ClassVar[str] = "abuse"
+
     blur_sigma: float = 1.5
     step_people: int = Field(16, ge=1)
     step_choices: tuple[int, ...] = (25, 50, 100)
@@ -49,7 +50,7 @@ class AbuseSettings(SectionSettings):
 
 def abuse_settings(profile: str, **overrides: Any) -> AbuseSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("abuse", AbuseSettings, profile, **overrides)
+    return section_settings(AbuseSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class AbuseBlock:
     rows: Mapping[str, Outcome]
 
 
-class Abuse(Bench):
+class Abuse(Bench[AbuseSettings]):
     """Table 7: authorised against unauthorised networks on protected images (Section 6.4, Eq. 10).
 
     Args:
@@ -78,12 +79,6 @@ class Abuse(Bench):
     """
 
     VERSION = 1
-
-    def __init__(
-        self, settings: AbuseSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
-    ) -> None:
-        super().__init__("abuse", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
 
     def run(self) -> list[AbuseBlock]:
         """All blocks of the table. Each row is stored when done, so an interrupted run goes on where it was."""
@@ -424,12 +419,7 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         f"**that other networks fail {keeps}** (they have {remaining:.1f}% on uploads as they are, "
         f"{value['purified_calibrated_unauthorised_mean']}% after the blur)."
     )
-    own = [
-        row["accuracy"][index - 1]
-        for rows in paper_table("table7")["datasets"].values()
-        for index, row in enumerate(rows.values())
-        if index > 0
-    ]
+    own, _ = paper_cells()
     claim = (
         "**The paper claims** that only the authorised network recognises the upload: on four sets its authorised "
         f"cells lie at {min(own):.1f} to {max(own):.1f}%, its unauthorised ones at {paper_mean():.1f}% on average."
@@ -437,17 +427,21 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
     return claim + "\n\n" + "\n".join(lines)
 
 
+def paper_cells() -> tuple[list[float], list[float]]:
+    """The cells of the paper's Table 7 on all four sets, percent: authorised ones, and the others."""
+    own: list[float] = []
+    others: list[float] = []
+    for rows in paper_table("table7")["datasets"].values():
+        for index, row in enumerate(rows.values()):
+            for column, value in enumerate(row["accuracy"]):
+                if index > 0:
+                    (own if column == index - 1 else others).append(value)
+    return own, others
+
+
 def paper_mean() -> float:
     """Mean of all unauthorised cells of the paper's Table 7, percent."""
-    table = paper_table("table7")
-    values = [
-        value
-        for rows in table["datasets"].values()
-        for index, row in enumerate(rows.values())
-        for column, value in enumerate(row["accuracy"])
-        if index > 0 and column != index - 1
-    ]
-    return float(np.mean(values))
+    return float(np.mean(paper_cells()[1]))
 
 
 def reproduction(blocks: Sequence[AbuseBlock], settings: AbuseSettings) -> pd.DataFrame:

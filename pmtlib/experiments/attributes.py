@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -65,6 +64,8 @@ class AttributesSettings(SectionSettings):
         deepface_detectors: detectors with which DeepFace is run where it is present.
     """
 
+    section: ClassVar[str] = "attributes"
+
     authorised: str = "mobilefacenet"
     attribute_networks: tuple[str, ...] = ("faceres", "gear", "fer-big-xception")
     noise: float = Field(0.3, ge=0)
@@ -77,7 +78,7 @@ class AttributesSettings(SectionSettings):
 
 def attributes_settings(profile: str, **overrides: Any) -> AttributesSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("attributes", AttributesSettings, profile, **overrides)
+    return section_settings(AttributesSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class AttributesBlock:
         return {"attributes": self.estimates, "DeepFace": self.deepface}
 
 
-class Attributes(Bench):
+class Attributes(Bench[AttributesSettings]):
     """Table 8: attributes of the upload against those of the photograph (Section 6.5, Eq. 11).
 
     Args:
@@ -113,12 +114,6 @@ class Attributes(Bench):
     """
 
     VERSION = 1
-
-    def __init__(
-        self, settings: AttributesSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
-    ) -> None:
-        super().__init__("attributes", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
 
     def run(self) -> list[AttributesBlock]:
         """All blocks of the table, each stored when done."""
@@ -194,7 +189,7 @@ class Attributes(Bench):
             return self.obtain(request, data, compute), {}
         # Some networks are not here. A stored result has their numbers; what can be computed now is not stored.
         fingerprint = None if isinstance(data, DatasetError) else data.fingerprint
-        stored, _ = results.find(request, fingerprint) if self.base.store else (None, "")
+        stored, _ = results.find(request, fingerprint) if self.settings.store else (None, "")
         if stored is not None:
             note = f"not recomputed: weights not present ({', '.join(missing)})" if self.recompute else ""
             return Outcome(stored, note), {}

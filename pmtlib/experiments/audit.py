@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pmtlib import datasets, metrics, paths, zoo
+from pmtlib import datasets, metrics, paths, results, zoo
 from pmtlib.attacks.adaptive.average import average_images
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
@@ -74,6 +74,8 @@ class AuditSettings(VariantSettings):
         deobfuscator: its training.
     """
 
+    section: ClassVar[str] = "audit"
+
     variants: Mapping[str, Mapping[str, Any]] = {PLAIN: {}}
     tuning_people: int = Field(48, ge=1)
     tuning_seed: int = 0
@@ -88,7 +90,7 @@ class AuditSettings(VariantSettings):
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("audit", AuditSettings, profile, **overrides)
+    return section_settings(AuditSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def label(filtering: Purification) -> str:
     return CONTRAST if filtering.contrast else UPLOAD
 
 
-class Audit(Variants):
+class Audit(Variants[AuditSettings]):
     """Attacks on uploads by someone who knows the filter.
 
     Args:
@@ -141,12 +143,6 @@ class Audit(Variants):
         recompute: compute also what is stored.
         profile: the profile's name, for the command in manifests.
     """
-
-    def __init__(
-        self, settings: AuditSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
-    ) -> None:
-        super().__init__("audit", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
 
     def run(self) -> tuple[dict[str, Outcome], list[AuditBlock]]:
         """How the filters were tuned for each variant, and all blocks.
@@ -410,6 +406,15 @@ class Audit(Variants):
         return {"networks": opinions["networks"], "ssim": opinions["ssim"], "lpips": rounded(distances)}
 
 
+def best_strengths(tuning: results.Result) -> list[tuple[Purification, float]]:
+    """Each filter at its best strength, with its score; ascending, the upload as it is among them."""
+    best: dict[str, tuple[Purification, float]] = {}
+    for one, score in zip(candidates(), tuning.values["scores"], strict=True):
+        if label(one) not in best or score > best[label(one)][1]:
+            best[label(one)] = (one, score)
+    return sorted(best.values(), key=lambda pair: pair[1])
+
+
 def chosen_filters(tuning: Outcome, settings: AuditSettings) -> list[Purification]:
     """The upload as it is, then each filter at its best strength, the best of all last.
 
@@ -417,13 +422,7 @@ def chosen_filters(tuning: Outcome, settings: AuditSettings) -> list[Purificatio
     """
     if tuning.result is None:
         return [AS_IT_IS, *(Purification(name, strength) for name, strength in settings.strengths.items())]
-    best: dict[str, tuple[float, Purification]] = {}
-    for one, score in zip(candidates(), tuning.result.values["scores"], strict=True):
-        name = label(one)
-        if name != UPLOAD and (name not in best or score > best[name][0]):
-            best[name] = (score, one)
-    ordered = sorted(best.values(), key=lambda pair: pair[0])
-    return [AS_IT_IS, *(one for _, one in ordered)]
+    return [AS_IT_IS, *(one for one, _ in best_strengths(tuning.result) if one != AS_IT_IS)]
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

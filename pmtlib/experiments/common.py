@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import safetensors
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pmtlib import datasets, filters, metrics, paths, protocols, provenance, results, transform, variants, zoo
+from pmtlib import datasets, metrics, paths, protocols, provenance, results, variants, zoo
 from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
 from pmtlib.images import batches, write_atomic
 from pmtlib.networks.base import FaceNetwork
@@ -41,6 +41,7 @@ class SectionSettings(BaseModel):
     """Parameters that every section of the paper's evaluation has.
 
     Attributes:
+        section: the notebook's name, and that of its group in a profile.
         datasets: verification sets.
         networks: evaluated networks, in order.
         pairs: pairs a set; the paper's cells are multiples of 1/104.
@@ -54,6 +55,8 @@ class SectionSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    section: ClassVar[str] = ""
 
     datasets: tuple[str, ...]
     networks: tuple[str, ...]
@@ -90,15 +93,15 @@ def profile_values(section: str, profile: str) -> dict[str, Any]:
 _Settings = TypeVar("_Settings", bound=SectionSettings)
 
 
-def section_settings(section: str, model: type[_Settings], profile: str, **overrides: Any) -> _Settings:
-    """Settings of a section in a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
+def section_settings(model: type[_Settings], profile: str, **overrides: Any) -> _Settings:
+    """A section's settings in a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
 
     What differs from the profile is a trial: its results are not stored, so that it cannot replace the profile's.
 
     Raises:
         ConfigError: no such profile or section, or a value that is not allowed.
     """
-    values = profile_values(section, profile)
+    values = profile_values(model.section, profile)
     changed = {name: value for name, value in overrides.items() if value is not None and value != {}}
     pmt = {**values.get("pmt", {}), **changed.pop("pmt", {})}
     trial = {**values, **changed, "pmt": pmt}
@@ -108,7 +111,7 @@ def section_settings(section: str, model: type[_Settings], profile: str, **overr
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"profile {profile!r}, {section}: {where}: {first['msg']}") from error
+        raise ConfigError(f"profile {profile!r}, {model.section}: {where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True)
@@ -213,31 +216,23 @@ class Made:
     kept: Tensor
 
 
-class Bench:
+class Bench(Generic[_Settings]):
     """Networks, thresholds and protected images for one section.
 
     Args:
-        section: the notebook's name.
-        settings: its parameters.
+        settings: the section's parameters.
         device: where to compute.
         recompute: compute also what is stored.
         profile: the profile's name, for the command in manifests.
     """
 
     def __init__(
-        self,
-        section: str,
-        settings: SectionSettings,
-        device: torch.device,
-        *,
-        recompute: bool = False,
-        profile: str = "paper",
+        self, settings: _Settings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
     ) -> None:
-        self.section = section
-        self.base = settings
+        self.settings = settings
         self.device = device
         self.recompute = recompute
-        self.command = f"papermill notebooks/{section}.ipynb OUT.ipynb -p profile {profile} -p recompute True"
+        self.command = f"papermill notebooks/{settings.section}.ipynb OUT.ipynb -p profile {profile} -p recompute True"
         self.skipped: dict[str, str] = {}
         self._networks: dict[str, FaceNetwork] = {}
         self._embedded: dict[tuple[str, str], Floats] = {}
@@ -258,7 +253,7 @@ class Bench:
             request,
             data,
             compute,
-            store=self.base.store,
+            store=self.settings.store,
             recompute=self.recompute if recompute is None else recompute,
             device=self.device,
             command=self.command,
@@ -268,8 +263,8 @@ class Bench:
         self, experiment: str, name: str, version: int, parameters: Mapping[str, Any], networks: Sequence[str] = ()
     ) -> results.Request:
         """A request on the section's pairs; ``networks`` beside those that are evaluated."""
-        common = {"pairs": self.base.pairs, "pair_seed": self.base.pair_seed}
-        weights = {name: zoo.weights_checksum(name) for name in (*self.base.networks, *networks)}
+        common = {"pairs": self.settings.pairs, "pair_seed": self.settings.pair_seed}
+        weights = {name: zoo.weights_checksum(name) for name in (*self.settings.networks, *networks)}
         return results.Request(experiment, name, version, {**common, **parameters}, weights)
 
     def whole(self, name: str) -> datasets.PairSet | DatasetError:
@@ -283,7 +278,7 @@ class Bench:
         whole = self.whole(name)
         if isinstance(whole, DatasetError):
             return whole
-        return whole.sample(min(self.base.pairs, balanced(whole)), self.base.pair_seed)
+        return whole.sample(min(self.settings.pairs, balanced(whole)), self.settings.pair_seed)
 
     def network(self, name: str) -> FaceNetwork:
         """A network of the zoo, on the section's device, loaded once."""
@@ -298,7 +293,7 @@ class Bench:
             AssetError: none is.
         """
         found = []
-        for name in self.base.networks if wanted is None else wanted:
+        for name in self.settings.networks if wanted is None else wanted:
             try:
                 self.network(name)
             except AssetError as error:
@@ -311,7 +306,7 @@ class Bench:
 
     def shallow(self, name: str, cut: int | None = None) -> ShallowModel:
         """The shallow model of a network at the section's cut, or another."""
-        return ShallowModel(self.network(name), self.base.cut if cut is None else cut, name=name)
+        return ShallowModel(self.network(name), self.settings.cut if cut is None else cut, name=name)
 
     def embed(self, name: str, images: Tensor) -> Floats:
         """Embeddings (N, D) of images (N, 3, 112, 112)."""
@@ -345,20 +340,20 @@ class Bench:
         images are therefore kept in the cache (``protected/``), unless everything is to be computed again.
         """
         names = (authorised,) if isinstance(authorised, str) else tuple(authorised)
-        config = config or self.base.pmt
-        cut = self.base.cut if cut is None else cut
+        config = config or self.settings.pmt
+        cut = self.settings.cut if cut is None else cut
         path = self._made_path(images, names, cut, config, keep)
         if path in self._made:
             return self._made[path]
         # What this very run has made may be read back, also where everything is to be computed again.
         fresh = self.recompute and path not in self._written
-        if self.base.store and not fresh and (found := _read_made(path)) is not None:
+        if self.settings.store and not fresh and (found := _read_made(path)) is not None:
             return found
         models = [self.shallow(name, cut) for name in names]
         with progress_bar(description, len(images) * config.steps) as advance:
             done = protect(images.to(self.device), models, config, progress=advance, keep=keep)
         made = Made(done.images.cpu(), done.error, done.cosine, done.kept.cpu())
-        if self.base.store:
+        if self.settings.store:
             tensors = {"images": made.images, "error": made.error, "cosine": made.cosine, "kept": made.kept}
             write_atomic(path, safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}))
             self._written.add(path)
@@ -369,16 +364,12 @@ class Bench:
     def _made_path(
         self, images: Tensor, names: Sequence[str], cut: int, config: PMTConfig, keep: Sequence[int]
     ) -> Path:
-        code = Path(transform.__file__).read_bytes()
-        if variants.name_of(config) != variants.PLAIN:
-            files = [Path(filters.__file__), *sorted(Path(variants.__file__).parent.glob("*.py"))]
-            code += b"".join(file.read_bytes() for file in files)
         asked = {
             "networks": [(name, zoo.weights_checksum(name)) for name in names],
             "cut": cut,
             "pmt": config.model_dump(),
             "keep": list(keep),
-            "on": [self.device.type, torch.__version__, hashlib.sha256(code).hexdigest()],
+            "on": [self.device.type, torch.__version__, variants.code_digest(config)],
         }
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + images.numpy().tobytes())
         return paths.cache_dir() / "protected" / f"{digest.hexdigest()[:24]}.safetensors"
@@ -389,7 +380,7 @@ class Bench:
         All sections share this result; only the one on data abuse computes it again when asked to.
         """
         sample = self.sample(name)
-        request = self.request("thresholds", name, 1, {"calibration_pairs": self.base.calibration_pairs})
+        request = self.request("thresholds", name, 1, {"calibration_pairs": self.settings.calibration_pairs})
 
         def compute() -> dict[str, Any]:
             whole = self.whole(name)
@@ -402,7 +393,7 @@ class Bench:
     def _threshold_values(self, whole: datasets.PairSet, sample: datasets.PairSet) -> dict[str, Any]:
         calibration = self._calibration_pairs(whole, sample)
         networks: dict[str, Any] = {}
-        for name in self.base.networks:
+        for name in self.settings.networks:
             network = self.network(name)
             scores = protocols.pair_scores(network, sample, device=self.device)
             if calibration is None:
@@ -419,7 +410,7 @@ class Bench:
         rest = whole.subset(datasets.disjoint(whole, sample))
         if balanced(rest) < 200:
             return None
-        return rest.sample(min(self.base.calibration_pairs, balanced(rest)), self.base.pair_seed)
+        return rest.sample(min(self.settings.calibration_pairs, balanced(rest)), self.settings.pair_seed)
 
 
 def _read_made(path: Path) -> Made | None:

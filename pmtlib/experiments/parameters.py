@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -26,6 +26,8 @@ class ParameterSettings(VariantSettings):
         cut_curve: cuts k, units of the shallow model.
     """
 
+    section: ClassVar[str] = "parameters"
+
     up_kappa: float = 0.3
     kernel_lengths: tuple[int, ...] = (1, 2, 3)
     step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50)
@@ -34,7 +36,7 @@ class ParameterSettings(VariantSettings):
 
 def parameter_settings(profile: str, **overrides: Any) -> ParameterSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("parameters", ParameterSettings, profile, **overrides)
+    return section_settings(ParameterSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ class OptionRow:
     recognised: Outcome
 
 
-def run(bench: Variants) -> tuple[dict[str, Outcome], list[OptionRow]]:
+def run(bench: Variants[ParameterSettings]) -> tuple[dict[str, Outcome], list[OptionRow]]:
     """Thresholds of each set, and every row of Tables 3 to 5 on each."""
     thresholds, rows = {}, []
-    for dataset in bench.base.datasets:
+    for dataset in bench.settings.datasets:
         thresholds[dataset] = bench.thresholds(dataset)
         rows += [OptionRow(dataset, option, bench.recognised(dataset, option.changes)) for option in options()]
     return thresholds, rows
@@ -130,7 +132,9 @@ def table(thresholds: Mapping[str, Outcome], rows: Sequence[OptionRow], settings
     return pd.DataFrame(lines)
 
 
-def kernel_curves(bench: Variants, settings: ParameterSettings) -> tuple[list[tuple[str, str, Outcome]], pd.DataFrame]:
+def kernel_curves(
+    bench: Variants[ParameterSettings], settings: ParameterSettings
+) -> tuple[list[tuple[str, str, Outcome]], pd.DataFrame]:
     """Fig. 4: UP against the noise bound for each kernel length (0 is no kernel)."""
     chosen = []
     for dataset in settings.datasets:
@@ -142,7 +146,7 @@ def kernel_curves(bench: Variants, settings: ParameterSettings) -> tuple[list[tu
 
 
 def augmentation_curves(
-    bench: Variants, settings: ParameterSettings
+    bench: Variants[ParameterSettings], settings: ParameterSettings
 ) -> tuple[list[tuple[str, str, Outcome]], pd.DataFrame]:
     """Fig. 5: UP against the noise bound for each mode of augmentation."""
     chosen = []
@@ -159,7 +163,7 @@ def _up_frame(chosen: Sequence[tuple[str, str, Outcome]], column: str, settings:
     )
 
 
-def step_curve(bench: Variants, settings: ParameterSettings) -> list[tuple[str, Outcome]]:
+def step_curve(bench: Variants[ParameterSettings], settings: ParameterSettings) -> list[tuple[str, Outcome]]:
     """Recognition and SSIM against the number of steps K: copies from one run, which are what a run of that K gives."""
     found = []
     for dataset in settings.datasets:
@@ -201,7 +205,7 @@ def step_lines(
     return role_means(outcomes, thresholds, settings)
 
 
-def cut_curve(bench: Variants, settings: ParameterSettings) -> list[tuple[str, int, Outcome]]:
+def cut_curve(bench: Variants[ParameterSettings], settings: ParameterSettings) -> list[tuple[str, int, Outcome]]:
     """Recognition and SSIM against the cut k, the number of units that are shared."""
     return [
         (dataset, cut, bench.recognised(dataset, {}, cut=None if cut == settings.cut else cut))

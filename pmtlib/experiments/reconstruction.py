@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,6 +44,7 @@ from pmtlib.experiments.common import (
 )
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
+from pmtlib.randomness import derived_generator
 from pmtlib.shallow import ServerModel, ShallowModel
 
 BLACK_BOX, SIGN, ADAM = "black-box", "white-box-sign", "white-box-adam"
@@ -79,6 +79,8 @@ class ReconstructionSettings(SectionSettings):
         lpips: measure LPIPS (VGG) as well.
     """
 
+    section: ClassVar[str] = "reconstruction"
+
     authorised: str = "mobilefacenet"
     more_steps: tuple[int, ...] = ()
     recface: RecFaceConfig = RecFaceConfig()
@@ -111,7 +113,7 @@ def upload_title(upload: str, settings: ReconstructionSettings) -> str:
 
 def reconstruction_settings(profile: str, **overrides: Any) -> ReconstructionSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("reconstruction", ReconstructionSettings, profile, **overrides)
+    return section_settings(ReconstructionSettings, profile, **overrides)
 
 
 def shuffled(perturbation: Tensor, seed: int) -> Tensor:
@@ -125,8 +127,7 @@ def shuffled(perturbation: Tensor, seed: int) -> Tensor:
     """
     rows = []
     for place, values in enumerate(perturbation.flatten(1)):
-        digest = hashlib.sha256(f"shuffled:{seed}:{place}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = derived_generator(f"shuffled:{seed}:{place}")
         rows.append(values[torch.randperm(values.numel(), generator=generator).to(values.device)])
     return torch.stack(rows).view_as(perturbation)
 
@@ -180,7 +181,7 @@ class ReconstructionBlock:
         return found
 
 
-class Reconstruction(Bench):
+class Reconstruction(Bench[ReconstructionSettings]):
     """Table 6: reconstruction from shallow features, in a black and in a white box (Section 6.3).
 
     Args:
@@ -195,8 +196,7 @@ class Reconstruction(Bench):
     def __init__(
         self, settings: ReconstructionSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
     ) -> None:
-        super().__init__("reconstruction", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
+        super().__init__(settings, device, recompute=recompute, profile=profile)
         self._uploads: dict[str, Uploads] = {}
         self._recfaces: dict[tuple[str, ...] | None, tuple[RecFace, dict[str, Any]]] = {}
 

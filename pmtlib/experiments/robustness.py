@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pmtlib import datasets, metrics
@@ -34,7 +30,8 @@ from pmtlib.experiments.common import (
 from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, identities, strangers, thresholds
 from pmtlib.experiments.variants import Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
-from pmtlib.images import add_noise, batches, quantise, to_tensor, to_uint8
+from pmtlib.filters import blur
+from pmtlib.images import add_noise, batches, quantise, recoded
 from pmtlib.shallow import ServerModel
 
 VERSION = 1
@@ -81,6 +78,8 @@ class RobustnessSettings(VariantSettings):
         bits: a channel.
     """
 
+    section: ClassVar[str] = "robustness"
+
     fine_bounds: tuple[float, ...] = FINE
     kappas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     up_kappa: float = 0.5
@@ -104,7 +103,7 @@ class RobustnessSettings(VariantSettings):
 
 def robustness_settings(profile: str, **overrides: Any) -> RobustnessSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("robustness", RobustnessSettings, profile, **overrides)
+    return section_settings(RobustnessSettings, profile, **overrides)
 
 
 def processed(images: Tensor, operation: Operation) -> Tensor:
@@ -126,7 +125,7 @@ def processed(images: Tensor, operation: Operation) -> Tensor:
     if kind == NONE:
         return images
     if kind in ("jpeg", "webp"):
-        return to_tensor([_recoded(image, kind, round(value)) for image in to_uint8(images)], images.device)
+        return recoded(images, kind, round(value))
     if kind == "resize":
         small = [max(1, round(length * value)) for length in side]
         return _resized(quantise(_resized(images, small)), side)
@@ -135,18 +134,11 @@ def processed(images: Tensor, operation: Operation) -> Tensor:
         top, left = (side[0] - height) // 2, (side[1] - width) // 2
         return _resized(images[..., top : top + height, left : left + width], side)
     if kind == "blur":
-        size = 2 * math.ceil(3 * value) + 1
-        return quantise(gaussian_blur2d(images, (size, size), (value, value), border_type="reflect"))
+        return quantise(blur(images, value))
     if kind == "bits":
         steps = 2 ** round(value) - 1
         return quantise(images.mul(steps).round().div(steps))
     raise ValueError(f"no operation {kind!r}")
-
-
-def _recoded(image: NDArray[np.uint8], kind: str, quality: int) -> NDArray[np.uint8]:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=kind.upper(), quality=quality)
-    return np.array(Image.open(buffer).convert("RGB"))
 
 
 def _resized(images: Tensor, side: Sequence[int]) -> Tensor:
@@ -188,7 +180,7 @@ class RobustnessBlock:
         return [(self.dataset, name, outcome) for name, outcome in named]
 
 
-class Robustness(Variants):
+class Robustness(Variants[RobustnessSettings]):
     """Figs. 9 and 10, and uploads that a service has recompressed, resized, cropped, blurred or quantised.
 
     Args:
@@ -197,12 +189,6 @@ class Robustness(Variants):
         recompute: compute also what is stored.
         profile: the profile's name, for the command in manifests.
     """
-
-    def __init__(
-        self, settings: RobustnessSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
-    ) -> None:
-        super().__init__("robustness", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
 
     def run(self) -> list[RobustnessBlock]:
         """All sets. Each result is stored when done, so an interrupted run goes on where it was."""

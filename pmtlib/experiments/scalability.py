@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ class ScalabilitySettings(VariantSettings):
         cost_steps: steps that are timed.
     """
 
+    section: ClassVar[str] = "scalability"
+
     combinations: tuple[tuple[int, ...], ...] = ((1, 2), (2, 3), (1, 2, 3), (2, 3, 4), (1, 2, 3, 4), (2, 3, 4, 5))
     cost_images: int = 8
     cost_steps: int = 5
@@ -33,7 +35,7 @@ class ScalabilitySettings(VariantSettings):
 
 def scalability_settings(profile: str, **overrides: Any) -> ScalabilitySettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("scalability", ScalabilitySettings, profile, **overrides)
+    return section_settings(ScalabilitySettings, profile, **overrides)
 
 
 def marks(combination: Sequence[int]) -> str:
@@ -50,7 +52,9 @@ class ScalabilityRow:
     recognised: Outcome
 
 
-def run(bench: Variants, settings: ScalabilitySettings) -> tuple[dict[str, Outcome], list[ScalabilityRow]]:
+def run(
+    bench: Variants[ScalabilitySettings], settings: ScalabilitySettings
+) -> tuple[dict[str, Outcome], list[ScalabilityRow]]:
     """Thresholds of each set, and all rows of the table on each."""
     thresholds, rows = {}, []
     for dataset in settings.datasets:
@@ -75,7 +79,7 @@ def cells(
     return recognition_cells(outcomes, thresholds, settings)
 
 
-def cost(bench: Variants, settings: ScalabilitySettings) -> Outcome:
+def cost(bench: Variants[ScalabilitySettings], settings: ScalabilitySettings) -> Outcome:
     """Seconds of a step of MR-PMT against the number of authorised networks, in one run on one machine.
 
     Returns:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -43,13 +42,15 @@ class TradeOffSettings(VariantSettings):
         up_kappa: the threshold of its Utility; the paper sets 0.5 here.
     """
 
+    section: ClassVar[str] = "trade-off"
+
     fine_bounds: tuple[float, ...] = FINE
     up_kappa: float = 0.5
 
 
 def trade_off_settings(profile: str, **overrides: Any) -> TradeOffSettings:
     """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
-    return section_settings("trade-off", TradeOffSettings, profile, **overrides)
+    return section_settings(TradeOffSettings, profile, **overrides)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class TradeOffBlock:
         ]
 
 
-class TradeOff(Variants):
+class TradeOff(Variants[TradeOffSettings]):
     """Fig. 8, and the measures by which face recognition is judged elsewhere.
 
     Args:
@@ -100,12 +101,6 @@ class TradeOff(Variants):
         recompute: compute also what is stored.
         profile: the profile's name, for the command in manifests.
     """
-
-    def __init__(
-        self, settings: TradeOffSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
-    ) -> None:
-        super().__init__("trade-off", settings, device, recompute=recompute, profile=profile)
-        self.settings = settings
 
     def run(self) -> list[TradeOffBlock]:
         """All sets. Each result is stored when done, so an interrupted run goes on where it was."""

@@ -7,7 +7,7 @@ the uploads (Eq. 10) and how alike they are to the photographs; and ``noise``, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -68,28 +68,23 @@ class Photographs(NamedTuple):
     same: NDArray[np.bool_]
 
 
-class Variants(Bench):
+_Settings = TypeVar("_Settings", bound=VariantSettings)
+
+
+class Variants(Bench[_Settings]):
     """A :class:`~pmtlib.experiments.common.Bench` that measures uploads made in many ways.
 
     Args:
-        section: the notebook's name.
-        settings: its parameters.
+        settings: the section's parameters.
         device: where to compute.
         recompute: compute also what is stored.
         profile: the profile's name, for the command in manifests.
     """
 
     def __init__(
-        self,
-        section: str,
-        settings: VariantSettings,
-        device: torch.device,
-        *,
-        recompute: bool = False,
-        profile: str = "paper",
+        self, settings: _Settings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
     ) -> None:
-        super().__init__(section, settings, device, recompute=recompute, profile=profile)
-        self.variant_settings = settings
+        super().__init__(settings, device, recompute=recompute, profile=profile)
         self._photographs: dict[str, Photographs] = {}
 
     def photographs(self, dataset: str) -> Photographs:
@@ -113,13 +108,13 @@ class Variants(Bench):
         Raises:
             ValueError: a value is not allowed.
         """
-        return PMTConfig.model_validate({**self.base.pmt.model_dump(), **changes})
+        return PMTConfig.model_validate({**self.settings.pmt.model_dump(), **changes})
 
     def made(
         self, dataset: str, changes: Mapping[str, Any], authorised: Sequence[str] = (), cut: int | None = None
     ) -> Made:
         """The uploads of a variant, not yet rounded."""
-        names = tuple(authorised) or (self.variant_settings.authorised,)
+        names = tuple(authorised) or (self.settings.authorised,)
         description = f"{dataset}, {'+'.join(names)}, {variant_name(changes, cut)}"
         originals = self.photographs(dataset).originals
         return self.protect(originals, names, description, config=self.configured(changes), cut=cut)
@@ -140,10 +135,10 @@ class Variants(Bench):
             cut: units of the shallow model; the section's by default.
         """
         changes = dict(changes or {})
-        names = tuple(authorised) or (self.variant_settings.authorised,)
+        names = tuple(authorised) or (self.settings.authorised,)
         parameters = {
             "authorised": list(names),
-            "cut": self.base.cut if cut is None else cut,
+            "cut": self.settings.cut if cut is None else cut,
             "pmt": self.configured(changes).model_dump(mode="json"),
         }
         name = f"{dataset}--{'+'.join(names)}--{variant_name(changes, cut)}"
@@ -163,7 +158,7 @@ class Variants(Bench):
         """What is stored about uploads (U, 3, 112, 112): cosines of each network for each pair, and SSIM."""
         originals, place, others, same = photographs
         networks = {}
-        for name in self.base.networks:
+        for name in self.settings.networks:
             seen = self.embed(name, uploaded)[place]
             networks[name] = {
                 "own": rounded(metrics.cosine(seen, self.embed_once(name, originals)[place])),
@@ -193,12 +188,12 @@ class Variants(Bench):
             bounds: sigma of the noise; the section's by default.
             label: tells results with other bounds apart.
         """
-        settings = self.variant_settings
+        settings = self.settings
         bounds = settings.noise_bounds if bounds is None else tuple(bounds)
         pmt = None if changes is None else self.configured(changes).model_dump(mode="json")
         parameters = {
             "authorised": settings.authorised,
-            "cut": self.base.cut,
+            "cut": self.settings.cut,
             "pmt": pmt,
             "bounds": list(bounds),
             "noise_seed": settings.noise_seed,

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from pmtlib.attacks.adaptive.purify import PURIFIERS, candidates
-from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, attacker, label
+from pmtlib.attacks.adaptive.purify import PURIFIERS
+from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, attacker, best_strengths, label
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
 from pmtlib.figures.variants import MARKERS, PALETTE
@@ -55,15 +55,16 @@ def tuning_table(tuned: dict[str, Outcome]) -> Styler:
     for variant, outcome in tuned.items():
         if outcome.result is None:
             continue
-        best: dict[str, tuple[float, float]] = {}
-        for one, score in zip(candidates(), outcome.result.values["scores"], strict=True):
-            name = label(one)
-            if name not in best or score > best[name][1]:
-                best[name] = (one.strength, score)
-        for name, (strength, score) in best.items():
-            unit = PURIFIERS[name].unit if name in PURIFIERS else ""
-            rows.append({"variant": variant, "filter": name, "strength": f"{strength:g}", "unit": unit,
-                         "mean cosine": f"{score:.3f}"})  # fmt: skip
+        for one, score in best_strengths(outcome.result):
+            rows.append(
+                {
+                    "variant": variant,
+                    "filter": label(one),
+                    "strength": f"{one.strength:g}",
+                    "unit": PURIFIERS[one.name].unit,
+                    "mean cosine": f"{score:.3f}",
+                }
+            )
     return styled(
         pd.DataFrame(rows),
         "Filters at the strength that gives the highest mean cosine, over the networks that are not authorised, of the "

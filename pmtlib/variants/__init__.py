@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pmtlib import filters, transform
 from pmtlib.errors import ConfigError
 from pmtlib.transform import PMTConfig
 from pmtlib.variants.decoy import DecoyConfig
@@ -58,3 +61,11 @@ def name_of(config: PMTConfig) -> str:
     Plain PMT has no field for it: the keys of results stored before there were variants stay what they were.
     """
     return str(getattr(config, "variant", PLAIN))
+
+
+def code_digest(config: PMTConfig) -> str:
+    """sha256 over the code that makes an upload of a configuration; caches of uploads are out of date without it."""
+    files = [Path(transform.__file__)]
+    if name_of(config) != PLAIN:
+        files += [Path(filters.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

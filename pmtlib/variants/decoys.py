@@ -10,7 +10,6 @@ of theirs. Nothing of a decoy depends on a photograph but its seed, not even the
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from skimage.data import lfw_subset
 from torch import Tensor, nn
 
 from pmtlib.faces import SIZE
+from pmtlib.randomness import derived_generator
 
 FACES = 24
 """How many faces, or their mirror images, are blended into each half of a decoy."""
@@ -61,8 +61,7 @@ def decoy(seed: int, count: int = 1) -> Tensor:
         Tensor (count, 3, 112, 112) in [0, 1], on the CPU.
     """
     # Not the seed itself: the transform draws its starting noise from a generator of that seed.
-    digest = hashlib.sha256(f"decoy:{seed}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    generator = derived_generator(f"decoy:{seed}")
     decoys = torch.empty(count, 3, SIZE, SIZE)
     for image in decoys:
         image.copy_(_one(generator))

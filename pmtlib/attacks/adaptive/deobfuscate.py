@@ -15,19 +15,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from pmtlib import metrics, transform
+from pmtlib import metrics
 from pmtlib.attacks.reconstruction import RecFace, differentiable_ssim
-from pmtlib.attacks.training import Files, Progress, Training, checksum, read_eight_bit, seeded
+from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit, seeded
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, ResultError
 from pmtlib.faces import SIZE
@@ -35,6 +35,7 @@ from pmtlib.images import batches, to_uint8, write_atomic
 from pmtlib.paths import cache_dir
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, protect
+from pmtlib.variants import code_digest
 
 _FOLD = 4
 _FORMAT = 1
@@ -162,7 +163,7 @@ def _pairs_key(
         "seeds": list(seeds),
         "keep": list(keep),
         "chunk": chunk,
-        "code": hashlib.sha256(Path(transform.__file__).read_bytes()).hexdigest(),
+        "code": [code_digest(config) for config in configs],
         "on": [torch.__version__, *(str(next(model.parameters()).device.type) for model in shallow_models)],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
@@ -213,45 +214,29 @@ def folded(images: Tensor) -> Tensor:
     return F.pixel_unshuffle(images, _FOLD)
 
 
-class DeobfuscatorConfig(BaseModel):
+class DeobfuscatorConfig(TrainingConfig):
     """Every choice of a training on pairs, whether of :class:`Deobfuscator` or of RecFace.
-
-    The defaults take some ten minutes on two cores of a processor.
 
     Attributes:
         steps: updates.
         batch_size: pairs an update.
-        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
-        weight_decay: of AdamW.
         width: of the network.
         blocks: of the network.
         l1_weight: of the mean absolute error.
         ssim_weight: of 1 - SSIM (of :func:`pmtlib.metrics.ssim`).
-        average: decay of the running average of the weights, which is what is kept.
         flip: mirror both images of a pair with probability 1/2. The mirror image of an upload is not quite the upload
             of a mirror image, as networks are not symmetric.
         linear_images: pairs for the closed-form start.
-        validate_every: updates between two measurements on the validation pairs.
-        precision: arithmetic of the updates. ``bfloat16`` halves the time on processors that have it; others crawl.
-        seed: of weights, order and augmentation.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(1500, ge=1, le=10_000_000)
     batch_size: int = Field(8, ge=1, le=4096)
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
     width: int = Field(64, ge=4, le=1024)
     blocks: int = Field(1, ge=1, le=16)
     l1_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     ssim_weight: float = Field(0.5, ge=0, allow_inf_nan=False)
-    average: float = Field(0.99, ge=0, lt=1)
     flip: bool = True
     linear_images: int = Field(192, ge=1, le=100_000)
-    validate_every: int = Field(200, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**31)
 
 
 def pair_loss(images: Tensor, made: Tensor, config: DeobfuscatorConfig) -> Tensor:
@@ -439,12 +424,7 @@ class _PairTraining(Training[RecFace]):
     def loss(self) -> Tensor:
         """Of this step's pairs."""
         rows = self.rows(len(self.protected))
-        uploads, originals = self.protected[rows], self.originals[rows]
-        if self.config.flip:
-            mirrored = torch.rand(len(rows), generator=self.generator("flips", self.step)) < 0.5
-            uploads, originals = (
-                torch.where(mirrored[:, None, None, None], images.flip(3), images) for images in (uploads, originals)
-            )
+        uploads, originals = self.mirrored(self.protected[rows], self.originals[rows])
         encoded = self._encoded(uploads).contiguous(memory_format=torch.channels_last)
         with self.arithmetic():
             made = self.model.unclipped(encoded)

@@ -9,7 +9,6 @@ Ulyanov, Vedaldi, Lempitsky: Deep image prior. CVPR 2018.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError
 from pmtlib.faces import SIZE
 from pmtlib.images import batches
+from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
 
@@ -155,8 +155,7 @@ def invert_with_network(
     own = list(range(len(features))) if seeds is None else list(seeds)
     if len(own) != len(features):
         raise ConfigError(f"{len(own)} seeds for {len(features)} features; give one each")
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(False), torch.enable_grad(), exact:
+    with reproducible():
         target = features.detach().clone()
         check_features(target, shallow, image_shape)
         runs = [
@@ -179,8 +178,7 @@ def _fit(
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image (1, 3, H, W), trace (1, steps) and objective (1,) of one target."""
-    digest = hashlib.sha256(f"prior:{config.seed}:{seed}".encode()).digest()
-    number = int.from_bytes(digest[:8], "little") >> 1
+    number = derived_seed(f"prior:{config.seed}:{seed}")
     network = seeded(number, lambda: Decoder(width=config.width, levels=config.levels)).to(target.device, target.dtype)
     # Drawn on the CPU: the same input on every device.
     generator = torch.Generator().manual_seed(number)

@@ -7,7 +7,6 @@ model, and see what brings those back.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from kornia.filters import median_blur
 from numpy.typing import NDArray
-from PIL import Image
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.filters import blur, stretch
-from pmtlib.images import to_tensor, to_uint8
+from pmtlib.images import recoded
 from pmtlib.metrics import Floats
 
 Filter = Callable[[Tensor, float], Tensor]
@@ -235,12 +233,7 @@ def _wavelet(images: Tensor, strength: float) -> Tensor:
 
 
 def _jpeg(images: Tensor, strength: float) -> Tensor:
-    decoded = []
-    for image in to_uint8(images):
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="JPEG", quality=round(strength))
-        decoded.append(np.asarray(Image.open(buffer).convert("RGB")))
-    return to_tensor(decoded, images.device).to(images.dtype)
+    return recoded(images, "jpeg", round(strength))
 
 
 def _resample(images: Tensor, strength: float) -> Tensor:

@@ -13,17 +13,16 @@ import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from pmtlib import metrics
 from pmtlib.attacks.reconstruction import split_people
-from pmtlib.attacks.training import Files, Progress, Training, checksum, read_eight_bit
+from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError
 from pmtlib.images import batches
@@ -35,11 +34,10 @@ _FILES = Files("head.json", "head.safetensors")
 _SMALLEST = 8
 
 
-class HeadConfig(BaseModel):
+class HeadConfig(TrainingConfig):
     """Every choice of a stitched head's training.
 
     Attributes:
-        steps: updates.
         batch_size: images an update.
         learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
         weight_decay: of AdamW.
@@ -47,17 +45,9 @@ class HeadConfig(BaseModel):
         embedding: length of the embedding.
         scale: s of CosFace, the inverse temperature of the softmax.
         margin: m of CosFace, by which the own identity's cosine must be ahead; 0 is a plain softmax on cosines.
-        average: decay of the running average of the weights, which is what is kept.
-        flip: mirror each image with probability 1/2.
         validation_people: identities that are held out, each with all images.
-        validate_every: updates between two measurements on them.
-        precision: arithmetic of the updates.
-        seed: of weights, order and augmentation, and of who is held out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(3000, ge=1, le=10_000_000)
     batch_size: int = Field(64, ge=1, le=4096)
     learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
@@ -65,12 +55,7 @@ class HeadConfig(BaseModel):
     embedding: int = Field(256, ge=2, le=4096)
     scale: float = Field(32.0, gt=0, allow_inf_nan=False)
     margin: float = Field(0.2, ge=0, lt=1)
-    average: float = Field(0.99, ge=0, lt=1)
-    flip: bool = True
     validation_people: int = Field(100, ge=0, le=100_000)
-    validate_every: int = Field(200, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**31)
 
 
 class Head(nn.Module):
@@ -242,10 +227,7 @@ class _HeadTraining(Training[_Classifier]):
     def loss(self) -> Tensor:
         """CosFace on this step's images."""
         rows = self.rows(len(self.images))
-        images = self.images[rows]
-        if self.config.flip:
-            mirrored = torch.rand(len(rows), generator=self.generator("flips", self.step)) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        (images,) = self.mirrored(self.images[rows])
         features = self._features(images).contiguous(memory_format=torch.channels_last)
         with self.arithmetic():
             embeddings = self.model.head(features)
