@@ -56,7 +56,7 @@ VariantOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="pmt, the transform as published, or decoy (experimental), pulled to a face that is nobody's.",
+        help="pmt, the transform as published; deep, one late map matched; decoy (experimental), shows nobody's face.",
         show_default="pmt",
     ),
 ]
@@ -185,7 +185,11 @@ def protect(
     ] = False,
     cut: Annotated[
         str | None,
-        typer.Option(metavar="UNITS", help="Units of the shallow models: a number or a unit's name.", show_default="5"),
+        typer.Option(
+            metavar="UNITS",
+            help="Where the networks are cut: units, a unit's name, or a map's size; the variant deep has 7x7.",
+            show_default="5",
+        ),
     ] = None,
     variant: VariantOption = None,
     config: Annotated[

@@ -50,7 +50,7 @@ class Job:
         out: folder of the results and the report.
         authorised: names of the networks that shall recognise the results.
         config: of the transform, or of a variant of it.
-        cut: units of the shallow models; None for each network's own default.
+        cut: units of the shallow models; None for that of the variant, or else each network's own default.
         largest: only the largest face of a photograph.
         aligned: the photographs are aligned 112x112 crops already.
         min_face: smallest side of a face's box, pixels; smaller ones are refused.
@@ -78,7 +78,9 @@ class Job:
 
     def cut_of(self, name: str) -> int | str:
         """The cut of an authorised network."""
-        return zoo.card(name).default_cut if self.cut is None else self.cut
+        if self.cut is not None:
+            return self.cut
+        return variants.find(variants.name_of(self.config)).cut or zoo.card(name).default_cut
 
     def key(self) -> str:
         """Hash of all that shapes a result besides the photograph and the device, 16 hexadecimal digits."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
@@ -16,12 +18,17 @@ DEFAULT_CUT = 5
 
 
 def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
-    """A cut as a number of units: ``5``, ``"block2"`` (that unit included) or ``-1`` (all but the last unit).
+    """A cut as a number of units: ``5``, ``"block2"`` (that unit included), ``-1`` (all but the last) or ``"7x7"``.
+
+    The last kind names the size of a map and serves networks of any depth: the deepest unit whose map still has that
+    many rows, for a photograph of 112x112.
 
     Raises:
-        ConfigError: there is no such unit.
+        ConfigError: there is no such unit, or no map of that size.
     """
     names = network.unit_names
+    if isinstance(cut, str) and cut not in names and (side := re.fullmatch(r"(\d+)x\1", cut)):
+        return _deepest(network, int(side[1]), cut)
     if isinstance(cut, str):
         if cut not in names:
             raise ConfigError(f"no unit {cut!r} in {type(network).__name__}; its units are {', '.join(names)}")
@@ -32,6 +39,17 @@ def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
     return resolved
 
 
+@torch.no_grad()
+def _deepest(network: FaceNetwork, side: int, cut: str) -> int:
+    parameter = next(network.parameters())
+    blank = torch.zeros((1, 3, 112, 112), device=parameter.device, dtype=parameter.dtype)
+    maps = network.run_units(network.prepare(blank), 0, len(network.units) - 1)
+    fitting = [place for place, made in enumerate(maps, start=1) if made.ndim == 4 and made.shape[2] >= side]
+    if not fitting:
+        raise ConfigError(f"no unit of {type(network).__name__} has a map of {cut}; give a smaller one")
+    return fitting[-1]
+
+
 class ShallowModel(nn.Module):
     """The first ``cut`` units of a network: :math:`E_c` of the paper, shared with users like a public key.
 
@@ -39,7 +57,7 @@ class ShallowModel(nn.Module):
 
     Args:
         network: the authorised service's network.
-        cut: how many units are shared; a number, a unit's name, or negative to count from the end.
+        cut: how many units are shared, see :func:`resolve_cut`.
         name: a label for reports.
 
     Shape:

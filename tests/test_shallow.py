@@ -48,3 +48,19 @@ def test_the_network_that_is_cut_stays_as_it_is():
 def test_a_cut_that_does_not_exist_is_refused(cut):
     with pytest.raises(ConfigError, match="SmallNetwork"):
         resolve_cut(SmallNetwork(), cut)
+
+
+@pytest.mark.parametrize(("cut", "units"), [("56x56", 1), ("29x29", 1), ("28x28", 2), ("7x7", 2)])
+def test_a_cut_by_the_size_of_a_map_is_the_deepest_unit_with_that_many_rows(cut, units):
+    assert resolve_cut(SmallNetwork(), cut) == units
+
+
+@pytest.mark.parametrize("cut", ["57x57", "112x112"])
+def test_a_map_that_no_unit_has_is_refused(cut):
+    with pytest.raises(ConfigError, match=f"has a map of {cut}"):
+        resolve_cut(SmallNetwork(), cut)
+
+
+def test_a_size_that_is_not_square_is_no_cut():
+    with pytest.raises(ConfigError, match="no unit '7x6'"):
+        resolve_cut(SmallNetwork(), "7x6")

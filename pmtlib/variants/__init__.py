@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pmtlib import filters, transform
 from pmtlib.errors import ConfigError
 from pmtlib.transform import PMTConfig
+from pmtlib.variants import deep
 from pmtlib.variants.decoy import DecoyConfig
 
 PLAIN = "pmt"
@@ -27,10 +28,13 @@ class Method(NamedTuple):
     Attributes:
         config: its configuration.
         summary: what it is, one line.
+        cut: where the networks are cut unless another cut is asked for (:func:`pmtlib.shallow.resolve_cut`); None for
+            each network's own default.
     """
 
     config: type[PMTConfig]
     summary: str
+    cut: str | None = None
 
 
 VARIANTS: Mapping[str, Method] = MappingProxyType(
@@ -38,6 +42,9 @@ VARIANTS: Mapping[str, Method] = MappingProxyType(
         PLAIN: Method(PMTConfig, "the transform as published (Algorithm 1 and 2, Eq. 8)"),
         "decoy": Method(
             DecoyConfig, "experimental: the same features, low frequencies pulled to a face that is nobody's"
+        ),
+        "deep": Method(
+            deep.DeepConfig, "only the last shared map is matched, and the network is shared up to 7x7", cut=deep.CUT
         ),
     }
 )
