@@ -10,6 +10,7 @@ import pytest
 from pmtlib import results
 from pmtlib.attacks.adaptive.purify import candidates
 from pmtlib.experiments import audit
+from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.figures import audit as figures
 from pmtlib.transform import PMTConfig
@@ -18,6 +19,7 @@ NETWORKS = ("mobilefacenet", "sface", "dlib-resnet29")
 SETTINGS = audit.AuditSettings(datasets=("lfw",), networks=NETWORKS, pmt=PMTConfig(steps=1))
 THRESHOLDS = {"mobilefacenet": 0.3, "sface": 0.25, "dlib-resnet29": 0.9}
 PAIRS, IMAGES = 40, 30
+NOTHING = Outcome(None, "not run")
 
 
 def outcome(name: str, values: dict[str, Any]) -> Outcome:
@@ -56,11 +58,11 @@ def attacked(raised: dict[str, float]) -> Outcome:
 @pytest.fixture
 def block() -> audit.AuditBlock:
     made = attacked({"upload": 0.0, "gaussian": 0.3, "contrast": -0.2, "photograph": 0.6, "photograph, gaussian": 0.5})
-    return audit.AuditBlock("lfw", "pmt", {"purification": made})
+    return audit.AuditBlock("lfw", "pmt", {"purification": made}, NOTHING, {})
 
 
 def test_the_table_is_the_rates_in_a_loop(block: audit.AuditBlock) -> None:
-    frame = audit.table([block], SETTINGS)
+    frame = numbers.table([block], SETTINGS)
     values = block.attacks["purification"].result.values
     assert list(frame["attack"]) == list(values["attacks"])
     for line in frame.to_dict("records"):
@@ -90,30 +92,30 @@ def test_the_table_is_the_rates_in_a_loop(block: audit.AuditBlock) -> None:
 
 
 def test_a_network_without_a_threshold_is_left_out(block: audit.AuditBlock) -> None:
-    before = audit.table([block], SETTINGS)
+    before = numbers.table([block], SETTINGS)
     block.attacks["purification"].result.values["thresholds"]["dlib-resnet29"] = None
-    frame = audit.table([block], SETTINGS)
+    frame = numbers.table([block], SETTINGS)
     assert set(frame["network"]) == {"sface"}
     assert not np.allclose(frame["others"], before["others"])
 
 
 def test_the_best_attack_is_never_a_control(block: audit.AuditBlock) -> None:
-    frame = audit.table([block], SETTINGS)
+    frame = numbers.table([block], SETTINGS)
     assert frame.loc[frame["others"].idxmax(), "attack"].startswith("photograph")
-    assert list(audit.best(frame)["attack"]) == ["gaussian"]
-    found = audit.summary(frame)
+    assert list(numbers.best(frame)["attack"]) == ["gaussian"]
+    found = numbers.summary(frame)
     line = frame[frame["attack"] == "gaussian"].iloc[0]
     assert found["pmt_best_others"] == pytest.approx(100 * line["others"], abs=1e-3)
 
 
 def test_the_words_follow_the_numbers(block: audit.AuditBlock) -> None:
-    text = audit.reading(audit.table([block], SETTINGS))
+    text = numbers.reading(numbers.table([block], SETTINGS))
     assert "does not stand** against gaussian" in text
     strong = audit.AuditBlock(
-        "lfw", "pmt", {"purification": attacked({"upload": -0.9, "gaussian": -0.8, "photograph": 0.9})}
+        "lfw", "pmt", {"purification": attacked({"upload": -0.9, "gaussian": -0.8, "photograph": 0.9})}, NOTHING, {}
     )
-    assert "**Verdict: the filter stands**" in audit.reading(audit.table([strong], SETTINGS))
-    assert audit.reading(audit.table([], SETTINGS)) == "Nothing was measured."
+    assert "**Verdict: the filter stands**" in numbers.reading(numbers.table([strong], SETTINGS))
+    assert numbers.reading(numbers.table([], SETTINGS)) == "Nothing was measured."
 
 
 def test_filters_are_chosen_by_their_scores_and_the_best_comes_last() -> None:
@@ -135,7 +137,7 @@ def test_without_a_tuning_the_settings_give_the_strengths() -> None:
 
 
 def test_tables_and_figures_show_every_line(block: audit.AuditBlock) -> None:
-    frame = audit.table([block], SETTINGS)
+    frame = numbers.table([block], SETTINGS)
     html = figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
     for name in frame["attack"]:
         assert name in html

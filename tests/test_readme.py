@@ -10,7 +10,7 @@ import typer
 
 from pmtlib import cli
 from pmtlib.experiments import abuse as experiments
-from pmtlib.experiments import audit, reconstruction
+from pmtlib.experiments import audit, audit_numbers, reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -68,7 +68,7 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     settings = audit.audit_settings("paper")
     _, blocks = audit.Audit(settings, torch.device("cpu")).run()
-    summary = audit.summary(audit.table(blocks, settings))
+    summary = audit_numbers.summary(audit_numbers.table(blocks, settings))
     found = re.search(r"uploads from (\S+)% to (\S+)% \(of the photographs: (\S+)%\)", README)
     assert found
     expected = [summary[f"pmt_{name}_others"] for name in ("upload", "best", "clean")]

@@ -11,29 +11,36 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmtlib import datasets, metrics, paths, results, zoo
-from pmtlib.attacks.adaptive.average import average_images
+from pmtlib.attacks.adaptive.average import average_features, average_images
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
     DeobfuscatorConfig,
+    Pairs,
     load_deobfuscator,
+    load_protected_recface,
     make_pairs,
     train_deobfuscator,
+    train_protected_recface,
 )
+from pmtlib.attacks.adaptive.prior import PriorConfig, best_of, mean_image
 from pmtlib.attacks.adaptive.purify import Purification, candidates, tune
+from pmtlib.attacks.adaptive.stitch import HeadConfig
+from pmtlib.attacks.reconstruction import ADAM, InversionConfig, RecFace, Start
+from pmtlib.attacks.training import read_eight_bit
 from pmtlib.errors import AssetError, DatasetError, ResultError
 from pmtlib.experiments.common import (
     PEOPLE,
-    TITLES,
     Floats,
+    Made,
     Outcome,
     Source,
     first_pictures,
@@ -44,13 +51,18 @@ from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.experiments.variants import Photographs, Variants, VariantSettings
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
+from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
-from pmtlib.variants import PLAIN, find
+from pmtlib.variants import PLAIN, Method, find
+from pmtlib.variants.deep import DeepConfig
 
 VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
 CONTRAST = "contrast"
+DEOBFUSCATOR, RECFACE, CLEAN_RECFACE = "de-obfuscator", "RecFace", "RecFace of photographs"
+INVERSION = "inversion with priors"
 AS_IT_IS = Purification("none", 0.0, contrast=False)
+_STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
 FAR = "far_1e2"
 """Thresholds at a false acceptance rate of 1e-2 (:func:`pmtlib.experiments.trade_off.far_thresholds`)."""
 
@@ -60,32 +72,61 @@ class AuditSettings(VariantSettings):
 
     Attributes:
         variants: ways to protect, by name; each with the fields in which it differs from its defaults (``pmt``: from
-            the section's transform).
+            the section's transform). Two entries are no fields of a configuration: ``variant``, of which variant it is
+            where the name is another, and ``cut``.
+        thorough: those of them that meet the costly attacks as well: averages, inversion, linkage, attributes,
+            stitching, and what a service does to what it gets. The others are filtered and learned from.
         tuning_people: people of LFW who are in no pair, one photograph each, on whom filters are tuned.
         tuning_seed: of the draw of them.
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
-        pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the de-obfuscator is
-            trained; 0 leaves it out.
-        held_people: yet other people, on whom its training is followed.
+        few: pairs for averages, which cost an upload a copy.
+        pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
+            0 leaves them out.
+        held_people: yet other people, on whom the trainings are followed.
         pair_factors: numbers of steps of those uploads, in those of the variant.
         pair_seeds: of those uploads.
-        deobfuscator: its training.
+        deobfuscator: the training of the de-obfuscator, and of RecFace on the features of uploads.
+        inversion_pairs: pairs for the white-box inversion with priors, which costs most; 0 leaves it out.
+        inversion_steps: of that inversion, from each start.
+        inversion_tv: its weights of the total variation.
+        prior_steps: of the deep image prior, which competes with it.
+        distractors: strangers in the gallery of the 1:N linkage; 0 leaves linkage out.
+        attribute_networks: read from what attackers make of uploads; none leaves them out.
+        head: the training of the head stitched to the shared shallow model; None leaves it out.
+        qualities: of JPEG, at which a service may compress what it gets; none leaves out what a service does.
+        choice_people: yet other people of LFW who are in no pair, on whom the variant ``deep`` was chosen; 0 leaves the
+            choice out.
+        choice_cuts: the cuts that were tried.
+        choice_steps: the numbers of steps that were tried.
     """
 
     section: ClassVar[str] = "audit"
 
     variants: Mapping[str, Mapping[str, Any]] = {PLAIN: {}}
+    thorough: tuple[str, ...] = (PLAIN,)
     tuning_people: int = Field(48, ge=1)
     tuning_seed: int = 0
     strengths: Mapping[str, float] = {}
     copies: tuple[int, ...] = (2, 4, 8)
+    few: int = Field(32, ge=2)
     pair_people: int = Field(480, ge=0)
     held_people: int = Field(32, ge=1)
     pair_factors: tuple[float, ...] = (0.6, 1.0, 2.0)
     pair_seeds: tuple[int, ...] = (1, 2, 3, 4)
     deobfuscator: DeobfuscatorConfig = DeobfuscatorConfig()
+    inversion_pairs: int = Field(0, ge=0)
+    inversion_steps: int = Field(300, ge=1)
+    inversion_tv: tuple[float, ...] = (2.0, 20.0)
+    prior_steps: int = Field(300, ge=1)
+    distractors: int = Field(0, ge=0)
+    attribute_networks: tuple[str, ...] = ()
+    head: HeadConfig | None = None
+    qualities: tuple[int, ...] = ()
+    choice_people: int = Field(0, ge=0)
+    choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
+    choice_steps: tuple[int, ...] = (10, 20, 40, 80)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
@@ -101,15 +142,20 @@ class AuditBlock:
         dataset: its name.
         variant: how the uploads were made.
         attacks: what was done, and its result: ``values["attacks"]`` has one entry a row of the audit's table.
+        steps: uploads of other numbers of steps, for the frontier; entries likewise.
+        beyond: what is measured in numbers of its own: see :mod:`pmtlib.experiments.audit_beyond`.
     """
 
     dataset: str
     variant: str
     attacks: Mapping[str, Outcome]
+    steps: Outcome
+    beyond: Mapping[str, Outcome]
 
     def rows(self) -> list[tuple[str, str, Outcome]]:
         """Set, row and outcome, for the provenance table."""
-        return [(self.dataset, f"{name} ({self.variant})", outcome) for name, outcome in self.attacks.items()]
+        parts = {**self.attacks, "steps": self.steps, **self.beyond}
+        return [(self.dataset, f"{name} ({self.variant})", outcome) for name, outcome in parts.items()]
 
 
 @dataclass(frozen=True)
@@ -158,13 +204,30 @@ class Audit(Variants[AuditSettings]):
 
     def block(self, dataset: str, variant: str, tuning: Outcome) -> AuditBlock:
         """One variant's uploads of one data set under every attack."""
+        from pmtlib.experiments import audit_beyond
+
         filters = chosen_filters(tuning, self.settings)
         attacks = {
             "purification": self.purified(dataset, variant, filters),
-            "averaging": self.averaged(dataset, variant, filters[-1]),
             "learning": self.learned(dataset, variant),
         }
-        return AuditBlock(dataset, variant, attacks)
+        beyond: dict[str, Outcome] = {}
+        if variant in self.settings.thorough:
+            attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
+            attacks["inversion"] = self.inverted(dataset, variant)
+            beyond = audit_beyond.run(self, dataset, variant, filters[-1])
+        return AuditBlock(dataset, variant, attacks, self.other_steps(dataset, variant, filters[-1]), beyond)
+
+    def _entry(self, variant: str) -> tuple[Method, dict[str, Any]]:
+        """What a name of the settings stands for, and the fields that it changes."""
+        changes = dict(self.settings.variants[variant])
+        return find(changes.pop("variant", variant)), changes
+
+    def cut(self, variant: str) -> int | str:
+        """Where a variant cuts the authorised network."""
+        method, changes = self._entry(variant)
+        chosen: int | str = changes.get("cut") or method.cut or self.settings.cut
+        return chosen
 
     def config(self, variant: str) -> PMTConfig:
         """A variant's configuration.
@@ -173,16 +236,22 @@ class Audit(Variants[AuditSettings]):
             ConfigError: there is no such variant.
             ValueError: a value is not allowed.
         """
-        changes = dict(self.settings.variants[variant])
-        if variant == PLAIN:
+        method, changes = self._entry(variant)
+        changes.pop("cut", None)
+        if method.config is PMTConfig:
             return self.configured(changes)
-        return find(variant).config.model_validate({"batch_size": self.settings.pmt.batch_size, **changes})
+        return method.config.model_validate({"batch_size": self.settings.pmt.batch_size, **changes})
 
-    def _common(self, variant: str) -> dict[str, Any]:
+    def shared(self, variant: str) -> ShallowModel:
+        """The shallow model that a variant matches."""
+        return self.shallow(self.settings.authorised, self.cut(variant))
+
+    def common(self, variant: str) -> dict[str, Any]:
+        """What every result on a variant's uploads depends on."""
         settings = self.settings
         return {
             "authorised": settings.authorised,
-            "cut": settings.cut,
+            "cut": self.cut(variant),
             "pmt": self.config(variant).model_dump(mode="json"),
         }
 
@@ -194,13 +263,19 @@ class Audit(Variants[AuditSettings]):
             variant: how.
             seed: added to the configuration's, for another copy of each.
         """
-        return self._copy(self.photographs(dataset).originals, dataset, variant, seed)
+        return self.copy(self.photographs(dataset).originals, dataset, variant, seed)
 
-    def _copy(self, originals: Tensor, name: str, variant: str, seed: int) -> Tensor:
+    def copy(self, originals: Tensor, name: str, variant: str, seed: int) -> Tensor:
+        """What is uploaded of photographs (N, 3, 112, 112); ``name`` says whose they are, for the progress bar."""
         config = self.config(variant)
         config = config.model_copy(update={"seed": config.seed + seed})
-        made = self.protect(originals, self.settings.authorised, f"{name}, {variant}", config=config)
-        return quantise(made.images)
+        return quantise(self._protected(originals, name, variant, config).images)
+
+    def _protected(
+        self, originals: Tensor, name: str, variant: str, config: PMTConfig, keep: Sequence[int] = ()
+    ) -> Made:
+        authorised, cut = self.settings.authorised, self.cut(variant)
+        return self.protect(originals, authorised, f"{name}, {variant}", config=config, cut=cut, keep=keep)
 
     # -- what an attacker chooses on other people -------------------------------------------------------------------
 
@@ -221,16 +296,17 @@ class Audit(Variants[AuditSettings]):
             source = error
         tried = candidates()
         parameters = {
-            **self._common(variant),
+            **self.common(variant),
             "people": settings.tuning_people,
             "seed": settings.tuning_seed,
             "tried": [[label(one), one.strength] for one in tried],
         }
-        request = self.request("audit", f"{PEOPLE}--{variant}--tuning", VERSION, parameters, (settings.authorised,))
+        name = f"{PEOPLE}--{variant.replace(' ', '-')}--tuning"
+        request = self.request("audit", name, VERSION, parameters, (settings.authorised,))
 
         def compute() -> dict[str, Any]:
             originals = people.tensor(range(len(people)))
-            made = self.protect(originals, settings.authorised, f"{PEOPLE}, {variant}", config=self.config(variant))
+            made = self._protected(originals, PEOPLE, variant, self.config(variant))
             with progress_bar("filters", len(tried)) as advance:
                 found = tune(quantise(made.images), originals, self._alike, purifications=tried, progress=advance)
             scores = [round(float(values.mean()), 5) for values in found.scores.values()]
@@ -242,6 +318,69 @@ class Audit(Variants[AuditSettings]):
         others = [name for name in self.settings.networks if name != self.settings.authorised]
         found = [metrics.cosine(self.embed(name, images), self.embed_once(name, originals)) for name in others]
         return np.asarray(np.mean(found, axis=0))
+
+    def choice(self) -> Outcome:
+        """How cut and steps of the variant ``deep`` were chosen: on other people, by filters, without learning.
+
+        For every cut and number of steps: how many uploads the service recognises as their own photograph, how many the
+        other networks recognise, as they are and after the best of three blurs, and the highest mean SSIM of those.
+        """
+        settings = self.settings
+        if not settings.choice_people:
+            return Outcome(None, "not run: this profile chooses nothing")
+        config = DeepConfig(batch_size=settings.pmt.batch_size, steps=max(settings.choice_steps))
+        source: Source | DatasetError
+        try:
+            people = first_pictures(settings.choice_people, settings.tuning_seed + 2)
+            source = Source(PEOPLE, "LFW, other people", people.fingerprint, len(people))
+        except DatasetError as error:
+            source = error
+        blurs = [Purification("gaussian", sigma) for sigma in (1.0, 1.5, 2.5)]
+        parameters = {
+            "authorised": settings.authorised,
+            "pmt": config.model_dump(mode="json"),
+            "people": settings.choice_people,
+            "seed": settings.tuning_seed + 2,
+            "cuts": list(settings.choice_cuts),
+            "steps": list(settings.choice_steps),
+            "blurs": [one.strength for one in blurs],
+        }
+        request = self.request("audit", f"{PEOPLE}--deep--choice", VERSION, parameters, (settings.authorised,))
+
+        def compute() -> dict[str, Any]:
+            originals = people.tensor(range(len(people)))
+            found: dict[str, Any] = {}
+            for cut in settings.choice_cuts:
+                made = self.protect(
+                    originals, settings.authorised, f"{PEOPLE}, cut {cut}", config=config, cut=cut,
+                    keep=settings.choice_steps,
+                )  # fmt: skip
+                for steps, images in zip(settings.choice_steps, made.kept, strict=True):
+                    tried = [quantise(images)] + [blur(quantise(images)) for blur in blurs]
+                    accepted = [self._accepted(one, originals) for one in tried]
+                    found[f"{cut}, K = {steps}"] = {
+                        "service": accepted[0][settings.authorised],
+                        "others": [self._mean_of_others(one) for one in accepted],
+                        "ssim": [round(float(metrics.ssim(one, originals).mean()), 5) for one in tried],
+                    }
+            return found
+
+        return self.obtain(request, source, compute)
+
+    def _accepted(self, images: Tensor, originals: Tensor) -> dict[str, float]:
+        """The share of images that each network recognises as their own photograph, at a FAR of 1e-2 on LFW."""
+        found = {}
+        for name in self.settings.networks:
+            # The people are LFW's, so the thresholds are those of the other set.
+            thresholds = far_thresholds(name, "lfw")
+            if thresholds is not None:
+                cosines = metrics.cosine(self.embed(name, images), self.embed_once(name, originals))
+                found[name] = round(float((cosines > thresholds[FAR]).mean()), 5)
+        return found
+
+    def _mean_of_others(self, accepted: Mapping[str, float]) -> float:
+        others = [share for name, share in accepted.items() if name != self.settings.authorised]
+        return round(float(np.mean(others)), 5)
 
     # -- attacks ----------------------------------------------------------------------------------------------------
 
@@ -260,39 +399,127 @@ class Audit(Variants[AuditSettings]):
         return self._attack(dataset, variant, "purification", parameters, compute)
 
     def averaged(self, dataset: str, variant: str, best: Purification) -> Outcome:
-        """Means of several uploads of one photograph, made with other seeds: as they are, and after the best filter."""
+        """Means of several uploads of one photograph, made with other seeds: as they are, filtered, and their features.
+
+        The mean of the features goes through the RecFace that was trained on uploads, where one is trained.
+        """
         settings = self.settings
-        parameters = {"copies": list(settings.copies), "filter": [label(best), best.strength]}
+        parameters: dict[str, Any] = {"copies": list(settings.copies), "filter": [label(best), best.strength]}
+        if settings.pair_people:
+            parameters |= self.training()
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            copies = [self.uploads(dataset, variant, seed) for seed in range(max(settings.copies))]
+            inverter = self.inverter(variant) if settings.pair_people else None
+            shared = self.shared(variant)
+            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(settings.copies))]
+            features = [self._features(shared, one) for one in copies] if inverter is not None else []
             found: dict[str, Any] = {}
             for count in settings.copies:
                 mean = average_images(torch.stack(copies[:count]))
                 found[f"{count} copies"] = self._judged(photographs, mean)
                 found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+                if inverter is not None:
+                    images = self.through(inverter, average_features(torch.stack(features[:count])))
+                    found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
             return found
 
-        return self._attack(dataset, variant, "averaging", parameters, compute)
+        return self._attack(dataset, variant, "averaging", parameters, compute, few=settings.few)
 
     def learned(self, dataset: str, variant: str) -> Outcome:
-        """What a network makes of the uploads that was trained on those of other people."""
+        """What networks make of the uploads that were trained on other people.
+
+        The de-obfuscator sees the image, RecFace the features; each is trained on uploads of this variant. A RecFace
+        trained on photographs has never seen an upload; what it makes of a *photograph's* features is the bound below
+        which no filter goes that matches them in full. The de-obfuscators of the other variants show what it costs to
+        have trained for something else.
+        """
         settings = self.settings
         if not settings.pair_people:
             return Outcome(None, "not run: this profile trains no de-obfuscator")
+        others = [name for name in settings.variants if name != variant]
+        parameters = {**self.training(), "others": {name: self.common(name) for name in others}}
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            model = self.deobfuscator(variant)
-            images = self._deobfuscated(model, self.uploads(dataset, variant))
-            control = self._deobfuscated(model, photographs.originals)
-            return {
-                "de-obfuscator": self._judged(photographs, images),
-                f"{PHOTOGRAPH}, de-obfuscator": self._judged(photographs, control),
+            uploads, originals = self.uploads(dataset, variant), photographs.originals
+            images, inverter, clean = self.deobfuscator(variant), self.inverter(variant), self.inverter(variant, True)
+            shared = self.shared(variant)
+            of_uploads, of_photographs = (self._features(shared, one) for one in (uploads, originals))
+            made = {
+                DEOBFUSCATOR: self.through(images, uploads),
+                RECFACE: self.through(inverter, of_uploads),
+                CLEAN_RECFACE: self.through(clean, of_uploads),
+                f"{PHOTOGRAPH}, {DEOBFUSCATOR}": self.through(images, originals),
+                f"{PHOTOGRAPH}, {RECFACE}": self.through(clean, of_photographs),
             }
+            for other in others:
+                made[f"{DEOBFUSCATOR} of {other}"] = self.through(self.deobfuscator(other), uploads)
+            return {name: self._judged(photographs, one) for name, one in made.items()}
 
-        return self._attack(dataset, variant, "learning", self._training(), compute)
+        return self._attack(dataset, variant, "learning", parameters, compute)
 
-    def _training(self) -> dict[str, Any]:
+    def other_steps(self, dataset: str, variant: str, best: Purification) -> Outcome:
+        """Uploads of other numbers of steps, of those that the learners saw: as they are, filtered and learned from."""
+        settings, config = self.settings, self.config(variant)
+        wanted = [steps for steps in self._trained_steps(variant) if steps != config.steps]
+        if not settings.pair_people or not wanted:
+            return Outcome(None, "not run: this profile trains no de-obfuscator")
+        parameters = {**self.training(), "steps": wanted, "filter": [label(best), best.strength]}
+
+        def compute(photographs: Photographs) -> dict[str, Any]:
+            longest = config.model_copy(update={"steps": max(wanted)})
+            kept = self._protected(photographs.originals, dataset, variant, longest, wanted).kept
+            images, inverter, shared = self.deobfuscator(variant), self.inverter(variant), self.shared(variant)
+            found: dict[str, Any] = {}
+            for steps, made in zip(wanted, kept, strict=True):
+                uploads = quantise(made)
+                attacks = {
+                    UPLOAD: uploads,
+                    label(best): best(uploads),
+                    DEOBFUSCATOR: self.through(images, uploads),
+                    RECFACE: self.through(inverter, self._features(shared, uploads)),
+                }
+                found |= {f"K = {steps}, {name}": self._judged(photographs, one) for name, one in attacks.items()}
+            return found
+
+        return self._attack(dataset, variant, "steps", parameters, compute)
+
+    def inverted(self, dataset: str, variant: str) -> Outcome:
+        """White-box inversion of the features with priors: several starts and smoothness weights, and a network.
+
+        The attempt with the lowest objective counts. As a control the photograph's own features are inverted too.
+        """
+        settings = self.settings
+        if not settings.inversion_pairs:
+            return Outcome(None, "not run: this profile inverts nothing")
+        attempts: list[InversionConfig | PriorConfig] = [
+            ADAM.model_copy(update={"steps": settings.inversion_steps, "tv_weight": weight, "starts": _STARTS})
+            for weight in settings.inversion_tv
+        ]
+        attempts.append(PriorConfig(steps=settings.prior_steps))
+        parameters = {"attempts": [one.model_dump(mode="json") for one in attempts]}
+
+        def compute(photographs: Photographs) -> dict[str, Any]:
+            try:
+                face = mean_image(first_pictures(settings.pair_people or settings.tuning_people, settings.tuning_seed))
+            except DatasetError as error:
+                raise AssetError(f"the mean face is that of the people of {PEOPLE}, who are not there") from error
+            shared = self.shared(variant)
+            uploads = self.copy(photographs.originals, dataset, variant, 0)
+            found = {}
+            for name, images in ((INVERSION, uploads), (f"{PHOTOGRAPH}, {INVERSION}", photographs.originals)):
+                features = self._features(shared, images).to(self.device)
+                steps = len(images) * (settings.inversion_steps * len(_STARTS) * len(settings.inversion_tv))
+                with progress_bar(f"{dataset}, {variant}, {name}", steps + len(images) * settings.prior_steps) as bar:
+                    best = best_of(features, shared, attempts, mean_image=face.to(self.device), progress=bar)
+                found[name] = self._judged(photographs, quantise(best.images.cpu()))
+            return found
+
+        return self._attack(dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs)
+
+    # -- what the learners are --------------------------------------------------------------------------------------
+
+    def training(self) -> dict[str, Any]:
+        """What the learners depend on, beside the variant."""
         settings = self.settings
         return {
             "pair_people": settings.pair_people,
@@ -303,44 +530,89 @@ class Audit(Variants[AuditSettings]):
             "deobfuscator": settings.deobfuscator.model_dump(mode="json"),
         }
 
+    def _trained_steps(self, variant: str) -> list[int]:
+        config = self.config(variant)
+        return [max(1, round(factor * config.steps)) for factor in self.settings.pair_factors]
+
+    def _learners(self) -> datasets.People:
+        settings = self.settings
+        try:
+            return first_pictures(settings.pair_people + settings.held_people, settings.tuning_seed)
+        except DatasetError as error:
+            raise AssetError(f"a de-obfuscator is trained on the people of {PEOPLE}, who are not there") from error
+
+    def _folder(self, kind: str, *asked: Any) -> Path:
+        weights = zoo.weights_checksum(self.settings.authorised)
+        key = json.dumps([*asked, self.training(), weights, torch.__version__], sort_keys=True)
+        return paths.cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()[:24]
+
+    def _pairs(self, variant: str, people: datasets.People) -> tuple[Pairs, Pairs]:
+        """Uploads of other people with their photographs, those to train on and those that are held out."""
+        settings, config = self.settings, self.config(variant)
+        keep = self._trained_steps(variant)
+        longest = config.model_copy(update={"steps": max(keep)})
+        with progress_bar(f"{variant}, uploads to learn from", len(people)) as advance:
+            pairs = make_pairs(
+                people, [self.shared(variant)], [longest], seeds=settings.pair_seeds, keep=keep,
+                chunk=config.batch_size, progress=advance,
+            )  # fmt: skip
+        held = pairs.rows >= len(people) - settings.held_people
+        return pairs.subset(torch.nonzero(~held)[:, 0]), pairs.subset(torch.nonzero(held)[:, 0])
+
     def deobfuscator(self, variant: str, *, train: bool = True) -> Deobfuscator:
         """The de-obfuscator of a variant's uploads, from the cache or trained now (which can be interrupted).
 
         Raises:
             AssetError: the photographs to train on are not there, or it is not trained and shall not be.
         """
-        settings, config = self.settings, self.config(variant)
+        people = self._learners()
+        folder = self._folder("deobfuscator", self.common(variant), people.fingerprint)
         try:
-            people = first_pictures(settings.pair_people + settings.held_people, settings.tuning_seed)
-        except DatasetError as error:
-            raise AssetError(f"a de-obfuscator is trained on the people of {PEOPLE}, who are not there") from error
-        weights = zoo.weights_checksum(settings.authorised)
-        asked = [self._common(variant), self._training(), people.fingerprint, weights, torch.__version__]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
-        folder = paths.cache_dir() / "deobfuscator" / key
-        if not train:
-            try:
-                return load_deobfuscator(folder, self.device)
-            except ResultError as error:
+            return load_deobfuscator(folder, self.device)
+        except ResultError as error:
+            if not train:
                 raise AssetError(f"no de-obfuscator is trained for {variant}") from error
-        keep = [max(1, round(factor * config.steps)) for factor in settings.pair_factors]
-        longest = config.model_copy(update={"steps": max(keep)})
-        with progress_bar(f"{variant}, uploads to learn from", len(people)) as advance:
-            pairs = make_pairs(
-                people, [self.shallow(settings.authorised)], [longest], seeds=settings.pair_seeds, keep=keep,
-                chunk=config.batch_size, progress=advance,
-            )  # fmt: skip
-        held = pairs.rows >= len(people) - settings.held_people
-        with progress_bar(f"{variant}, de-obfuscator", settings.deobfuscator.steps) as advance:
+        training, held = self._pairs(variant, people)
+        with progress_bar(f"{variant}, {DEOBFUSCATOR}", self.settings.deobfuscator.steps) as advance:
             return train_deobfuscator(
-                pairs.protected[~held], pairs.originals[~held], settings.deobfuscator,
-                validation=(pairs.protected[held], pairs.originals[held]),
-                device=self.device, folder=folder, progress=advance,
+                training.protected, training.originals, self.settings.deobfuscator,
+                validation=(held.protected, held.originals), device=self.device, folder=folder, progress=advance,
             ).to(self.device)  # fmt: skip
 
-    def _deobfuscated(self, model: Deobfuscator, images: Tensor) -> Tensor:
+    def inverter(self, variant: str, clean: bool = False) -> RecFace:
+        """RecFace from the features of a variant's uploads, or of the photographs themselves, to photographs.
+
+        Raises:
+            AssetError: the photographs to train on are not there.
+        """
+        people = self._learners()
+        asked = [self.settings.authorised, self.cut(variant)] if clean else self.common(variant)
+        folder = self._folder("inverter", asked, people.fingerprint)
+        try:
+            return load_protected_recface(folder, self.device)
+        except ResultError:
+            pass
+        if clean:
+            photographs = read_eight_bit(people, np.arange(len(people), dtype=np.int64))
+            held = len(people) - self.settings.held_people
+            training, validation = ((part, part) for part in (photographs[:held], photographs[held:]))
+        else:
+            training, validation = ((part.protected, part.originals) for part in self._pairs(variant, people))
+        with progress_bar(f"{variant}, {RECFACE}", self.settings.deobfuscator.steps) as advance:
+            return train_protected_recface(
+                self.shared(variant), *training, self.settings.deobfuscator,
+                validation=validation, folder=folder, progress=advance,
+            )  # fmt: skip
+
+    def _features(self, shared: ShallowModel, images: Tensor) -> Tensor:
+        """Shallow features (N, C, h, w) of images, on the CPU."""
         with torch.no_grad():
-            parts = [model(images[chunk].to(self.device)).cpu() for chunk in batches(len(images), 16)]
+            return torch.cat([shared.feature(images[part].to(self.device)).cpu() for part in batches(len(images), 16)])
+
+    def through(self, model: nn.Module, given: Tensor) -> Tensor:
+        """What a learner makes of uploads or features, as 8-bit images hold it."""
+        with torch.no_grad():
+            parts = [model(given[chunk].to(self.device)).cpu() for chunk in batches(len(given), 16)]
         return quantise(torch.cat(parts))
 
     def portraits(self, people: int, tuned: Mapping[str, Outcome]) -> list[Portrait]:
@@ -351,7 +623,7 @@ class Audit(Variants[AuditSettings]):
         made = {PHOTOGRAPH: originals}
         count = max(self.settings.copies)
         for variant, tuning in tuned.items():
-            copies = [self._copy(originals, "sample photographs", variant, seed) for seed in range(count)]
+            copies = [self.copy(originals, "sample photographs", variant, seed) for seed in range(count)]
             filtering = chosen_filters(tuning, self.settings)[-1]
             made[variant] = copies[0]
             made[f"{variant}, {label(filtering)}"] = filtering(copies[0])
@@ -360,7 +632,7 @@ class Audit(Variants[AuditSettings]):
                 learned = self.deobfuscator(variant, train=False)
             except AssetError:
                 continue
-            made[f"{variant}, de-obfuscator"] = self._deobfuscated(learned, copies[0])
+            made[f"{variant}, {DEOBFUSCATOR}"] = self.through(learned, copies[0])
         below = {}
         for name, images in made.items():
             alike, ssim = self._alike(images, originals), metrics.ssim(images, originals)
@@ -382,14 +654,24 @@ class Audit(Variants[AuditSettings]):
         name: str,
         parameters: Mapping[str, Any],
         compute: Callable[[Photographs], dict[str, Any]],
+        *,
+        few: int = 0,
     ) -> Outcome:
-        """The result of an attack, with what all of them need: who is whom, and thresholds of another data set."""
+        """The result of an attack, with what all of them need: who is whom, and thresholds of another data set.
+
+        ``few`` pairs, if not 0, stand for all.
+        """
         authorised = self.settings.authorised
-        parameters = {**self._common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
-        request = self.request("audit", f"{dataset}--{variant}--{name}", VERSION, parameters, (authorised,))
+        parameters = {**self.common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
+        if few:
+            parameters["few"] = few
+        file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
+        request = self.request("audit", file, VERSION, parameters, (authorised,))
 
         def whole() -> dict[str, Any]:
             photographs = self.photographs(dataset)
+            if few:
+                photographs = some(photographs, few)
             return {
                 "same": photographs.same.astype(int).tolist(),
                 "photograph": photographs.place.tolist(),
@@ -404,6 +686,14 @@ class Audit(Variants[AuditSettings]):
         opinions = self.opinions(photographs, images)
         distances = metrics.lpips(images.to(self.device), photographs.originals.to(self.device), "vgg")
         return {"networks": opinions["networks"], "ssim": opinions["ssim"], "lpips": rounded(distances)}
+
+
+def some(photographs: Photographs, pairs: int) -> Photographs:
+    """The first pairs of one person and as many of two people, ``pairs`` in all or as many as there are."""
+    half = pairs // 2
+    rows = np.sort(np.concatenate([np.flatnonzero(kind)[:half] for kind in (photographs.same, ~photographs.same)]))
+    kept, place = np.unique(photographs.place[rows], return_inverse=True)
+    return Photographs(photographs.originals[kept], place, photographs.others[rows], photographs.same[rows])
 
 
 def best_strengths(tuning: results.Result) -> list[tuple[Purification, float]]:
@@ -423,152 +713,3 @@ def chosen_filters(tuning: Outcome, settings: AuditSettings) -> list[Purificatio
     if tuning.result is None:
         return [AS_IT_IS, *(Purification(name, strength) for name, strength in settings.strengths.items())]
     return [AS_IT_IS, *(one for one, _ in best_strengths(tuning.result) if one != AS_IT_IS)]
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------
-
-
-def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame:
-    """One line for each row of each block.
-
-    Returns:
-        DataFrame with columns dataset, variant, kind (of attack), attack, n (pairs of one person), images;
-        service: TAR of the authorised network; others: mean TAR of the other networks, with its 95% bootstrap interval
-        over pairs (``others_low``, ``others_high``); highest and network: the other network with the highest TAR;
-        own: share of photographs that the other networks recognise in what was made of their own upload, mean;
-        false: share of pairs of two people that they accept, mean; ssim, ssim_low, ssim_high, ssim_worst (the highest
-        of any image), lpips and lpips_worst (the lowest). TAR is at a FAR of 1e-2 and compares what the attacker made
-        with the person's *other* photograph.
-    """
-    lines = []
-    for block in blocks:
-        for kind, outcome in block.attacks.items():
-            if outcome.result is None:
-                continue
-            values = outcome.result.values
-            same = np.array(values["same"], dtype=bool)
-            _, first = np.unique(values["photograph"], return_index=True)
-            for attack, entry in values["attacks"].items():
-                line: dict[str, Any] = {"dataset": block.dataset, "variant": block.variant, "kind": kind}
-                line |= {"attack": attack, "n": int(same.sum()), "images": len(first)}
-                lines.append(line | _rates(entry, values["thresholds"], same, first, settings) | _likeness(entry))
-    return pd.DataFrame(lines)
-
-
-def _rates(
-    entry: Mapping[str, Any],
-    thresholds: Mapping[str, Mapping[str, float] | None],
-    same: Any,
-    first: Any,
-    settings: AuditSettings,
-) -> dict[str, Any]:
-    accepted, own = {}, {}
-    for network, scores in entry["networks"].items():
-        found = thresholds[network]
-        if found is not None:
-            accepted[network] = np.array(scores["other"]) > found[FAR]
-            own[network] = np.array(scores["own"])[first] > found[FAR]
-    line: dict[str, Any] = {}
-    if settings.authorised in accepted:
-        line["service"] = float(accepted[settings.authorised][same].mean())
-    others = [network for network in accepted if network != settings.authorised]
-    if others:
-        share = np.mean([accepted[network][same] for network in others], axis=0)
-        interval = metrics.bootstrap(share, seed=0)
-        line |= {"others": float(share.mean()), "others_low": interval.low, "others_high": interval.high}
-        rates = {network: float(accepted[network][same].mean()) for network in others}
-        highest = max(rates, key=lambda network: rates[network])
-        line |= {"highest": rates[highest], "network": highest}
-        line["own"] = float(np.mean([own[network] for network in others]))
-        line["false"] = float(np.mean([accepted[network][~same] for network in others]))
-    return line
-
-
-def _likeness(entry: Mapping[str, Any]) -> dict[str, float]:
-    ssim, lpips = np.array(entry["ssim"]), np.array(entry["lpips"])
-    interval = metrics.bootstrap(ssim, seed=0)
-    return {
-        "ssim": float(ssim.mean()), "ssim_low": interval.low, "ssim_high": interval.high,
-        "ssim_worst": float(ssim.max()), "lpips": float(lpips.mean()), "lpips_worst": float(lpips.min()),
-    }  # fmt: skip
-
-
-def attacker(frame: pd.DataFrame) -> pd.DataFrame:
-    """The lines of :func:`table` without the controls on photographs."""
-    if not len(frame):
-        return frame
-    return frame[~frame["attack"].str.startswith(PHOTOGRAPH)]
-
-
-def best(frame: pd.DataFrame, measure: str = "others") -> pd.DataFrame:
-    """The strongest attack on each variant's uploads of each set, by the mean of a measure.
-
-    It is chosen by looking at the result, in the attacker's favour: whoever relies on a filter should expect the worst.
-    """
-    tried = attacker(frame)
-    if not len(tried):
-        return tried
-    return tried.loc[tried.groupby(["dataset", "variant"], sort=False)[measure].idxmax()].reset_index(drop=True)
-
-
-def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers for each variant, means over the data sets; rates in percent."""
-    found: dict[str, float] = {}
-    if not len(frame):
-        return found
-    strongest, closest = best(frame), best(frame, "ssim")
-    for variant, part in frame.groupby("variant", sort=False):
-        key = str(variant).replace("-", "_")
-        plain, clean = part[part["attack"] == UPLOAD], part[part["attack"] == PHOTOGRAPH]
-        for name, rows, column in (
-            ("service", plain, "service"),
-            ("upload_others", plain, "others"),
-            ("clean_service", clean, "service"),
-            ("clean_others", clean, "others"),
-            ("best_others", strongest[strongest["variant"] == variant], "others"),
-        ):
-            found[f"{key}_{name}"] = round(100 * float(rows[column].mean()), 3)
-        found[f"{key}_upload_ssim"] = round(float(plain["ssim"].mean()), 4)
-        found[f"{key}_best_ssim"] = round(float(closest[closest["variant"] == variant]["ssim"].mean()), 4)
-    return found
-
-
-_STANDS, _PARTLY = 0.25, 0.5
-"""Shares of what the other networks make of photographs up to which a filter stands, or stands in part."""
-
-
-def reading(frame: pd.DataFrame) -> str:
-    """What the attacks came to, and whether the filter stands, in words (Markdown)."""
-    if not len(frame):
-        return "Nothing was measured."
-    lines = [
-        "**The claim under audit:** an upload hides the face from everybody but the authorised service. The paper "
-        "tested it against parties that know nothing of the filter."
-    ]
-    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
-        by_name = {str(line["attack"]): line for line in part.to_dict("records")}
-        upload, clean = by_name[UPLOAD], by_name[PHOTOGRAPH]
-        worst, closest = (best(part, measure).iloc[0].to_dict() for measure in ("others", "ssim"))
-        kinds = (best(rows).iloc[0].to_dict() for _, rows in attacker(part).groupby("kind", sort=False))
-        share = worst["others"] / clean["others"] if clean["others"] else float("nan")
-        verdict = "stands" if share <= _STANDS else "stands in part" if share <= _PARTLY else "does not stand"
-        lines.append(
-            f"**{TITLES.get(str(dataset), dataset)}, {variant}** (TAR at FAR 10⁻², n = {int(upload['n'])} pairs of one "
-            f"person, {int(upload['images'])} photographs): the service recognises {100 * upload['service']:.0f}% of "
-            f"the uploads (of the photographs {100 * clean['service']:.0f}%). The other networks recognise "
-            f"{_rate(upload)} of the uploads as they are, {_rate(clean)} of the photographs, and of what the strongest "
-            f"attack of each kind made of the uploads: {', '.join(f'{_named(line)} {_rate(line)}' for line in kinds)}. "
-            f"The likeness is highest after {_named(closest)}: mean SSIM {closest['ssim']:.2f} "
-            f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
-            f"{closest['ssim_worst']:.2f}. **Verdict: the filter {verdict}** against {_named(worst)}, which gives the "
-            f"other networks {100 * share:.0f}% of what photographs give them."
-        )
-    return "\n\n".join(lines)
-
-
-def _named(line: Mapping[Any, Any]) -> str:
-    return "no attack at all" if line["attack"] == UPLOAD else str(line["attack"])
-
-
-def _rate(line: Mapping[Any, Any]) -> str:
-    return f"{100 * line['others']:.0f}% [{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}]"

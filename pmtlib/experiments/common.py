@@ -304,7 +304,7 @@ class Bench(Generic[_Settings]):
             raise AssetError(next(iter(self.skipped.values()), "the settings name no network"))
         return found
 
-    def shallow(self, name: str, cut: int | None = None) -> ShallowModel:
+    def shallow(self, name: str, cut: int | str | None = None) -> ShallowModel:
         """The shallow model of a network at the section's cut, or another."""
         return ShallowModel(self.network(name), self.settings.cut if cut is None else cut, name=name)
 
@@ -331,7 +331,7 @@ class Bench(Generic[_Settings]):
         description: str,
         *,
         config: PMTConfig | None = None,
-        cut: int | None = None,
+        cut: int | str | None = None,
         keep: Sequence[int] = (),
     ) -> Made:
         """PMT of images (N, 3, 112, 112) for one or several authorised networks, with a progress bar.
@@ -362,7 +362,7 @@ class Bench(Generic[_Settings]):
         return made
 
     def _made_path(
-        self, images: Tensor, names: Sequence[str], cut: int, config: PMTConfig, keep: Sequence[int]
+        self, images: Tensor, names: Sequence[str], cut: int | str, config: PMTConfig, keep: Sequence[int]
     ) -> Path:
         asked = {
             "networks": [(name, zoo.weights_checksum(name)) for name in names],

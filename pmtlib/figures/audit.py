@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from pmtlib.attacks.adaptive.purify import PURIFIERS
-from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, attacker, best_strengths, label
+from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, best_strengths, label
+from pmtlib.experiments.audit_numbers import AGE, GOALS, attacker
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
 from pmtlib.figures.variants import MARKERS, PALETTE
@@ -72,6 +73,31 @@ def tuning_table(tuned: dict[str, Outcome]) -> Styler:
     ).hide(axis="index")
 
 
+def choice_table(outcome: Outcome) -> Styler:
+    """How cut and steps of the variant ``deep`` were chosen."""
+    rows = []
+    if outcome.result is not None:
+        for name, entry in outcome.result.values.items():
+            cut, steps = name.split(", K = ")
+            rows.append(
+                {
+                    "cut": cut,
+                    "K": steps,
+                    "service %": f"{100 * entry['service']:.0f}",
+                    "others % as it is": f"{100 * entry['others'][0]:.0f}",
+                    "others % after the best blur": f"{100 * max(entry['others']):.0f}",
+                    "highest SSIM": f"{max(entry['ssim']):.2f}",
+                }
+            )
+    count = 0 if outcome.result is None else outcome.result.request.parameters["people"]
+    caption = (
+        f"The variant deep on {count} people of LFW who are in no pair: share of uploads recognised as their own "
+        "photograph at a FAR of 10⁻². Its defaults are the deepest cut, and the smallest K at which the service misses "
+        "nobody"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
 def audit_figure(frame: pd.DataFrame) -> Figure:
     """The other networks' TAR and the mean SSIM after each attack: a row a data set, a colour a variant."""
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
@@ -91,6 +117,156 @@ def audit_figure(frame: pd.DataFrame) -> Figure:
         row[0].legend(frameon=False, fontsize=8)
     plt.close(figure)
     return figure
+
+
+def frontier_figure(points: pd.DataFrame) -> Figure:
+    """Utility against leak under the best attacker: a row a data set, a panel a measure of the leak, a line a variant.
+
+    A point is a number of steps. The horizontal line of a variant is its bound: what a RecFace trained on photographs
+    makes of the photographs' own features at its cut.
+    """
+    sets = list(dict.fromkeys(points["dataset"])) if len(points) else []
+    figure, axes = plt.subplots(
+        max(len(sets), 1), 2, figsize=(9.5, 0.6 + 3.6 * max(len(sets), 1)), squeeze=False, layout="constrained"
+    )
+    titles = {"others": "TAR of the other networks, best attacker", "ssim": "mean SSIM, best attacker"}
+    for row, dataset in zip(axes, sets, strict=False):
+        part = points[points["dataset"] == dataset]
+        for axis, (measure, title) in zip(row, titles.items(), strict=True):
+            for index, (variant, line) in enumerate(part.groupby("variant", sort=False)):
+                colour = sns.color_palette(PALETTE)[index]
+                axis.plot(
+                    line["service"], line[measure], color=colour, marker=MARKERS[index], markersize=5, linewidth=1,
+                    label=str(variant),
+                )  # fmt: skip
+                for at in line.to_dict("records"):
+                    axis.annotate(
+                        f"K={at['steps']}", (at["service"], at[measure]), fontsize=7, xytext=(3, 4),
+                        textcoords="offset points", color=colour,
+                    )  # fmt: skip
+                bound = float(line["bound" if measure == "others" else "bound_ssim"].iloc[0])
+                axis.axhline(bound, color=colour, linestyle=":", linewidth=1)
+            axis.axvline(float(part["clean"].iloc[0]), color="0.4", linestyle="--", linewidth=0.8)
+            axis.set_xlim(-0.03, 1.05)
+            axis.set_ylim(-0.03, 1.05)
+            axis.set_xlabel("TAR of the authorised service (dashed: on photographs)", fontsize=9)
+            axis.set_ylabel(title, fontsize=9)
+            axis.set_title(TITLES.get(str(dataset), str(dataset)), loc="left", fontsize=10)
+            axis.grid(alpha=0.3)
+        row[0].legend(frameon=False, fontsize=8, loc="lower left")
+    plt.close(figure)
+    return figure
+
+
+def goals_table(frame: pd.DataFrame) -> Styler:
+    """Each variant against the transform as published, and whether it reaches what a better filter is to reach."""
+    rows = []
+    for line in frame.to_dict("records"):
+        what, least, most_others, most_ssim = GOALS[line["against"]]
+        rows.append(
+            {
+                "set": TITLES.get(line["dataset"], line["dataset"]),
+                "variant": line["variant"],
+                "against": what,
+                "service, of clean": f"{100 * line['service']:.0f}% (≥ {100 * least:.0f}%)",
+                "others, of the published": f"{100 * line['others']:.0f}% (≤ {100 * most_others:.0f}%)",
+                "SSIM, of the published": f"{100 * line['ssim']:.0f}% (≤ {100 * most_ssim:.0f}%)",
+                "others' TAR %, SSIM": f"{100 * line['others_value']:.1f}, {line['ssim_value']:.2f}",
+                "best attack": line["attack"],
+                "goal": "reached" if line["reached"] else "not reached",
+            }
+        )
+    caption = (
+        "What a variant leaves to the best attacker, as a share of what the transform as published leaves to its own "
+        "best attacker, and the goals set beforehand. The variant was chosen on people of LFW who are in no pair."
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def linkage_table(frame: pd.DataFrame) -> Styler:
+    """Linkage of uploads, means over the networks that are not authorised."""
+    rows = []
+    keys = ["dataset", "variant", "condition", "gallery"]
+    for (dataset, variant, condition, gallery), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        worst = max(part.to_dict("records"), key=lambda line: float(line["d_sys"]))
+        strangers = f" and {int(part['distractors'].iloc[0])} strangers" if part["distractors"].iloc[0] else ""
+        rows.append(
+            {
+                "set": TITLES.get(str(dataset), str(dataset)),
+                "variant": variant,
+                "attacker holds": condition,
+                "compares with": f"{gallery}{strangers}",
+                "D_sys, mean": f"{part['d_sys'].mean():.2f}",
+                "highest": f"{worst['d_sys']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}]<br>{worst['network']}",
+                "by chance": f"{part['chance'].mean():.2f}",
+                "rank 1 %": f"{100 * part['rank1'].mean():.1f}",
+                "rank 5 %": f"{100 * part['rank5'].mean():.1f}",
+            }
+        )
+    probes = int(frame["probes"].max()) if len(frame) else 0
+    caption = (
+        "Linkage by networks that are not authorised. D_sys: 0 unlinkable, 1 fully linkable, with a 95% bootstrap over "
+        f"people; by chance: the same with shuffled labels. Identification of {probes} probes among the second "
+        "photographs of all pairs; uploads compared with uploads are treated alike on both sides"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def traits_table(frame: pd.DataFrame) -> Styler:
+    """Agreement of attributes with those of the photograph, a column a condition."""
+    rows = []
+    keys = ["dataset", "variant", "network", "attribute"]
+    for (dataset, variant, network, attribute), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        row = {"set": TITLES.get(str(dataset), str(dataset)), "variant": variant, "network": network}
+        row["attribute"] = str(attribute)
+        scale, digits = (1, 1) if attribute == AGE else (100, 0)
+        for line in part.to_dict("records"):
+            low, high = scale * line["low"], scale * line["high"]
+            row[str(line["condition"])] = (
+                f"{scale * line['agreement']:.{digits}f}<br>[{low:.{digits}f}, {high:.{digits}f}]"
+            )
+        rows.append(row)
+    caption = (
+        "Attributes of what an attacker holds against those that the same network reads from the photograph: agreement "
+        "of the likeliest label, percent, with 95% Wilson interval; for ages the mean absolute difference, years, with "
+        "a bootstrap interval. Another person: what somebody else's photograph agrees to, the level of chance"
+    )
+    return styled(pd.DataFrame(rows).fillna(""), caption).hide(axis="index")
+
+
+def stitching_table(frame: pd.DataFrame) -> Styler:
+    """The stitched recogniser on photographs and on uploads."""
+    rows = [
+        {
+            "set": TITLES.get(line["dataset"], line["dataset"]),
+            "variant": line["variant"],
+            "it sees": line["condition"],
+            "TAR %": f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]",
+            "false %": f"{100 * line['false']:.1f}",
+            "people it learned from": line["people"],
+        }
+        for line in frame.to_dict("records")
+    ]
+    caption = (
+        "A head trained by an unauthorised party on the shared shallow model, on labelled photographs of another data "
+        "set; TAR with 95% Wilson interval at the threshold of a FAR of 10⁻² among people held out of its training"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def service_table(frame: pd.DataFrame) -> Styler:
+    """What the authorised service recognises after processing."""
+    rows = []
+    keys = ["dataset", "variant", "processing"]
+    for (dataset, variant, processing), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        row = {"set": TITLES.get(str(dataset), str(dataset)), "variant": variant, "service": processing}
+        for line in part.to_dict("records"):
+            seen = "" if pd.isna(line["detected"]) else f"<br>face found in {100 * line['detected']:.0f}%"
+            low, high = 100 * line["low"], 100 * line["high"]
+            row[f"{line['condition']}s, TAR %"] = f"{100 * line['accuracy']:.1f} [{low:.1f}, {high:.1f}]{seen}"
+        rows.append(row)
+    caption = "The authorised service's TAR at a FAR of 10⁻² with 95% Wilson interval, on what it makes of what it gets"
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
 
 def strip(portraits: Sequence[Portrait]) -> Figure:

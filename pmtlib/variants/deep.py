@@ -36,8 +36,8 @@ class DeepConfig(PMTConfig):
     """
 
     variant: Literal["deep"] = "deep"
-    steps: int = Field(60, ge=0, le=1_000_000)
-    step_size: float = Field(0.03, gt=0, allow_inf_nan=False)
+    steps: int = Field(40, ge=0, le=1_000_000)
+    step_size: float = Field(0.06, gt=0, allow_inf_nan=False)
     rule: Rule = "adam"
     augmentation: Augmentation = "none"
     aggregate: bool = False

@@ -356,6 +356,28 @@ def load_deobfuscator(folder: Path, device: torch.device | str = "cpu") -> Deobf
     return model.eval().requires_grad_(False).to(device)
 
 
+def load_protected_recface(folder: Path, device: torch.device | str = "cpu") -> RecFace:
+    """A trained RecFace of :func:`train_protected_recface`, frozen, in evaluation mode.
+
+    Raises:
+        ResultError: there is none, its training is not finished, or it is damaged.
+    """
+    record = _RECFACE.read(folder)
+    if record.get("finished") is not True:
+        raise ResultError(f"no RecFace with a finished training in {folder}; train one")
+    try:
+        config = DeobfuscatorConfig.model_validate(record["config"])
+        model = _recface(record["feature"], config)
+        model.load_state_dict(safetensors.torch.load_file(folder / _RECFACE.weights))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ResultError(f"the RecFace in {folder} is damaged; remove the folder and train one") from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _recface(feature: Sequence[int], config: DeobfuscatorConfig) -> RecFace:
+    return seeded(config.seed, lambda: RecFace(feature, width=config.width, blocks=config.blocks))
+
+
 def _deobfuscator(config: DeobfuscatorConfig) -> Deobfuscator:
     return seeded(config.seed, lambda: Deobfuscator(width=config.width, blocks=config.blocks))
 

@@ -1,0 +1,320 @@
+"""What the audit measures in numbers of its own: linkage, attributes, a stitched recogniser, and what a service does.
+
+Each function asks an :class:`~pmtlib.experiments.audit.Audit` for uploads and for what the attackers made of them, and
+each has a control on the photographs themselves: an attack that fails there says nothing about uploads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pmtlib import attribute_zoo, datasets, metrics, paths, results, zoo
+from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
+from pmtlib.attacks.adaptive.purify import Purification
+from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
+from pmtlib.attacks.attributes import AttributeEstimates, estimate, label_agreement
+from pmtlib.attacks.reconstruction import split_people
+from pmtlib.errors import AssetError, DatasetError
+from pmtlib.experiments.attributes import different_people
+from pmtlib.experiments.common import PEOPLE, Floats, Outcome, Source, first_pictures, rounded
+from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_set
+from pmtlib.faces import Detector, align
+from pmtlib.images import batches, quantise, recoded, to_tensor, to_uint8
+from pmtlib.progress import progress_bar
+
+if TYPE_CHECKING:
+    from pmtlib.experiments.audit import Audit
+
+VERSION = 1
+PHOTOGRAPH, UPLOAD = "photograph", "upload"
+DEOBFUSCATOR = "de-obfuscator"
+STRANGER = "another person"
+RANKS = (1, 5)
+FAR = 1e-2
+GALLERIES = ("photographs", "uploads")
+STITCHING_PEOPLE = {"lfw": "cfp_ff", "cfp_ff": PEOPLE}
+"""Whose labelled photographs train the head that attacks a data set: the people of the other one."""
+
+
+def run(audit: Audit, dataset: str, variant: str, best: Purification) -> dict[str, Outcome]:
+    """Everything here for one variant's uploads of one data set."""
+    return {
+        "linkage": linked(audit, dataset, variant, best),
+        "attributes": read(audit, dataset, variant, best),
+        "stitching": stitched(audit, dataset, variant),
+        "service": received(audit, dataset, variant),
+    }
+
+
+def _obtain(
+    audit: Audit,
+    dataset: str,
+    variant: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    compute: Callable[[datasets.PairSet], dict[str, Any]],
+) -> Outcome:
+    sample = audit.sample(dataset)
+    file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
+    asked = {**audit.common(variant), **parameters}
+    request = results.Request(
+        "audit",
+        file,
+        VERSION,
+        {"pairs": audit.settings.pairs, "pair_seed": audit.settings.pair_seed, **asked},
+        {network: zoo.weights_checksum(network) for network in (*audit.settings.networks, audit.settings.authorised)},
+    )
+
+    def whole() -> dict[str, Any]:
+        assert isinstance(sample, datasets.PairSet)
+        return compute(sample)
+
+    return audit.obtain(request, Source.of_pairs(sample), whole)
+
+
+def _attacked(audit: Audit, variant: str, best: Purification, uploads: Tensor) -> dict[str, Tensor]:
+    """Uploads, and what a filter and a learner make of them."""
+    from pmtlib.experiments.audit import label
+
+    made = {UPLOAD: uploads, label(best): best(uploads)}
+    if audit.settings.pair_people:
+        made[DEOBFUSCATOR] = audit.through(audit.deobfuscator(variant), uploads)
+    return made
+
+
+def _learning(audit: Audit) -> dict[str, Any]:
+    return audit.training() if audit.settings.pair_people else {}
+
+
+# -- linkage -----------------------------------------------------------------------------------------------------
+
+
+def linked(audit: Audit, dataset: str, variant: str, best: Purification) -> Outcome:
+    """Whether uploads can be linked: to photographs of the person, and to other uploads, with strangers among them.
+
+    For every network that is not authorised: D_sys between the first photographs of all pairs, as the attacker has
+    them, and the second ones, which are photographs or uploads too; and identification of the first photographs of
+    pairs of one person among the second ones of all, with strangers' photographs (or uploads treated likewise) as
+    distractors.
+    """
+    settings = audit.settings
+    if not settings.distractors:
+        return Outcome(None, "not run: this profile links nothing")
+    parameters = {"distractors": settings.distractors, "filter": [best.name, best.strength], **_learning(audit)}
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        people = identities(sample)
+        photographs = audit.photographs(dataset)
+        second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
+        targets = sample.tensor(second)
+        uploads = audit.uploads(dataset, variant)
+        others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
+        try:
+            strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
+        except DatasetError as error:
+            raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
+        crowd = strangers.tensor(range(len(strangers)))
+        first = {PHOTOGRAPH: photographs.originals, **_attacked(audit, variant, best, uploads)}
+        against = {PHOTOGRAPH: targets, **_attacked(audit, variant, best, others)}
+        who_first = [people[index] for index in np.unique(sample.pairs[:, 0])]
+        who_second = [people[index] for index in second]
+        found: dict[str, Any] = {}
+        names = [name for name in settings.networks if name != settings.authorised]
+        with progress_bar(f"{dataset}, {variant}, linkage", len(names) * len(first)) as advance:
+            for network in names:
+                known, among = audit.embed(network, targets), audit.embed(network, crowd)
+                found[network] = {}
+                for condition, images in first.items():
+                    probes = audit.embed(network, images)
+                    entry = {"photographs": _linkage(probes, known, who_first, who_second, photographs, place, among)}
+                    if condition != PHOTOGRAPH:
+                        same_kind = audit.embed(network, against[condition])
+                        entry["uploads"] = _linkage(probes, same_kind, who_first, who_second, photographs, place, None)
+                    found[network][condition] = entry
+                    advance(1)
+        return {"networks": found, "probes": int(photographs.same.sum()), "distractors": len(strangers)}
+
+    return _obtain(audit, dataset, variant, "linkage", parameters, compute)
+
+
+def _linkage(
+    probes: Floats,
+    gallery: Floats,
+    who_first: list[str],
+    who_second: list[str],
+    photographs: Any,
+    place: Any,
+    distractors: Floats | None,
+) -> dict[str, Any]:
+    scores = link_scores(probes, gallery, who_first, who_second)
+    found = unlinkability(scores, resamples=200)
+    rows = np.flatnonzero(photographs.same)
+    wanted = [who_second[place[row]] for row in rows]
+    ranks = identify(probes[photographs.place[rows]], gallery, wanted, who_second, distractors=distractors, ks=RANKS)
+    return {
+        "d_sys": round(found.d_sys, 5),
+        "low": round(found.interval.low, 5),
+        "high": round(found.interval.high, 5),
+        "chance": round(found.chance, 5),
+        "ranks": {str(k): hits.astype(int).tolist() for k, hits in ranks.items()},
+    }
+
+
+# -- attributes --------------------------------------------------------------------------------------------------
+
+
+def read(audit: Audit, dataset: str, variant: str, best: Purification) -> Outcome:
+    """What attribute networks read from uploads, filtered ones and de-obfuscated ones, held against the photograph.
+
+    Agreement of the likeliest label, and the absolute difference of ages; the chance level is what the photograph of
+    another person agrees to.
+    """
+    settings = audit.settings
+    if not settings.attribute_networks:
+        return Outcome(None, "not run: this profile reads no attributes")
+    checksums = {name: attribute_zoo.weights_checksum(name) for name in settings.attribute_networks}
+    parameters = {"attribute_networks": checksums, "filter": [best.name, best.strength], **_learning(audit)}
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        people = identities(sample)
+        originals = audit.photographs(dataset).originals
+        partner = different_people([people[index] for index in np.unique(sample.pairs[:, 0])], settings.tuning_seed)
+        made = _attacked(audit, variant, best, audit.uploads(dataset, variant))
+        own = estimate(originals, settings.attribute_networks, audit.device)
+        told = {name: estimate(images, settings.attribute_networks, audit.device) for name, images in made.items()}
+        return _agreements(own, told, partner)
+
+    return _obtain(audit, dataset, variant, "attributes", parameters, compute)
+
+
+def _agreements(own: AttributeEstimates, told: Mapping[str, AttributeEstimates], partner: Any) -> dict[str, Any]:
+    known = partner >= 0
+    labels: dict[str, Any] = {}
+    for network, by_attribute in own.probabilities.items():
+        labels[network] = {}
+        for attribute, rows in by_attribute.items():
+            entry = {
+                name: label_agreement(one.probabilities[network][attribute], rows).astype(int).tolist()
+                for name, one in told.items()
+            }
+            entry[STRANGER] = label_agreement(rows[partner[known]], rows[known]).astype(int).tolist()
+            labels[network][attribute] = entry
+    years = {
+        network: {
+            **{name: rounded(np.abs(one.years[network] - ages)) for name, one in told.items()},
+            STRANGER: rounded(np.abs(ages[partner[known]] - ages[known])),
+        }
+        for network, ages in own.years.items()
+    }
+    return {"labels": labels, "years": years}
+
+
+# -- stitching ---------------------------------------------------------------------------------------------------
+
+
+def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
+    """A recogniser that an unauthorised party completes from the shared shallow model (:mod:`~.stitch`).
+
+    Its threshold is that of a FAR of 1e-2 among the people held out of its training.
+    """
+    settings = audit.settings
+    if settings.head is None or dataset not in STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile stitches no head")
+    config, people_set = settings.head, STITCHING_PEOPLE[dataset]
+    parameters = {"head": config.model_dump(mode="json"), "people": people_set}
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        try:
+            people = datasets.load_people(people_set)
+        except DatasetError as error:
+            raise AssetError(f"the head is trained on the people of {people_set}, who are not there") from error
+        network = _head(audit, variant, people, config)
+        rows = split_people(people, config).validation
+        held = _embedded(network, people.tensor(rows), audit)
+        names = [people.identities[int(row)] for row in rows]
+        impostors = link_scores(held, held, names, names).non_mated
+        photographs = audit.photographs(dataset)
+        others = _embedded(network, photographs.others, audit)
+        found = {}
+        for name, images in ((PHOTOGRAPH, photographs.originals), (UPLOAD, audit.uploads(dataset, variant))):
+            mine = _embedded(network, images, audit)[photographs.place]
+            found[name] = rounded(metrics.cosine(mine, others))
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "threshold": round(float(np.quantile(impostors, 1 - FAR)), 5),
+            "cosines": found,
+            "people": {"name": people_set, "identities": len(people.names), "images": len(people)},
+        }
+
+    return _obtain(audit, dataset, variant, "stitching", parameters, compute)
+
+
+def _head(audit: Audit, variant: str, people: datasets.People, config: HeadConfig) -> StitchedNetwork:
+    shared = audit.shared(variant)
+    asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, torch.__version__]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    with progress_bar(f"head on {shared.name}, cut {shared.cut}", config.steps) as advance:
+        return train_head(shared, people, config, folder=paths.cache_dir() / "head" / key, progress=advance)
+
+
+def _embedded(network: StitchedNetwork, images: Tensor, audit: Audit) -> Floats:
+    with torch.inference_mode():
+        parts = [network(images[chunk].to(audit.device)).cpu().numpy() for chunk in batches(len(images), 64)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+# -- the authorised service --------------------------------------------------------------------------------------
+
+
+def received(audit: Audit, dataset: str, variant: str) -> Outcome:
+    """The authorised service that compresses what it gets, or finds the face in it again and aligns it anew.
+
+    Where no face is found nobody is recognised. Photographs go through the same.
+    """
+    settings = audit.settings
+    if not settings.qualities:
+        return Outcome(None, "not run: this profile has no service that processes uploads")
+    parameters = {"qualities": list(settings.qualities), "thresholds_of": threshold_set(dataset)}
+
+    def compute(_: datasets.PairSet) -> dict[str, Any]:
+        photographs = audit.photographs(dataset)
+        found: dict[str, Any] = {}
+        for name, images in ((PHOTOGRAPH, photographs.originals), (UPLOAD, audit.uploads(dataset, variant))):
+            again, seen = realigned(images)
+            made = {"as it is": images, "aligned again": again}
+            made |= {f"JPEG {quality}": recoded(images, "jpeg", quality) for quality in settings.qualities}
+            theirs = audit.embed_once(settings.authorised, photographs.others)
+            cosines = {}
+            for what, result in made.items():
+                mine = audit.embed(settings.authorised, result)[photographs.place]
+                cosines[what] = rounded(metrics.cosine(mine, theirs))
+            found[name] = {"cosines": cosines, "detected": seen.astype(int).tolist()}
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "photograph": photographs.place.tolist(),
+            "threshold": far_thresholds(settings.authorised, dataset),
+            "received": found,
+        }
+
+    return _obtain(audit, dataset, variant, "service", parameters, compute)
+
+
+def realigned(images: Tensor) -> tuple[Tensor, Any]:
+    """Images (N, 3, 112, 112) as a service has them that looks for the face again, and whether it found one, (N,).
+
+    An image without a face stays as it is; what becomes of it is the caller's choice.
+    """
+    detector = Detector()
+    made, seen = [], []
+    for image in to_uint8(images):
+        faces = detector(image)
+        seen.append(bool(faces))
+        made.append(align(image, faces[0].landmarks) if faces else image)
+    return quantise(to_tensor(made, images.device)), np.array(seen, dtype=np.bool_)

@@ -1,0 +1,398 @@
+"""The numbers of the audit, from stored results: its table, the strongest attacks, the frontier, and the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pmtlib import metrics
+from pmtlib.experiments.audit import FAR, PHOTOGRAPH, RECFACE, UPLOAD, AuditBlock, AuditSettings
+from pmtlib.experiments.common import TITLES, Outcome, rate
+from pmtlib.variants import PLAIN
+
+AGE = "age, years"
+
+
+def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame:
+    """One line for each row of each block.
+
+    Returns:
+        DataFrame with columns dataset, variant, kind (of attack), attack, n (pairs of one person), images;
+        service: TAR of the authorised network; others: mean TAR of the other networks, with its 95% bootstrap interval
+        over pairs (``others_low``, ``others_high``); highest and network: the other network with the highest TAR;
+        own: share of photographs that the other networks recognise in what was made of their own upload, mean;
+        false: share of pairs of two people that they accept, mean; ssim, ssim_low, ssim_high, ssim_worst (the highest
+        of any image), lpips and lpips_worst (the lowest). TAR is at a FAR of 1e-2 and compares what the attacker made
+        with the person's *other* photograph.
+    """
+    return pd.DataFrame(
+        [
+            line
+            for block in blocks
+            for kind, outcome in block.attacks.items()
+            for line in _lines(block, kind, outcome, settings)
+        ]
+    )
+
+
+def _lines(block: AuditBlock, kind: str, outcome: Outcome, settings: AuditSettings) -> Iterator[dict[str, Any]]:
+    if outcome.result is None:
+        return
+    values = outcome.result.values
+    same = np.array(values["same"], dtype=bool)
+    _, first = np.unique(values["photograph"], return_index=True)
+    for attack, entry in values["attacks"].items():
+        line: dict[str, Any] = {"dataset": block.dataset, "variant": block.variant, "kind": kind}
+        line |= {"attack": attack, "n": int(same.sum()), "images": len(first)}
+        yield line | _rates(entry, values["thresholds"], same, first, settings) | _likeness(entry)
+
+
+def _rates(
+    entry: Mapping[str, Any],
+    thresholds: Mapping[str, Mapping[str, float] | None],
+    same: Any,
+    first: Any,
+    settings: AuditSettings,
+) -> dict[str, Any]:
+    accepted, own = {}, {}
+    for network, scores in entry["networks"].items():
+        found = thresholds[network]
+        if found is not None:
+            accepted[network] = np.array(scores["other"]) > found[FAR]
+            own[network] = np.array(scores["own"])[first] > found[FAR]
+    line: dict[str, Any] = {}
+    if settings.authorised in accepted:
+        line["service"] = float(accepted[settings.authorised][same].mean())
+    others = [network for network in accepted if network != settings.authorised]
+    if others:
+        share = np.mean([accepted[network][same] for network in others], axis=0)
+        interval = metrics.bootstrap(share, seed=0)
+        line |= {"others": float(share.mean()), "others_low": interval.low, "others_high": interval.high}
+        rates = {network: float(accepted[network][same].mean()) for network in others}
+        highest = max(rates, key=lambda network: rates[network])
+        line |= {"highest": rates[highest], "network": highest}
+        line["own"] = float(np.mean([own[network] for network in others]))
+        line["false"] = float(np.mean([accepted[network][~same] for network in others]))
+    return line
+
+
+def _likeness(entry: Mapping[str, Any]) -> dict[str, float]:
+    ssim, lpips = np.array(entry["ssim"]), np.array(entry["lpips"])
+    interval = metrics.bootstrap(ssim, seed=0)
+    return {
+        "ssim": float(ssim.mean()), "ssim_low": interval.low, "ssim_high": interval.high,
+        "ssim_worst": float(ssim.max()), "lpips": float(lpips.mean()), "lpips_worst": float(lpips.min()),
+    }  # fmt: skip
+
+
+def attacker(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of :func:`table` without the controls on photographs."""
+    if not len(frame):
+        return frame
+    return frame[~frame["attack"].str.startswith(PHOTOGRAPH)]
+
+
+def best(frame: pd.DataFrame, measure: str = "others") -> pd.DataFrame:
+    """The strongest attack on each variant's uploads of each set, by the mean of a measure.
+
+    It is chosen by looking at the result, in the attacker's favour: whoever relies on a filter should expect the worst.
+    """
+    tried = attacker(frame)
+    if not len(tried):
+        return tried
+    return tried.loc[tried.groupby(["dataset", "variant"], sort=False)[measure].idxmax()].reset_index(drop=True)
+
+
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers for each variant, means over the data sets; rates in percent."""
+    found: dict[str, float] = {}
+    if not len(frame):
+        return found
+    strongest, closest = best(frame), best(frame, "ssim")
+    for variant, part in frame.groupby("variant", sort=False):
+        key = str(variant).replace("-", "_")
+        plain, clean = part[part["attack"] == UPLOAD], part[part["attack"] == PHOTOGRAPH]
+        for name, rows, column in (
+            ("service", plain, "service"),
+            ("upload_others", plain, "others"),
+            ("clean_service", clean, "service"),
+            ("clean_others", clean, "others"),
+            ("best_others", strongest[strongest["variant"] == variant], "others"),
+        ):
+            found[f"{key}_{name}"] = round(100 * float(rows[column].mean()), 3)
+        found[f"{key}_upload_ssim"] = round(float(plain["ssim"].mean()), 4)
+        found[f"{key}_best_ssim"] = round(float(closest[closest["variant"] == variant]["ssim"].mean()), 4)
+    return found
+
+
+def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mapping[str, int]) -> pd.DataFrame:
+    """Utility against leak under the best attacker, for each variant and number of steps.
+
+    The attackers are the filters and the learners, which meet all pairs at every point.
+
+    Args:
+        blocks: of :meth:`pmtlib.experiments.audit.Audit.run`.
+        settings: the audit's.
+        steps: of each variant's own configuration.
+
+    Returns:
+        DataFrame with columns dataset, variant, steps; service: TAR of the authorised network on uploads as they are,
+        clean: the same on photographs; others, others_low, others_high and attack: the highest mean TAR of the other
+        networks and what gives it; ssim and ssim_attack: the highest mean SSIM likewise; bound and bound_ssim: what a
+        RecFace trained on photographs makes of the photographs' own features at that cut, which no filter goes below
+        that matches them in full.
+    """
+    points = []
+    for block in blocks:
+        full = [
+            line for kind in ("purification", "learning") if kind in block.attacks
+            for line in _lines(block, kind, block.attacks[kind], settings)
+        ]  # fmt: skip
+        by_name = {line["attack"]: line for line in full}
+        if UPLOAD not in by_name:
+            continue
+        bound = by_name.get(f"{PHOTOGRAPH}, {RECFACE}", {})
+        groups = {steps[block.variant]: [line for line in full if not line["attack"].startswith(PHOTOGRAPH)]}
+        for line in _lines(block, "steps", block.steps, settings):
+            count, name = line["attack"].removeprefix("K = ").split(", ", 1)
+            groups.setdefault(int(count), []).append({**line, "attack": name})
+        for count, lines in sorted(groups.items()):
+            strongest = max(lines, key=lambda line: float(line["others"]))
+            closest = max(lines, key=lambda line: float(line["ssim"]))
+            points.append(
+                {
+                    "dataset": block.dataset, "variant": block.variant, "steps": count,
+                    "service": next(line["service"] for line in lines if line["attack"] == UPLOAD),
+                    "clean": by_name[PHOTOGRAPH]["service"],
+                    **{name: strongest[name] for name in ("others", "others_low", "others_high", "attack")},
+                    "ssim": closest["ssim"], "ssim_attack": closest["attack"],
+                    "bound": bound.get("others", float("nan")), "bound_ssim": bound.get("ssim", float("nan")),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(points)
+
+
+GOALS = {
+    "filters": ("filters, averages and contrast, without learning", 0.95, 0.25, 0.5),
+    "all": ("every attack, learners included", 0.90, 0.5, 2 / 3),
+}
+"""What a better filter is to reach: against whom, the service's least share of its TAR on photographs, and the largest
+shares of the other networks' TAR and of the SSIM that the transform as published leaves to the best attacker."""
+
+
+def goals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each variant held against the transform as published, by the goals of :data:`GOALS`.
+
+    Returns:
+        DataFrame with columns dataset, variant, against, service (share of clean), others and ssim (shares of what the
+        published transform leaves), others_value, ssim_value, attack, reached.
+    """
+    lines: list[dict[str, Any]] = []
+    if not len(frame):
+        return pd.DataFrame(lines)
+    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
+        published = frame[(frame["dataset"] == dataset) & (frame["variant"] == PLAIN)]
+        if variant == PLAIN or not len(published):
+            continue
+        by_name = {str(line["attack"]): line for line in part.to_dict("records")}
+        share = _share(by_name[UPLOAD]["service"], by_name[PHOTOGRAPH]["service"])
+        for against, (_, least, most_others, most_ssim) in GOALS.items():
+            ours, theirs = _met(part, against), _met(published, against)
+            others, ssim = (_share(ours[name].max(), theirs[name].max()) for name in ("others", "ssim"))
+            strongest = max(ours.to_dict("records"), key=lambda line: line["others"])
+            lines.append(
+                {
+                    "dataset": dataset, "variant": variant, "against": against, "service": share, "others": others,
+                    "ssim": ssim, "others_value": float(ours["others"].max()), "ssim_value": float(ours["ssim"].max()),
+                    "attack": strongest["attack"],
+                    "reached": share >= least and others <= most_others and ssim <= most_ssim,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def advice(frame: pd.DataFrame) -> str:
+    """Which setting, against which attacker, and when not to rely on it, from :func:`goals` (Markdown)."""
+    if not len(frame):
+        return "*No variant was measured against the transform as published; there is nothing to advise.*"
+    lines = ["**Advice.**"]
+    for variant, part in frame.groupby("variant", sort=False):
+        held = {against: bool(rows["reached"].all()) for against, rows in part.groupby("against", sort=False)}
+        for against, (what, *_) in GOALS.items():
+            rows = part[part["against"] == against]
+            verdict = "reaches its goal on every set" if held[str(against)] else "does not reach its goal on every set"
+            others = ", ".join(
+                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}%"
+                for line in rows.to_dict("records")
+            )
+            lines.append(f"- Against {what}, *{variant}* {verdict} (other networks still recognise: {others}).")
+    lines.append(
+        "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Prefer a variant "
+        "that reaches both goals where the service shares deep enough."
+    )
+    lines.append(
+        "- Rely on none of them against whoever holds the shared model and other photographs of the person: the "
+        "stitched recogniser below is such a party, and the service is one by design. A filter decides who can *use* "
+        "an upload, not who can link it once they hold the key."
+    )
+    return "\n".join(lines)
+
+
+def _share(part: float, whole: float) -> float:
+    """A part of a whole; of nothing, nothing is 0 and anything infinite."""
+    if whole == 0:
+        return 0.0 if part == 0 else float("inf")
+    return float(part / whole)
+
+
+def _met(part: pd.DataFrame, against: str) -> pd.DataFrame:
+    """The attacks that a goal speaks of, those on all pairs."""
+    tried = attacker(part)
+    kinds = ("purification",) if against == "filters" else ("purification", "learning")
+    return tried[tried["kind"].isin(kinds)]
+
+
+# -- linkage, attributes, stitching, the service -----------------------------------------------------------------------
+
+
+def _beyond(blocks: Sequence[AuditBlock], name: str) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
+    for block in blocks:
+        outcome = block.beyond.get(name)
+        if outcome is not None and outcome.result is not None:
+            yield {"dataset": block.dataset, "variant": block.variant}, outcome.result.values
+
+
+def linkage(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
+    """D_sys and identification, for each network, condition of the probes and kind of gallery.
+
+    Returns:
+        DataFrame with columns dataset, variant, network, condition, gallery, d_sys, low, high, chance, rank1, rank5,
+        probes, distractors.
+    """
+    lines = []
+    for where, values in _beyond(blocks, "linkage"):
+        for network, conditions in values["networks"].items():
+            for condition, galleries in conditions.items():
+                for gallery, entry in galleries.items():
+                    ranks = {f"rank{k}": float(np.mean(hits)) for k, hits in entry["ranks"].items()}
+                    numbers = {name: entry[name] for name in ("d_sys", "low", "high", "chance")}
+                    distractors = values["distractors"] if gallery == "photographs" else 0
+                    lines.append(
+                        {**where, "network": network, "condition": condition, "gallery": gallery, **numbers, **ranks,
+                         "probes": values["probes"], "distractors": distractors}
+                    )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def traits(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
+    """How often attribute networks say of what an attacker has what they say of the photograph.
+
+    Returns:
+        DataFrame with columns dataset, variant, network, attribute, condition, agreement, low, high, n; for ages the
+        attribute is ``age, years`` and agreement the mean absolute difference, with a bootstrap interval.
+    """
+    lines = []
+    for where, values in _beyond(blocks, "attributes"):
+        for network, attributes in values["labels"].items():
+            for attribute, conditions in attributes.items():
+                for condition, agrees in conditions.items():
+                    found = rate(np.array(agrees, dtype=bool))
+                    numbers = {"agreement": found["accuracy"], **{name: found[name] for name in ("low", "high", "n")}}
+                    lines.append(
+                        {**where, "network": network, "attribute": attribute, "condition": condition, **numbers}
+                    )
+        for network, conditions in values["years"].items():
+            for condition, differences in conditions.items():
+                interval = metrics.bootstrap(np.array(differences), seed=0)
+                numbers = {"agreement": float(np.mean(differences)), "low": interval.low, "high": interval.high}
+                lines.append(
+                    {**where, "network": network, "attribute": AGE, "condition": condition, **numbers,
+                     "n": len(differences)}
+                )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def stitching(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
+    """TAR of the stitched recogniser on photographs and uploads, at its own threshold, with 95% Wilson intervals.
+
+    Returns:
+        DataFrame with columns dataset, variant, condition, accuracy (TAR), low, high, n, successes, false (of pairs of
+        two people), people.
+    """
+    lines = []
+    for where, values in _beyond(blocks, "stitching"):
+        same = np.array(values["same"], dtype=bool)
+        for condition, cosines in values["cosines"].items():
+            accepted = np.array(cosines) > values["threshold"]
+            numbers = {**rate(accepted[same]), "false": float(accepted[~same].mean())}
+            lines.append({**where, "condition": condition, **numbers, "people": values["people"]["identities"]})
+    return pd.DataFrame(lines)
+
+
+def service(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
+    """TAR (FAR 1e-2) of the authorised service that processes what it gets, and how often it finds a face.
+
+    Returns:
+        DataFrame with columns dataset, variant, condition (photograph or upload), processing, accuracy (TAR), low,
+        high, n, successes, detected (share of images; only where a face is looked for).
+    """
+    lines = []
+    for where, values in _beyond(blocks, "service"):
+        same, place = np.array(values["same"], dtype=bool), np.array(values["photograph"])
+        if values["threshold"] is None:
+            continue
+        for condition, entry in values["received"].items():
+            seen = np.array(entry["detected"], dtype=bool)
+            for processing, cosines in entry["cosines"].items():
+                accepted = np.array(cosines) > values["threshold"][FAR]
+                again = processing == "aligned again"
+                if again:
+                    accepted &= seen[place]
+                share = float(seen.mean()) if again else float("nan")
+                line = {**where, "condition": condition, "processing": processing}
+                lines.append({**line, **rate(accepted[same]), "detected": share})
+    return pd.DataFrame(lines)
+
+
+_STANDS, _PARTLY = 0.25, 0.5
+"""Shares of what the other networks make of photographs up to which a filter stands, or stands in part."""
+
+
+def reading(frame: pd.DataFrame) -> str:
+    """What the attacks came to, and whether the filter stands, in words (Markdown)."""
+    if not len(frame):
+        return "Nothing was measured."
+    lines = [
+        "**The claim under audit:** an upload hides the face from everybody but the authorised service. The paper "
+        "tested it against parties that know nothing of the filter."
+    ]
+    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
+        by_name = {str(line["attack"]): line for line in part.to_dict("records")}
+        upload, clean = by_name[UPLOAD], by_name[PHOTOGRAPH]
+        worst, closest = (best(part, measure).iloc[0].to_dict() for measure in ("others", "ssim"))
+        kinds = (best(rows).iloc[0].to_dict() for _, rows in attacker(part).groupby("kind", sort=False))
+        share = worst["others"] / clean["others"] if clean["others"] else float("nan")
+        verdict = "stands" if share <= _STANDS else "stands in part" if share <= _PARTLY else "does not stand"
+        lines.append(
+            f"**{TITLES.get(str(dataset), dataset)}, {variant}** (TAR at FAR 10⁻², n = {int(upload['n'])} pairs of one "
+            f"person, {int(upload['images'])} photographs): the service recognises {100 * upload['service']:.0f}% of "
+            f"the uploads (of the photographs {100 * clean['service']:.0f}%). The other networks recognise "
+            f"{_rate(upload)} of the uploads as they are, {_rate(clean)} of the photographs, and of what the strongest "
+            f"attack of each kind made of the uploads: {', '.join(f'{_named(line)} {_rate(line)}' for line in kinds)}. "
+            f"The likeness is highest after {_named(closest)}: mean SSIM {closest['ssim']:.2f} "
+            f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
+            f"{closest['ssim_worst']:.2f}. **Verdict: the filter {verdict}** against {_named(worst)}, which gives the "
+            f"other networks {100 * share:.0f}% of what photographs give them."
+        )
+    return "\n\n".join(lines)
+
+
+def _named(line: Mapping[Any, Any]) -> str:
+    return "no attack at all" if line["attack"] == UPLOAD else str(line["attack"])
+
+
+def _rate(line: Mapping[Any, Any]) -> str:
+    return f"{100 * line['others']:.0f}% [{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}]"
