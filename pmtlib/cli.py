@@ -24,6 +24,7 @@ from pmtlib.errors import ConfigError, PMTError
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
+    from pmtlib.audit import Audit
     from pmtlib.inventory import Check
     from pmtlib.pipeline import Summary
 
@@ -331,6 +332,109 @@ def verify(
         print("  ".join(f"{name} {_number(value)}{' dB' if name == 'PSNR' else ''}" for name, value in shown_measures))
     print(f"original: {found.original}")
     return DONE
+
+
+@app.command(epilog=EXIT_CODES)
+def audit(
+    originals: Annotated[Path, typer.Argument(metavar="ORIGINALS", help="A photograph, or the folder of them.")],
+    protected: Annotated[
+        Path, typer.Argument(metavar="PROTECTED", help="Its PNG, or the output folder of `pmt protect`.")
+    ],
+    authorise: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--authorise",
+            "--authorize",
+            "-a",
+            metavar="NETWORK[,...]",
+            help="Networks that may recognise it; those of the report by default.",
+        ),
+    ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option("--networks", "-n", metavar="NETWORK[,...]", help="Attackers; all whose weights are here."),
+    ] = None,
+    learn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET",
+            help="Also train a network on these people's uploads: a set of PMT_DATA, a folder, or `samples`. Minutes "
+            "to an hour without a GPU.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of that training.")] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="ORIGINALS are aligned 112x112 crops.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Attack one's own protected photographs as someone would who knows the filter.
+
+    Every filter at every strength, attribute networks and, with --learn, a network that has seen other people's
+    uploads. Recognised means: above the threshold of a FAR of 1e-2 on LFW, held against the photograph itself. The
+    best strength is picked by looking at the result, in the attacker's favour. Nothing is written.
+    """
+    for given in (originals, protected):
+        collect([given], Path(os.devnull))
+    _warm_up(quiet or as_json)
+    from pmtlib import audit as own
+    from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
+    from pmtlib.attacks.adaptive.purify import candidates
+    from pmtlib.progress import progress_bar
+
+    if steps is not None and learn is None:
+        raise ConfigError("--steps is of the training that --learn asks for; give both or neither")
+    cases, failed = own.gather(originals, protected, aligned=aligned)
+    with progress_bar(f"attacking {_count(len(cases), 'face')}", len(candidates()), show=not quiet) as advance:
+        found = own.run(
+            cases,
+            authorised=_listed(authorise or []),
+            networks=_listed(networks or []) or None,
+            learn=learn,
+            training=DeobfuscatorConfig() if steps is None else DeobfuscatorConfig(steps=steps),
+            device=device,
+            failed=failed,
+            progress=advance,
+        )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _show_audit(found)
+    return SOME_FAILED if found.failed else DONE
+
+
+def _show_audit(found: Audit) -> None:
+    console = Console()
+    shape = _table(("attack", ""), ("others %", "r"), ("cosine", "r"), ("SSIM", "r"), ("highest", "r"), ("of", "fold"))
+    strength = {attack.name: "" if attack.strength is None else f" {attack.strength:g}" for attack in found.attacks}
+    for attack in found.attacks:
+        shape.add_row(
+            attack.name + strength[attack.name],
+            f"{100 * attack.others:.0f}",
+            _number(attack.cosine),
+            f"{attack.ssim:.2f}",
+            f"{attack.ssim_highest:.2f}",
+            shown(attack.worst),
+        )
+    console.print(shape)
+    console.print()
+    detail = _table(("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("threshold", "r"))
+    for name, share in found.service.items():
+        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", _number(found.thresholds[name]))
+    for name, share in found.attacks[0].accepted.items():
+        best = found.best.accepted[name]
+        detail.add_row(name, f"{100 * share:.0f}", f"{100 * best:.0f}", _number(found.thresholds[name]))
+    console.print(detail)
+    if found.attributes:
+        console.print()
+        read = _table(("same attribute read", ""), ("as it is %", "r"), ("best attack %", "r"))
+        for name, (plain, best) in found.attributes.items():
+            read.add_row(name, f"{100 * plain:.0f}", f"{100 * best:.0f}")
+        console.print(read)
+    console.print()
+    print(found.verdict)
+    for name, why in found.failed.items():
+        print(f"failed: {shown(name)}: {shown(why)}")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -38,6 +38,8 @@ from pmtlib.transform import PMTConfig, protect
 from pmtlib.variants import code_digest
 
 _FOLD = 4
+_REMEMBERED = 4 * 2**30
+"""Bytes of feature maps that a training may keep."""
 _FORMAT = 1
 _DEOBFUSCATOR = Files("deobfuscator.json", "deobfuscator.safetensors")
 _RECFACE = Files("protected-recface.json", "protected-recface.safetensors")
@@ -428,6 +430,8 @@ class _PairTraining(Training[RecFace]):
         super().__init__(config, record, device, folder, resume)
         shape = self._encoded(self.protected[:1]).shape[1:]
         self.record["feature"] = list(shape)
+        self._known: tuple[Tensor, Tensor] | None = None
+        self._remembers = self.device.type == "cpu" and 8 * len(self.protected) * shape.numel() <= _REMEMBERED
         self.build(lambda: RecFace(shape, width=config.width, blocks=config.blocks))
 
     @torch.no_grad()
@@ -447,10 +451,27 @@ class _PairTraining(Training[RecFace]):
         """Of this step's pairs."""
         rows = self.rows(len(self.protected))
         uploads, originals = self.mirrored(self.protected[rows], self.originals[rows])
-        encoded = self._encoded(uploads).contiguous(memory_format=torch.channels_last)
+        encoded = self._features(rows, uploads).contiguous(memory_format=torch.channels_last)
         with self.arithmetic():
             made = self.model.unclipped(encoded)
         return pair_loss(self.floats(originals), made.float(), self.config)
+
+    def _features(self, rows: Tensor, uploads: Tensor) -> Tensor:
+        """What ``encode`` makes of a step's uploads, mirrored or not.
+
+        Where the maps of all uploads and their mirror images fit into memory they are made once: a deep shallow model
+        takes longer than the network that is trained.
+        """
+        if not self._remembers:
+            return self._encoded(uploads)
+        if self._known is None:
+            self._known = (self._all(self.protected), self._all(self.protected.flip(3)))
+        plain, mirrored = (side[rows] for side in self._known)
+        flipped = (uploads != self.protected[rows]).flatten(1).any(1)
+        return torch.where(flipped[:, None, None, None], mirrored, plain)
+
+    def _all(self, eight_bit: Tensor) -> Tensor:
+        return torch.cat([self._encoded(eight_bit[chunk]) for chunk in batches(len(eight_bit), 16)])
 
     @torch.no_grad()
     def quality(self) -> dict[str, float | None]:

@@ -1,0 +1,357 @@
+"""What ``pmt audit`` measures: the attacks of :mod:`pmtlib.attacks.adaptive` on one's own protected photographs.
+
+Every filter at every strength, attribute networks and, if asked for, a network that learns from other people's uploads.
+The photographs are at hand, so the best attack is picked by looking at the result: an attacker who tunes on other
+people does a little worse, and one with more data and time does better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pmtlib import attribute_zoo, calibration, devices, faces, metrics, variants, zoo
+from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
+from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
+from pmtlib.attacks.attributes import estimate
+from pmtlib.attacks.reconstruction import training_people
+from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
+from pmtlib.images import UInt8Image, batches, quantise, to_tensor
+from pmtlib.intake import PICTURES, collect, shown
+from pmtlib.inventory import is_present
+from pmtlib.metrics import Floats
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.paths import cache_dir
+from pmtlib.report import LINES, Row
+from pmtlib.shallow import ShallowModel
+
+AS_IT_IS, LEARNED = "as it is", "learned"
+_RECOGNISERS = "the networks whose weights are here, or --networks"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A face and what was uploaded in its place.
+
+    Attributes:
+        name: of the upload, as the report has it.
+        original: (112, 112, 3), RGB, 0..255.
+        upload: the same shape.
+        row: the report's line on it; None for a pair that is given by hand.
+    """
+
+    name: str
+    original: UInt8Image
+    upload: UInt8Image
+    row: Row | None = None
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack on all faces.
+
+    Attributes:
+        name: of the filter; ``as it is`` for none, ``learned`` for the network.
+        strength: of the filter; None where there is none.
+        unit: of that strength.
+        accepted: for each network that is not authorised, the share of faces that it recognises as their photograph.
+        others: their mean.
+        cosine: mean cosine of the embeddings of result and photograph, over those networks and all faces.
+        ssim: mean similarity to the photograph.
+        ssim_highest: of the face that is hidden worst.
+        worst: which face that is.
+    """
+
+    name: str
+    strength: float | None
+    unit: str
+    accepted: Mapping[str, float]
+    others: float
+    cosine: float
+    ssim: float
+    ssim_highest: float
+    worst: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came of the attacks.
+
+    Attributes:
+        faces: how many faces were attacked.
+        authorised: networks that the uploads were made for.
+        service: for each of them, the share of uploads that it recognises.
+        attacks: the upload as it is, then each filter at the strength that serves the attacker best, then what was
+            learned; the strongest by :attr:`Attack.cosine` is :attr:`best`.
+        attributes: network and attribute to the share of faces of which the same is read from the photograph and from
+            the upload as it is, and from the best attack.
+        thresholds: of each network: a FAR of 1e-2 on LFW.
+        failed: names of what could not be audited, and why.
+    """
+
+    faces: int
+    authorised: tuple[str, ...]
+    service: Mapping[str, float]
+    attacks: tuple[Attack, ...]
+    attributes: Mapping[str, tuple[float, float]]
+    thresholds: Mapping[str, float]
+    failed: Mapping[str, str]
+
+    @property
+    def best(self) -> Attack:
+        """The strongest attack."""
+        return max(self.attacks, key=lambda attack: attack.cosine)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        best = self.best
+        with_what = "as they are" if best.name == AS_IT_IS else f"after {described(best)}"
+        return (
+            f"Networks that are not authorised recognise {best.others:.0%} of {self.faces} "
+            f"{'face' if self.faces == 1 else 'faces'} {with_what} (as they are {self.attacks[0].others:.0%}); the "
+            f"likeness is SSIM {best.ssim:.2f}, for the worst-hidden face {best.ssim_highest:.2f}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "best": self.best.name, "verdict": self.verdict}
+
+
+def described(attack: Attack) -> str:
+    """An attack in words, with its strength."""
+    if attack.name == LEARNED:
+        return "a network that learned from other people's uploads"
+    return attack.name if attack.strength is None else f"{attack.name} {attack.strength:g} ({attack.unit})"
+
+
+def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[list[Case], dict[str, str]]:
+    """The faces to audit, and the names of those that cannot be, with the reason.
+
+    Args:
+        originals: a photograph, or a folder of them.
+        protected: what ``pmt protect`` made of it: its PNG, or its output folder with the report.
+        aligned: the photographs are aligned 112x112 crops.
+
+    Raises:
+        PhotoError: nothing is there, or one is a file and the other a folder.
+        ResultError: the folder has no report.
+    """
+    if protected.is_dir() != originals.is_dir():
+        raise PhotoError(
+            f"{shown(originals)} and {shown(protected)} must both be files or both be folders: a photograph and its "
+            "PNG, or the photographs and the folder of pmt protect"
+        )
+    if not protected.is_dir():
+        return [Case(protected.name, _face(originals, None, aligned), _upload(protected))], {}
+    by_content = {hashlib.sha256(entry.path.read_bytes()).hexdigest(): entry.path for entry in _photographs(originals)}
+    cases: list[Case] = []
+    failed: dict[str, str] = {}
+    for row in _rows(protected):
+        for output in row.outputs:
+            try:
+                if row.mode != "image":
+                    raise PhotoError("features, not an image; there is nothing to look at")
+                if row.input_sha256 not in by_content:
+                    raise PhotoError(f"its photograph {row.input} is not in {shown(originals)}")
+                original = _face(by_content[row.input_sha256], row, aligned or row.box is None)
+                cases.append(Case(output, original, _upload(protected / output), row))
+            except (PMTError, OSError) as error:
+                failed[output] = " ".join(str(error).split())
+    return cases, failed
+
+
+def _photographs(folder: Path) -> list[Any]:
+    return [entry for entry in collect([folder], folder / ".none").entries if not entry.fault]
+
+
+def _rows(folder: Path) -> list[Row]:
+    path = folder / LINES
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultError(f"{shown(path)} cannot be read; give the output folder of pmt protect") from error
+    rows = []
+    for line in lines:
+        try:
+            row = Row.model_validate({key: value for key, value in json.loads(line).items() if key != "warning"})
+        except ValueError:
+            continue
+        if row.status == "done":
+            rows.append(row)
+    # A result that was made again has two lines; the last one is of the file that is there.
+    return list({tuple(row.outputs): row for row in rows}.values())
+
+
+def _face(path: Path, row: Row | None, aligned: bool) -> UInt8Image:
+    if aligned:
+        return faces.load_aligned(path)
+    picture = faces.read_photo(path)
+    if row is None and picture.shape[:2] == (faces.SIZE, faces.SIZE):
+        return picture
+    found = faces.Detector(min_size=1)(picture)
+    if not found:
+        raise PhotoError(f"no face was found in {shown(path)}; use an upright photograph in which it is visible")
+    if row is None or row.box is None:
+        return faces.align(picture, found[0].landmarks)
+    box = np.array(row.box)
+    nearest = min(found, key=lambda face: float(np.abs(np.array(face.box) - box).sum()))
+    return faces.align(picture, nearest.landmarks)
+
+
+def _upload(path: Path) -> UInt8Image:
+    if path.suffix.lower() not in PICTURES:
+        raise PhotoError(f"{shown(path)} is no image; pmt audit looks at what pmt protect saved as PNG")
+    return faces.load_aligned(path)
+
+
+def run(
+    cases: Sequence[Case],
+    *,
+    authorised: Sequence[str] = (),
+    networks: Sequence[str] | None = None,
+    learn: str | None = None,
+    training: DeobfuscatorConfig | None = None,
+    device: str = "auto",
+    failed: Mapping[str, str] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Audit:
+    """Attack uploads.
+
+    Args:
+        cases: of :func:`gather`.
+        authorised: networks that may recognise the uploads; those of the report by default.
+        networks: that attack; by default all whose weights are here, but the authorised ones.
+        learn: a data set, folder, or ``samples``, on whose people's uploads a de-obfuscator is trained
+            (:func:`pmtlib.attacks.reconstruction.training_people`); None leaves it out.
+        training: of that de-obfuscator.
+        device: where to compute.
+        failed: passed on to the result.
+        progress: called with 1 after each filter.
+
+    Raises:
+        PhotoError: there is no face.
+        ConfigError: no network is left to attack, or uploads of several kinds are to be learned from.
+        NetworkError: a network is unknown.
+        DatasetError: there are no people to learn from.
+    """
+    if not cases:
+        raise PhotoError(
+            "no protected face to audit" + "".join(f"; {name}: {why}" for name, why in (failed or {}).items())
+        )
+    place = devices.resolve(device)
+    made_for = tuple(authorised) or tuple(dict.fromkeys(n.network for c in cases if c.row for n in c.row.networks))
+    for name in (*made_for, *(networks or ())):
+        zoo.card(name)
+    attackers = [name for name in (networks or zoo.names()) if name not in made_for and (networks or is_present(name))]
+    thresholds = {name: value for name in (*attackers, *made_for) if (value := _threshold(name)) is not None}
+    attackers = [name for name in attackers if name in thresholds]
+    if not attackers:
+        raise ConfigError(f"no network to attack with that has a threshold; fetch or name one: {_RECOGNISERS}")
+    originals = to_tensor([case.original for case in cases], place)
+    uploads = to_tensor([case.upload for case in cases], place)
+    loaded = {name: zoo.load(name, place) for name in thresholds}
+    known = {name: _embed(network, originals) for name, network in loaded.items()}
+    names = [case.name for case in cases]
+
+    def judged(name: str, strength: float | None, unit: str, images: Tensor) -> Attack:
+        cosines = {one: metrics.cosine(_embed(loaded[one], images), known[one]) for one in attackers}
+        accepted = {one: float((cosines[one] > thresholds[one]).mean()) for one in attackers}
+        ssim = metrics.ssim(images, originals)
+        return Attack(
+            name, strength, unit, accepted, float(np.mean(list(accepted.values()))),
+            float(np.mean(list(cosines.values()))), float(ssim.mean()), float(ssim.max()), names[int(ssim.argmax())],
+        )  # fmt: skip
+
+    best: dict[str, tuple[Attack, Tensor]] = {}
+    for one in candidates():
+        images = one(uploads)
+        attack = judged(_name(one), one.strength or None, PURIFIERS[one.name].unit if one.strength else "", images)
+        if attack.name not in best or attack.cosine > best[attack.name][0].cosine:
+            best[attack.name] = (attack, images)
+        if progress is not None:
+            progress(1)
+    if learn is not None:
+        images = _learned(cases, uploads, learn, training or DeobfuscatorConfig(), place)
+        best[LEARNED] = (judged(LEARNED, None, "", images), images)
+    strongest = max(best.values(), key=lambda pair: pair[0].cosine)[1]
+    return Audit(
+        faces=len(cases),
+        authorised=made_for,
+        service={
+            name: float((metrics.cosine(_embed(loaded[name], uploads), known[name]) > thresholds[name]).mean())
+            for name in made_for
+            if name in thresholds
+        },
+        attacks=tuple(attack for attack, _ in best.values()),
+        attributes=_attributes(originals, uploads, strongest, place),
+        thresholds=thresholds,
+        failed=dict(failed or {}),
+    )
+
+
+def _name(one: Purification) -> str:
+    if one.name != "none":
+        return one.name
+    return "contrast" if one.contrast else AS_IT_IS
+
+
+def _threshold(name: str) -> float | None:
+    entry = calibration.find(name, calibration.DEFAULT_DATASET, weights=zoo.weights_checksum(name))
+    return None if entry is None else entry.threshold_far_1e2
+
+
+def _embed(network: FaceNetwork, images: Tensor) -> Floats:
+    with torch.inference_mode():
+        parts = [network(images[chunk]).cpu().numpy() for chunk in batches(len(images), 32)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _learned(
+    cases: Sequence[Case], uploads: Tensor, learn: str, training: DeobfuscatorConfig, place: torch.device
+) -> Tensor:
+    """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
+    rows = [case.row for case in cases if case.row is not None]
+    kinds = {(row.variant, tuple((n.network, n.cut) for n in row.networks), row.steps) for row in rows}
+    if len(kinds) != 1 or len(rows) != len(cases):
+        raise ConfigError(
+            "to learn, all uploads must be of one folder of pmt protect, of one variant, its networks and steps"
+        )
+    ((variant, services, steps),) = kinds
+    shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
+    config = variants.find(variant).config.model_validate({"steps": steps})
+    people = training_people(learn)
+    pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size)
+    asked = [variant, services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
+    model = train_deobfuscator(
+        pairs.protected, pairs.originals, training, device=place, folder=cache_dir() / "deobfuscator" / key
+    ).to(place)
+    with torch.no_grad():
+        return quantise(torch.cat([model(uploads[chunk]) for chunk in batches(len(uploads), 16)]))
+
+
+def _attributes(
+    originals: Tensor, uploads: Tensor, attacked: Tensor, place: torch.device
+) -> dict[str, tuple[float, float]]:
+    """Agreement with the photograph of what is read from the uploads, and from the best attack."""
+    present = [name for name in attribute_zoo.names() if attribute_zoo.available(name)]
+    own, plain, best = (estimate(images, present, place) for images in (originals, uploads, attacked))
+    found = {}
+    for network, by_attribute in own.probabilities.items():
+        for attribute in by_attribute:
+            truth = own.named(network, attribute)
+            shares = [
+                float(np.mean([a == b for a, b in zip(one.named(network, attribute), truth, strict=True)]))
+                for one in (plain, best)
+            ]
+            found[f"{network}, {attribute}"] = (shares[0], shares[1])
+    return found

@@ -1,0 +1,39 @@
+"""What several tests of the command share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pmtlib.cli import main
+
+
+class Done:
+    """What a call of the command left: exit code and output."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def error(self) -> str:
+        """The one line of the error, or a failure where it is not one line."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def pmt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(leave.value.code, int)
+        return Done(leave.value.code, captured.out, captured.err)
+
+    return call

@@ -1,0 +1,134 @@
+"""``pmt audit``: the attacks on one's own uploads, against loops, and what it says of folders that do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pmtlib import audit, calibration, metrics, zoo
+from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
+from pmtlib.attacks.adaptive.purify import purify
+from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.images import to_tensor
+from pmtlib.pipeline import Job
+from pmtlib.pipeline import run as protect
+from pmtlib.transform import PMTConfig
+from tests import photographs
+from tests.oracles import network_or_skip
+
+SERVICE, ATTACKER = "mobilefacenet", "sface"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two photographs, one of them below a folder, and what pmt protect made of them."""
+    photographs.ready()
+    network_or_skip(ATTACKER)
+    root = tmp_path_factory.mktemp("audit")
+    photographs.portrait(root / "in" / "a.jpg")
+    photographs.pair(root / "in" / "below" / "b.jpg")
+    job = Job([root / "in"], root / "out", [SERVICE], PMTConfig(steps=6, batch_size=2), device="cpu")
+    assert protect(job, show=False).done == 3
+    return root / "in", root / "out"
+
+
+def test_the_faces_are_those_of_the_report(folders: tuple[Path, Path]) -> None:
+    cases, failed = audit.gather(*folders)
+    assert failed == {}
+    assert {case.name for case in cases} == {"a.png", "below/b.png", "below/b-face2.png"}
+    for case in cases:
+        assert case.row is not None
+        assert case.row.ssim is not None
+        # The report's SSIM is of the same crop, so the crop that was found again is the one that was protected.
+        found = metrics.ssim(to_tensor([case.original]), to_tensor([case.upload]))[0]
+        assert found == pytest.approx(case.row.ssim, abs=1e-6)
+
+
+def test_the_numbers_are_those_of_a_loop(folders: tuple[Path, Path]) -> None:
+    cases, _ = audit.gather(*folders)
+    found = audit.run(cases, networks=[ATTACKER], device="cpu")
+    assert found.authorised == (SERVICE,)
+    network = zoo.load(ATTACKER)
+    entry = calibration.find(ATTACKER, "lfw", weights=zoo.weights_checksum(ATTACKER))
+    assert entry is not None
+    by_name = {attack.name: attack for attack in found.attacks}
+    gaussian = by_name["gaussian"]
+    assert gaussian.strength is not None
+    accepted, cosines, ssim = [], [], []
+    for case in cases:
+        original = to_tensor([case.original])
+        filtered = purify(to_tensor([case.upload]), "gaussian", gaussian.strength)
+        one, other = network(filtered)[0].double(), network(original)[0].double()
+        cosines.append(float(one @ other / one.norm() / other.norm()))
+        accepted.append(cosines[-1] > entry.threshold_far_1e2)
+        ssim.append(float(metrics.ssim(filtered, original)[0]))
+    assert gaussian.accepted[ATTACKER] == gaussian.others == pytest.approx(np.mean(accepted))
+    assert gaussian.cosine == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert gaussian.ssim == pytest.approx(np.mean(ssim), abs=1e-6)
+    assert gaussian.worst == cases[int(np.argmax(ssim))].name
+    assert found.best.cosine == max(attack.cosine for attack in found.attacks)
+    assert found.attacks[0].name == "as it is"
+    assert f"{found.best.others:.0%} of 3 faces" in found.verdict
+
+
+def test_a_photograph_that_was_not_protected_is_read_in_full(folders: tuple[Path, Path]) -> None:
+    case = audit.gather(*folders)[0][0]
+    open_case = audit.Case("open", case.original, case.original)
+    found = audit.run([open_case], authorised=[SERVICE], networks=[ATTACKER], device="cpu")
+    assert found.attacks[0].others == found.service[SERVICE] == 1.0
+    assert found.attacks[0].ssim == pytest.approx(1.0)
+    assert all(plain == 1.0 for plain, _ in found.attributes.values())
+
+
+def test_a_network_can_learn_from_other_people(folders: tuple[Path, Path]) -> None:
+    cases, _ = audit.gather(*folders)
+    few = DeobfuscatorConfig(steps=2, batch_size=2, width=8, linear_images=8, validate_every=2)
+    found = audit.run(cases, networks=[ATTACKER], learn="samples", training=few, device="cpu")
+    assert found.attacks[-1].name == "learned"
+    by_hand = [audit.Case(case.name, case.original, case.upload) for case in cases]
+    with pytest.raises(ConfigError, match="all uploads must be of one folder"):
+        audit.run(by_hand, authorised=[SERVICE], networks=[ATTACKER], learn="samples", training=few, device="cpu")
+
+
+def test_what_does_not_fit_is_named_and_the_rest_goes_on(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, results = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(folders[0], photos)
+    shutil.copytree(folders[1], results)
+    (photos / "a.jpg").unlink()
+    Image.new("RGB", (20, 20)).save(results / "below" / "b.png")
+    cases, failed = audit.gather(photos, results)
+    assert [case.name for case in cases] == ["below/b-face2.png"]
+    assert "photograph a.jpg is not in" in failed["a.png"]
+    assert "112" in failed["below/b.png"]
+    with pytest.raises(ResultError, match="give the output folder of pmt protect"):
+        audit.gather(photos, photos)
+    with pytest.raises(PhotoError, match="must both be files or both be folders"):
+        audit.gather(photos, results / "a.png")
+    with pytest.raises(PhotoError, match=r"no protected face to audit; a\.png: gone"):
+        audit.run([], failed={"a.png": "gone"})
+    with pytest.raises(ConfigError, match="no network to attack with"):
+        audit.run(cases, authorised=zoo.names(), device="cpu")
+
+
+def test_the_command_prints_a_table_or_json_and_its_code(pmt: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    table = pmt("audit", *folders, "-n", ATTACKER, "--device", "cpu", "-q")
+    assert table.code == 0
+    for shown in ("as it is", "gaussian", f"{SERVICE} (authorised)", ATTACKER, "Networks that are not authorised"):
+        assert shown in table.out
+    pair = (folders[0] / "a.jpg", folders[1] / "a.png")
+    alone = json.loads(pmt("audit", *pair, "-a", SERVICE, "-n", ATTACKER, "--device", "cpu", "--json", "-q").out)
+    assert (alone["faces"], alone["authorised"]) == (1, [SERVICE])
+    assert {attack["name"] for attack in alone["attacks"]} >= {"as it is", "contrast", "gaussian", "median"}
+    shutil.copytree(folders[0], tmp_path / "in")
+    (tmp_path / "in" / "a.jpg").unlink()
+    some = pmt("audit", tmp_path / "in", folders[1], "-n", ATTACKER, "--device", "cpu", "-q")
+    assert some.code == 1
+    assert "failed: a.png" in some.out
+    assert pmt("audit", *pair, "--steps", "3").code == 2
+    assert pmt("audit", tmp_path / "nowhere", folders[1]).code == 2

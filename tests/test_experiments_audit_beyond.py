@@ -1,0 +1,203 @@
+"""The audit's numbers of their own kind, and the frontier and goals, each once more in plain loops."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pmtlib import metrics
+from pmtlib.experiments import audit, audit_beyond
+from pmtlib.experiments import audit_numbers as numbers
+from pmtlib.experiments.common import Outcome
+from pmtlib.experiments.variants import Photographs
+from pmtlib.figures import audit as figures
+from tests.test_experiments_audit import IMAGES, NOTHING, SETTINGS, attacked, outcome
+
+
+def block(variant: str = "pmt", raised: float = 0.0, **beyond: dict[str, Any]) -> audit.AuditBlock:
+    """A block whose uploads are recognised the more the higher they are raised; its numbers measure nothing."""
+    filters = attacked({"upload": raised, "gaussian": raised + 0.2, "photograph": 0.8})
+    learners = attacked({"de-obfuscator": raised + 0.3, "RecFace": raised + 0.25, "photograph, RecFace": 0.4})
+    steps = attacked({"K = 7, upload": raised - 0.2, "K = 7, gaussian": raised, "K = 7, RecFace": raised + 0.1})
+    parts = {name: outcome(name, values) for name, values in beyond.items()}
+    return audit.AuditBlock("lfw", variant, {"purification": filters, "learning": learners}, steps, parts)
+
+
+def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
+    one = block()
+    points = numbers.frontier([one], SETTINGS, {"pmt": 25}).set_index("steps")
+    assert list(points.index) == [7, 25]
+    table = numbers.table([one], SETTINGS).set_index("attack")
+    own = table[~table.index.str.startswith("photograph")]
+    assert points.loc[25, "others"] == max(own["others"])
+    assert points.loc[25, "attack"] == own["others"].idxmax()
+    assert points.loc[25, "ssim"] == max(own["ssim"])
+    assert points.loc[25, "service"] == table.loc["upload", "service"]
+    assert points.loc[25, "bound"] == table.loc["photograph, RecFace", "others"]
+    assert points.loc[25, "clean"] == table.loc["photograph", "service"]
+    # At other numbers of steps only what was made of those uploads counts.
+    other = dataclasses.replace(one, attacks={"purification": one.steps})
+    rows = numbers.table([other], SETTINGS).set_index("attack")
+    assert points.loc[7, "others"] == max(rows["others"])
+    assert points.loc[7, "service"] == rows.loc["K = 7, upload", "service"]
+    assert len(figures.frontier_figure(points.reset_index()).axes) == 2
+
+
+def test_uploads_that_were_not_measured_have_no_point() -> None:
+    empty = audit.AuditBlock("lfw", "pmt", {"purification": NOTHING, "learning": NOTHING}, NOTHING, {})
+    assert not len(numbers.frontier([empty], SETTINGS, {"pmt": 25}))
+    assert not len(numbers.goals(numbers.table([empty], SETTINGS)))
+    assert "nothing to advise" in numbers.advice(numbers.goals(numbers.table([empty], SETTINGS)))
+
+
+def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() -> None:
+    blocks = [block(), block("deep", raised=-0.4)]
+    frame = numbers.table(blocks, SETTINGS)
+    found = numbers.goals(frame).set_index("against")
+    assert set(found["variant"]) == {"deep"}
+    for against, kinds in (("filters", ["purification"]), ("all", ["purification", "learning"])):
+        highest = {}
+        for variant in ("pmt", "deep"):
+            lines = [
+                line
+                for line in frame.to_dict("records")
+                if line["variant"] == variant and line["kind"] in kinds and not line["attack"].startswith("photograph")
+            ]
+            highest[variant] = max(line["others"] for line in lines)
+        assert found.loc[against, "others"] == pytest.approx(highest["deep"] / highest["pmt"])
+        _, least, most_others, most_ssim = numbers.GOALS[against]
+        line = found.loc[against]
+        reached = line["service"] >= least and line["others"] <= most_others and line["ssim"] <= most_ssim
+        assert line["reached"] == reached
+    html = figures.goals_table(found.reset_index()).to_html()
+    assert "not reached" in html
+
+
+def test_the_advice_follows_the_goals() -> None:
+    frame = numbers.goals(numbers.table([block(), block("deep")], SETTINGS))
+    assert "*deep* does not reach its goal" in numbers.advice(frame)
+    frame["reached"] = True
+    assert "*deep* reaches its goal on every set" in numbers.advice(frame)
+
+
+def test_a_share_of_nothing() -> None:
+    assert numbers._share(0.0, 0.0) == 0
+    assert numbers._share(0.1, 0.0) == float("inf")
+    assert numbers._share(0.1, 0.4) == pytest.approx(0.25)
+
+
+def test_a_few_pairs_are_balanced_and_keep_their_photographs() -> None:
+    draw = np.random.default_rng(0)
+    originals = torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 2, 2)
+    place, same = draw.integers(0, 20, 30), np.arange(30) % 3 == 0
+    others = torch.arange(100.0, 130.0).view(30, 1, 1, 1).expand(30, 3, 2, 2)
+    few = audit.some(Photographs(originals, place, others, same), 8)
+    assert (few.same.sum(), len(few.same)) == (4, 8)
+    assert len(few.originals) == len(set(few.place))
+    for row in range(8):
+        old = int(few.others[row, 0, 0, 0]) - 100
+        assert few.same[row] == same[old]
+        assert few.originals[few.place[row], 0, 0, 0] == place[old]
+
+
+def test_linkage_and_its_table() -> None:
+    draw = np.random.default_rng(1)
+    probes, gallery = draw.normal(size=(6, 4)), draw.normal(size=(7, 4))
+    gallery[:6] = probes + 0.05 * draw.normal(size=(6, 4))
+    who = list("abcdef")
+    photographs = Photographs(
+        torch.zeros(6, 3, 1, 1), np.arange(6), torch.zeros(6, 3, 1, 1), np.array([True] * 5 + [False])
+    )
+    entry = audit_beyond._linkage(
+        probes, gallery, who, [*who, "g"], photographs, np.arange(6), draw.normal(size=(9, 4))
+    )
+    assert entry["ranks"]["1"] == [1] * 5
+    assert entry["low"] <= entry["d_sys"] <= entry["high"]
+    assert entry["d_sys"] > entry["chance"]
+    values = {
+        "networks": {"sface": {"upload": {"photographs": entry, "uploads": entry}}},
+        "probes": 5,
+        "distractors": 9,
+    }
+    frame = numbers.linkage([block(linkage=values)])
+    assert list(frame["distractors"]) == [9, 0]
+    assert set(frame["rank1"]) == {1.0}
+    assert f"{entry['d_sys']:.2f}" in figures.linkage_table(frame).to_html()
+
+
+def test_attributes_and_their_table() -> None:
+    values = {
+        "labels": {"faceres": {"gender": {"upload": [1, 0, 1, 1], "another person": [0, 1, 0, 1]}}},
+        "years": {"faceres": {"upload": [1.0, 3.0], "another person": [10.0, 20.0]}},
+    }
+    frame = numbers.traits([block(attributes=values)])
+    gender = frame[(frame["attribute"] == "gender") & (frame["condition"] == "upload")].iloc[0]
+    assert gender["agreement"] == 0.75
+    assert (gender["low"], gender["high"]) == tuple(metrics.wilson(3, 4))
+    ages = frame[frame["attribute"] == numbers.AGE].set_index("condition")["agreement"]
+    assert (ages["upload"], ages["another person"]) == (2.0, 15.0)
+    html = figures.traits_table(frame).to_html()
+    assert "75<br>" in html
+    assert "15.0<br>" in html
+
+
+def test_the_stitched_recogniser_counts_at_its_own_threshold() -> None:
+    values = {
+        "same": [1, 1, 0, 0], "threshold": 0.5, "people": {"identities": 7},
+        "cosines": {"photograph": [0.9, 0.6, 0.1, 0.7], "upload": [0.9, 0.5, 0.1, 0.2]},
+    }  # fmt: skip
+    frame = numbers.stitching([block(stitching=values)]).set_index("condition")
+    assert (frame.loc["photograph", "accuracy"], frame.loc["photograph", "false"]) == (1.0, 0.5)
+    assert (frame.loc["upload", "accuracy"], frame.loc["upload", "false"]) == (0.5, 0.0)
+    assert ">7<" in figures.stitching_table(frame.reset_index()).to_html()
+
+
+def test_a_service_that_finds_no_face_recognises_nobody() -> None:
+    entry = {"cosines": {"as it is": [0.9, 0.9, 0.0], "aligned again": [0.9, 0.9, 0.0]}, "detected": [1, 0]}
+    values = {
+        "same": [1, 1, 0], "photograph": [0, 1, 0], "threshold": {"far_1e2": 0.3, "far_1e3": 0.4},
+        "received": {"photograph": {**entry, "detected": [1, 1]}, "upload": entry},
+    }  # fmt: skip
+    frame = numbers.service([block(service=values)]).set_index(["condition", "processing"])
+    assert frame.loc[("upload", "as it is"), "accuracy"] == 1.0
+    assert frame.loc[("upload", "aligned again"), "accuracy"] == 0.5
+    assert frame.loc[("upload", "aligned again"), "detected"] == 0.5
+    assert "face found in 50%" in figures.service_table(frame.reset_index()).to_html()
+
+
+def test_the_choice_shows_the_highest_of_its_filters() -> None:
+    values = {"7x7, K = 40": {"service": 1.0, "others": [0.05, 0.25, 0.1], "ssim": [0.01, 0.3, 0.2]}}
+    made = outcome("lfw_rest--deep--choice", values)
+    made.result.request.parameters["people"] = 32
+    html = figures.choice_table(made).to_html()
+    for shown in ("7x7", ">40<", ">25<", "0.30"):
+        assert shown in html
+
+
+def test_images_without_a_face_stay_as_they_are() -> None:
+    grey = torch.full((1, 3, 112, 112), 100 / 255)
+    made, seen = audit_beyond.realigned(grey)
+    assert not seen.any()
+    torch.testing.assert_close(made, grey)
+
+
+def test_a_name_may_stand_for_a_variant_with_another_cut() -> None:
+    settings = SETTINGS.model_copy(
+        update={"variants": {"pmt": {}, "deep": {}, "late": {"variant": "deep", "cut": "14x14", "steps": 9}}}
+    )
+    bench = audit.Audit(settings, torch.device("cpu"))
+    assert [bench.cut(name) for name in settings.variants] == [5, "7x7", "14x14"]
+    assert [bench.config(name).steps for name in settings.variants] == [1, 40, 9]
+    assert IMAGES
+
+
+def test_what_is_not_asked_for_is_not_run() -> None:
+    bench = audit.Audit(SETTINGS.model_copy(update={"datasets": ("samples",), "pair_people": 0}), torch.device("cpu"))
+    best = audit.Purification("gaussian", 1.5)
+    outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
+    outcomes += audit_beyond.run(bench, "samples", "pmt", best).values()
+    assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
