@@ -14,6 +14,7 @@ from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
     DeobfuscatorConfig,
     load_deobfuscator,
+    load_protected_recface,
     make_pairs,
     pair_loss,
     train_deobfuscator,
@@ -185,6 +186,31 @@ def test_recface_learns_from_the_features_of_uploads(tmp_path: Path) -> None:
     assert metrics.ssim(made, originals).mean() > metrics.ssim(uploads, originals).mean() + 0.1
     with pytest.raises(ConfigError, match="other source"):
         train_protected_recface(shallow(2), uploads, originals, config, folder=tmp_path)
+
+
+def test_recface_on_uploads_is_stored_and_read_again(tmp_path: Path) -> None:
+    originals, model = smooth(4), shallow(2)
+    uploads = filtered(originals)
+    with pytest.raises(ResultError, match="train one"):
+        load_protected_recface(tmp_path)
+    made = train_protected_recface(model, uploads, originals, TINY, folder=tmp_path)
+    found = load_protected_recface(tmp_path)
+    features = model.feature(uploads)
+    torch.testing.assert_close(found(features), made(features), rtol=0, atol=0)
+    (tmp_path / deobfuscate._RECFACE.weights).write_bytes(b"short")
+    with pytest.raises(ResultError, match="damaged"):
+        load_protected_recface(tmp_path)
+
+
+def test_features_that_are_remembered_are_those_that_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    originals, model = smooth(5), shallow(2)
+    uploads = filtered(originals)
+    remembered = train_protected_recface(model, uploads, originals, TINY)
+    monkeypatch.setattr(deobfuscate, "_REMEMBERED", 0)
+    anew = train_protected_recface(model, uploads, originals, TINY)
+    # Not to the bit: convolutions of other batches round differently.
+    for name, tensor in remembered.state_dict().items():
+        torch.testing.assert_close(tensor, anew.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_flips_are_of_both_images_of_a_pair() -> None:
