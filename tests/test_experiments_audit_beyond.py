@@ -170,11 +170,11 @@ def test_a_service_that_finds_no_face_recognises_nobody() -> None:
 
 
 def test_the_choice_shows_the_highest_of_its_filters() -> None:
-    values = {"7x7, K = 40": {"service": 1.0, "others": [0.05, 0.25, 0.1], "ssim": [0.01, 0.3, 0.2]}}
-    made = outcome("lfw_rest--deep--choice", values)
+    values = {"deep, 7x7, K = 40": {"service": 1.0, "others": [0.05, 0.25, 0.1], "ssim": [0.01, 0.3, 0.2]}}
+    made = outcome("lfw_rest--choice", values)
     made.result.request.parameters["people"] = 32
     html = figures.choice_table(made).to_html()
-    for shown in ("7x7", ">40<", ">25<", "0.30"):
+    for shown in ("deep, 7x7", ">40<", ">25<", "0.30"):
         assert shown in html
 
 

@@ -54,6 +54,7 @@ from pmtlib.progress import progress_bar
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
 from pmtlib.variants import PLAIN, Method, find
+from pmtlib.variants.decoy import DecoyConfig
 from pmtlib.variants.deep import DeepConfig
 
 VERSION = 1
@@ -323,12 +324,13 @@ class Audit(Variants[AuditSettings]):
         """How cut and steps of the variant ``deep`` were chosen: on other people, by filters, without learning.
 
         For every cut and number of steps: how many uploads the service recognises as their own photograph, how many the
-        other networks recognise, as they are and after the best of three blurs, and the highest mean SSIM of those.
+        other networks recognise, as they are and after the best of three blurs, and the mean SSIM of each. The variant
+        ``decoy`` was a candidate too, at the section's cut and at the deepest.
         """
         settings = self.settings
         if not settings.choice_people:
             return Outcome(None, "not run: this profile chooses nothing")
-        config = DeepConfig(batch_size=settings.pmt.batch_size, steps=max(settings.choice_steps))
+        tried = self._candidates()
         source: Source | DatasetError
         try:
             people = first_pictures(settings.choice_people, settings.tuning_seed + 2)
@@ -338,34 +340,46 @@ class Audit(Variants[AuditSettings]):
         blurs = [Purification("gaussian", sigma) for sigma in (1.0, 1.5, 2.5)]
         parameters = {
             "authorised": settings.authorised,
-            "pmt": config.model_dump(mode="json"),
+            "tried": {name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in tried.items()},
             "people": settings.choice_people,
             "seed": settings.tuning_seed + 2,
-            "cuts": list(settings.choice_cuts),
-            "steps": list(settings.choice_steps),
             "blurs": [one.strength for one in blurs],
         }
-        request = self.request("audit", f"{PEOPLE}--deep--choice", VERSION, parameters, (settings.authorised,))
+        request = self.request("audit", f"{PEOPLE}--choice", VERSION, parameters, (settings.authorised,))
 
         def compute() -> dict[str, Any]:
             originals = people.tensor(range(len(people)))
             found: dict[str, Any] = {}
-            for cut in settings.choice_cuts:
+            for name, (config, cut, keep) in tried.items():
                 made = self.protect(
-                    originals, settings.authorised, f"{PEOPLE}, cut {cut}", config=config, cut=cut,
-                    keep=settings.choice_steps,
-                )  # fmt: skip
-                for steps, images in zip(settings.choice_steps, made.kept, strict=True):
-                    tried = [quantise(images)] + [blur(quantise(images)) for blur in blurs]
-                    accepted = [self._accepted(one, originals) for one in tried]
-                    found[f"{cut}, K = {steps}"] = {
+                    originals, settings.authorised, f"{PEOPLE}, {name}", config=config, cut=cut, keep=keep
+                )
+                for steps, images in zip(keep, made.kept, strict=True):
+                    attacked = [quantise(images), *(one(quantise(images)) for one in blurs)]
+                    accepted = [self._accepted(one, originals) for one in attacked]
+                    found[f"{name}, K = {steps}"] = {
                         "service": accepted[0][settings.authorised],
                         "others": [self._mean_of_others(one) for one in accepted],
-                        "ssim": [round(float(metrics.ssim(one, originals).mean()), 5) for one in tried],
+                        "ssim": [round(float(metrics.ssim(one, originals).mean()), 5) for one in attacked],
                     }
             return found
 
         return self.obtain(request, source, compute)
+
+    def _candidates(self) -> dict[str, tuple[PMTConfig, int | str, Sequence[int]]]:
+        """Configuration, cut and numbers of steps of every candidate for a better filter."""
+        settings, size = self.settings, self.settings.pmt.batch_size
+        steps = settings.choice_steps
+        deep = DeepConfig(batch_size=size, steps=max(steps))
+        tried: dict[str, tuple[PMTConfig, int | str, Sequence[int]]] = {
+            f"deep, {cut}": (deep, cut, steps) for cut in settings.choice_cuts
+        }
+        decoy = DecoyConfig(batch_size=size)
+        tried[f"decoy, first {settings.cut} units"] = (decoy, settings.cut, (decoy.steps,))
+        late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}
+        decoy = DecoyConfig(batch_size=size, **late)
+        tried["decoy, 7x7"] = (decoy, "7x7", (decoy.steps,))
+        return tried
 
     def _accepted(self, images: Tensor, originals: Tensor) -> dict[str, float]:
         """The share of images that each network recognises as their own photograph, at a FAR of 1e-2 on LFW."""
@@ -430,13 +444,13 @@ class Audit(Variants[AuditSettings]):
 
         The de-obfuscator sees the image, RecFace the features; each is trained on uploads of this variant. A RecFace
         trained on photographs has never seen an upload; what it makes of a *photograph's* features is the bound below
-        which no filter goes that matches them in full. The de-obfuscators of the other variants show what it costs to
-        have trained for something else.
+        which no filter goes that matches them in full. The de-obfuscators of the other variants, as far as they are
+        thorough, show what it costs to have trained for something else.
         """
         settings = self.settings
         if not settings.pair_people:
             return Outcome(None, "not run: this profile trains no de-obfuscator")
-        others = [name for name in settings.variants if name != variant]
+        others = [name for name in settings.thorough if name != variant]
         parameters = {**self.training(), "others": {name: self.common(name) for name in others}}
 
         def compute(photographs: Photographs) -> dict[str, Any]:

@@ -78,10 +78,10 @@ def choice_table(outcome: Outcome) -> Styler:
     rows = []
     if outcome.result is not None:
         for name, entry in outcome.result.values.items():
-            cut, steps = name.split(", K = ")
+            candidate, steps = name.split(", K = ")
             rows.append(
                 {
-                    "cut": cut,
+                    "candidate": candidate,
                     "K": steps,
                     "service %": f"{100 * entry['service']:.0f}",
                     "others % as it is": f"{100 * entry['others'][0]:.0f}",
@@ -91,9 +91,9 @@ def choice_table(outcome: Outcome) -> Styler:
             )
     count = 0 if outcome.result is None else outcome.result.request.parameters["people"]
     caption = (
-        f"The variant deep on {count} people of LFW who are in no pair: share of uploads recognised as their own "
-        "photograph at a FAR of 10⁻². Its defaults are the deepest cut, and the smallest K at which the service misses "
-        "nobody"
+        f"Candidates for a better filter on {count} people of LFW who are in no pair: share of uploads recognised as "
+        "their own photograph at a FAR of 10⁻². The defaults of the variant deep are the deepest cut, and the smallest "
+        "K at which the service misses nobody there"
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
