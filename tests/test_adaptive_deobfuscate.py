@@ -13,6 +13,8 @@ from pmtlib.attacks.adaptive import deobfuscate
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
     DeobfuscatorConfig,
+    IdentityConfig,
+    identity_loss,
     load_deobfuscator,
     load_protected_recface,
     make_pairs,
@@ -200,6 +202,33 @@ def test_recface_on_uploads_is_stored_and_read_again(tmp_path: Path) -> None:
     (tmp_path / deobfuscate._RECFACE.weights).write_bytes(b"short")
     with pytest.raises(ResultError, match="damaged"):
         load_protected_recface(tmp_path)
+
+
+def test_an_attacker_may_train_for_a_network_of_their_own(tmp_path: Path) -> None:
+    originals, model = smooth(4), shallow(2)
+    uploads, own = filtered(originals), SmallNetwork(seed=9)
+    tiny = IdentityConfig(**TINY.model_dump(), identity_weight=2.0)
+    made = train_protected_recface(model, uploads, originals, tiny, identity=own, folder=tmp_path)
+    plain = train_protected_recface(model, uploads, originals, TINY)
+    assert any(not torch.equal(a, b) for a, b in zip(made.parameters(), plain.parameters(), strict=True))
+    features = model.feature(uploads)
+    torch.testing.assert_close(load_protected_recface(tmp_path)(features), made(features), rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="other source"):
+        train_protected_recface(model, uploads, originals, tiny, identity=SmallNetwork(seed=8), folder=tmp_path)
+    with pytest.raises(ConfigError, match="has an IdentityConfig"):
+        train_protected_recface(model, uploads, originals, TINY, identity=own)
+
+
+def test_the_identity_loss_is_one_minus_the_mean_cosine() -> None:
+    images, made, own = photographs(3), photographs(3, seed=5).requires_grad_(True), SmallNetwork()
+    by_hand = 0.0
+    for place in range(3):
+        a, b = (own(side[place : place + 1])[0].detach() for side in (images, made))
+        by_hand += 1 - float(a @ b / a.norm() / b.norm())
+    loss = identity_loss(images, made, own)
+    assert float(loss) == pytest.approx(by_hand / 3, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, made)
+    assert gradient.abs().sum() > 0
 
 
 def test_features_that_are_remembered_are_those_that_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:

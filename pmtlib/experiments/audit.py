@@ -24,6 +24,7 @@ from pmtlib.attacks.adaptive.average import average_features, average_images
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
     DeobfuscatorConfig,
+    IdentityConfig,
     Pairs,
     load_deobfuscator,
     load_protected_recface,
@@ -61,6 +62,7 @@ VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
 CONTRAST = "contrast"
 DEOBFUSCATOR, RECFACE, CLEAN_RECFACE = "de-obfuscator", "RecFace", "RecFace of photographs"
+IDENTITY_RECFACE = "RecFace for identity"
 INVERSION = "inversion with priors"
 AS_IT_IS = Purification("none", 0.0, contrast=False)
 _STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
@@ -89,6 +91,10 @@ class AuditSettings(VariantSettings):
         pair_factors: numbers of steps of those uploads, in those of the variant.
         pair_seeds: of those uploads.
         deobfuscator: the training of the de-obfuscator, and of RecFace on the features of uploads.
+        identity: the attacker's own network, for which another RecFace is trained on the features of uploads: it shall
+            recognise the person in what is made. One of the networks that are not authorised.
+        identity_variants: variants that meet this RecFace.
+        identity_training: its training.
         inversion_pairs: pairs for the white-box inversion with priors, which costs most; 0 leaves it out.
         inversion_steps: of that inversion, from each start.
         inversion_tv: its weights of the total variation.
@@ -117,6 +123,9 @@ class AuditSettings(VariantSettings):
     pair_factors: tuple[float, ...] = (0.6, 1.0, 2.0)
     pair_seeds: tuple[int, ...] = (1, 2, 3, 4)
     deobfuscator: DeobfuscatorConfig = DeobfuscatorConfig()
+    identity: str = "mobilefacenet-casia"
+    identity_variants: tuple[str, ...] = ()
+    identity_training: IdentityConfig = IdentityConfig()
     inversion_pairs: int = Field(0, ge=0)
     inversion_steps: int = Field(300, ge=1)
     inversion_tv: tuple[float, ...] = (2.0, 20.0)
@@ -452,6 +461,9 @@ class Audit(Variants[AuditSettings]):
             return Outcome(None, "not run: this profile trains no de-obfuscator")
         others = [name for name in settings.thorough if name != variant]
         parameters = {**self.training(), "others": {name: self.common(name) for name in others}}
+        identity = variant in settings.identity_variants
+        if identity:
+            parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
 
         def compute(photographs: Photographs) -> dict[str, Any]:
             uploads, originals = self.uploads(dataset, variant), photographs.originals
@@ -465,6 +477,8 @@ class Audit(Variants[AuditSettings]):
                 f"{PHOTOGRAPH}, {DEOBFUSCATOR}": self.through(images, originals),
                 f"{PHOTOGRAPH}, {RECFACE}": self.through(clean, of_photographs),
             }
+            if identity:
+                made[IDENTITY_RECFACE] = self.through(self.inverter(variant, identity=True), of_uploads)
             for other in others:
                 made[f"{DEOBFUSCATOR} of {other}"] = self.through(self.deobfuscator(other), uploads)
             return {name: self._judged(photographs, one) for name, one in made.items()}
@@ -593,28 +607,36 @@ class Audit(Variants[AuditSettings]):
                 validation=(held.protected, held.originals), device=self.device, folder=folder, progress=advance,
             ).to(self.device)  # fmt: skip
 
-    def inverter(self, variant: str, clean: bool = False) -> RecFace:
+    def inverter(self, variant: str, clean: bool = False, *, identity: bool = False) -> RecFace:
         """RecFace from the features of a variant's uploads, or of the photographs themselves, to photographs.
+
+        Args:
+            variant: which.
+            clean: learn from photographs, not from uploads.
+            identity: have the attacker's own network recognise the person in what is made.
 
         Raises:
             AssetError: the photographs to train on are not there.
         """
-        people = self._learners()
-        asked = [self.settings.authorised, self.cut(variant)] if clean else self.common(variant)
-        folder = self._folder("inverter", asked, people.fingerprint)
+        settings, people = self.settings, self._learners()
+        config: DeobfuscatorConfig = settings.identity_training if identity else settings.deobfuscator
+        asked: list[Any] = [[settings.authorised, self.cut(variant)] if clean else self.common(variant)]
+        if identity:
+            asked.append([settings.identity, zoo.weights_checksum(settings.identity), config.model_dump(mode="json")])
+        folder = self._folder("inverter", *asked, people.fingerprint)
         try:
             return load_protected_recface(folder, self.device)
         except ResultError:
             pass
         if clean:
             photographs = read_eight_bit(people, np.arange(len(people), dtype=np.int64))
-            held = len(people) - self.settings.held_people
+            held = len(people) - settings.held_people
             training, validation = ((part, part) for part in (photographs[:held], photographs[held:]))
         else:
             training, validation = ((part.protected, part.originals) for part in self._pairs(variant, people))
-        with progress_bar(f"{variant}, {RECFACE}", self.settings.deobfuscator.steps) as advance:
+        with progress_bar(f"{variant}, {RECFACE}", config.steps) as advance:
             return train_protected_recface(
-                self.shared(variant), *training, self.settings.deobfuscator,
+                self.shared(variant), *training, config, identity=self.network(settings.identity) if identity else None,
                 validation=validation, folder=folder, progress=advance,
             )  # fmt: skip
 

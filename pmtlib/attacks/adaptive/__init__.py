@@ -23,6 +23,7 @@ from pmtlib.attacks.adaptive.average import Copies, average_features, average_im
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
     DeobfuscatorConfig,
+    IdentityConfig,
     Pairs,
     load_deobfuscator,
     load_protected_recface,
@@ -58,6 +59,7 @@ __all__ = [
     "DeobfuscatorConfig",
     "Head",
     "HeadConfig",
+    "IdentityConfig",
     "LinkScores",
     "NetworkInverted",
     "Pairs",

@@ -241,6 +241,23 @@ class DeobfuscatorConfig(TrainingConfig):
     linear_images: int = Field(192, ge=1, le=100_000)
 
 
+class IdentityConfig(DeobfuscatorConfig):
+    """A training that also has a network of the attacker's recognise the person in what is made.
+
+    Attributes:
+        identity_weight: of 1 - the cosine of that network's embeddings of what is made and of the photograph.
+    """
+
+    identity_weight: float = Field(0.5, ge=0, allow_inf_nan=False)
+
+
+def identity_loss(images: Tensor, made: Tensor, network: nn.Module) -> Tensor:
+    """1 - the cosine of a network's embeddings of two (N, 3, H, W), mean, a scalar; no gradient for ``images``."""
+    with torch.no_grad():
+        goal = network(images)
+    return 1 - F.cosine_similarity(network(made.clamp(0.0, 1.0)), goal).mean()
+
+
 def pair_loss(images: Tensor, made: Tensor, config: DeobfuscatorConfig) -> Tensor:
     """The mean absolute error and 1 - SSIM, weighted, a scalar, for two (N, 3, H, W)."""
     absolute = (images - made).abs().mean()
@@ -298,6 +315,7 @@ def train_protected_recface(
     originals: Tensor,
     config: DeobfuscatorConfig | None = None,
     *,
+    identity: nn.Module | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
@@ -310,7 +328,9 @@ def train_protected_recface(
         shallow: the model whose features are read, on the device to train on.
         protected: (P, 3, 112, 112), uploads, 8-bit or in [0, 1].
         originals: their photographs, likewise.
-        config: every choice.
+        config: every choice; an :class:`IdentityConfig` where ``identity`` is given.
+        identity: a recognition network of the attacker's, frozen, on the same device, that shall recognise the person
+            in what is made; None trains for likeness alone.
         validation: protected and original images of yet other people, for the curve.
         folder: for the weights, the state and the record with the curve; nothing is stored without one.
         progress: called with the number of steps done since its last call.
@@ -321,22 +341,29 @@ def train_protected_recface(
         RecFace: frozen, in evaluation mode, on the device of ``shallow``, with the averaged weights.
 
     Raises:
-        ConfigError: the images do not make pairs, the cut gives no feature map, or the folder holds the training of
-            something else.
+        ConfigError: the images do not make pairs, the cut gives no feature map, the configuration has no weight for
+            the identity, or the folder holds the training of something else.
         ResultError: the folder's state is damaged.
     """
+    config = config or (DeobfuscatorConfig() if identity is None else IdentityConfig())
+    source = {"network": shallow.name, "cut": shallow.cut, "checksum": checksum(shallow)}
+    if identity is not None:
+        if not isinstance(config, IdentityConfig):
+            raise ConfigError("a training for the identity has an IdentityConfig; give one")
+        source["identity"] = checksum(identity)
     run = _PairTraining(
         "RecFace on protected features",
         _RECFACE,
         shallow.feature,
-        {"network": shallow.name, "cut": shallow.cut, "checksum": checksum(shallow)},
+        source,
         (protected, originals),
         validation,
-        config or DeobfuscatorConfig(),
+        config,
         next(shallow.parameters()).device,
         folder,
         resume,
     )
+    run.identity = identity
     return run.train(progress, checkpoint_seconds)
 
 
@@ -368,7 +395,8 @@ def load_protected_recface(folder: Path, device: torch.device | str = "cpu") -> 
     if record.get("finished") is not True:
         raise ResultError(f"no RecFace with a finished training in {folder}; train one")
     try:
-        config = DeobfuscatorConfig.model_validate(record["config"])
+        kind = IdentityConfig if "identity_weight" in record["config"] else DeobfuscatorConfig
+        config = kind.model_validate(record["config"])
         model = _recface(record["feature"], config)
         model.load_state_dict(safetensors.torch.load_file(folder / _RECFACE.weights))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
@@ -401,6 +429,8 @@ class _PairTraining(Training[RecFace]):
     """
 
     stream = "pairs"
+    identity: nn.Module | None = None
+    """The attacker's network of an :class:`IdentityConfig`."""
 
     def __init__(
         self,
@@ -453,8 +483,12 @@ class _PairTraining(Training[RecFace]):
         uploads, originals = self.mirrored(self.protected[rows], self.originals[rows])
         encoded = self._features(rows, uploads).contiguous(memory_format=torch.channels_last)
         with self.arithmetic():
-            made = self.model.unclipped(encoded)
-        return pair_loss(self.floats(originals), made.float(), self.config)
+            made = self.model.unclipped(encoded).float()
+        photographs = self.floats(originals)
+        loss = pair_loss(photographs, made, self.config)
+        if self.identity is not None and isinstance(self.config, IdentityConfig):
+            loss = loss + self.config.identity_weight * identity_loss(photographs, made, self.identity)
+        return loss
 
     def _features(self, rows: Tensor, uploads: Tensor) -> Tensor:
         """What ``encode`` makes of a step's uploads, mirrored or not.
