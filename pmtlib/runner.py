@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pmtlib import __version__
+from pmtlib import __version__, reproduction
 from pmtlib.errors import ConfigError, PMTError, ResultError
 from pmtlib.images import write_atomic
 from pmtlib.paths import cache_dir, data_dir, project_dir, results_dir, weights_dir
@@ -565,6 +565,12 @@ def _check(
     stale = check(output_dir)
     _fail([*stale, "execute these notebooks anew: make notebooks"] if stale else [])
     typer.echo(f"{len(names())} executed notebook(s) up to date")
+
+
+@app.command("reproduced")
+def _reproduced() -> None:
+    """Say how many stored results were computed twice, and by how much they moved."""
+    typer.echo(reproduction.summary())
 
 
 def main() -> None:

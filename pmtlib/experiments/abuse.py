@@ -20,7 +20,6 @@ from pmtlib.experiments.common import (
     Outcome,
     SectionSettings,
     Source,
-    difference,
     first_pictures,
     paper_table,
     rate,
@@ -30,6 +29,7 @@ from pmtlib.experiments.common import (
     stored_threshold,
 )
 from pmtlib.images import UInt8Image, quantise, to_tensor, to_uint8
+from pmtlib.reproduction import difference
 
 
 class AbuseSettings(SectionSettings):

@@ -32,11 +32,11 @@ from pmtlib.experiments.common import (
     Outcome,
     SectionSettings,
     Source,
-    difference,
     paper_table,
     section_settings,
 )
 from pmtlib.images import UInt8Image, add_noise, quantise, to_tensor, to_uint8
+from pmtlib.reproduction import difference
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pmtlib import datasets, metrics, paths, protocols, provenance, results, variants, zoo
+from pmtlib import datasets, metrics, paths, protocols, provenance, reproduction, results, variants, zoo
 from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
 from pmtlib.images import batches, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
+from pmtlib.reproduction import Recompute
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, protect
 
@@ -152,17 +153,18 @@ def obtain(
     compute: Callable[[], Mapping[str, Any]],
     *,
     store: bool,
-    recompute: bool,
+    recompute: Recompute,
     device: torch.device,
     command: str,
 ) -> Outcome:
     """The stored result of a request, or a fresh one where it is missing or asked for.
 
-    Without the data, or without a network, a stored result is shown and nothing is computed.
+    Without the data, or without a network, a stored result is shown and nothing is computed. A stored result that
+    comes out the same stays as it is, and the ledger says so (:mod:`pmtlib.reproduction`).
     """
     fingerprint = None if isinstance(data, DatasetError) else data.fingerprint
     stored, reason = results.find(request, fingerprint) if store else (None, "")
-    if stored is not None and not recompute:
+    if stored is not None and not reproduction.wanted(stored, recompute):
         return Outcome(stored)
 
     def without(lack: str) -> Outcome:
@@ -180,7 +182,10 @@ def obtain(
     manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
     fresh = results.Result(request, asdict(data), values, manifest)
     if store:
-        results.write(fresh)
+        if stored is None or not reproduction.confirmed(stored, fresh):
+            results.write(fresh)
+        if stored is not None:
+            reproduction.record(stored, fresh)
     return Outcome(fresh, previous=stored)
 
 
@@ -222,12 +227,12 @@ class Bench(Generic[_Settings]):
     Args:
         settings: the section's parameters.
         device: where to compute.
-        recompute: compute also what is stored.
+        recompute: compute also what is stored; ``once``: what was not computed a second time yet.
         profile: the profile's name, for the command in manifests.
     """
 
     def __init__(
-        self, settings: _Settings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+        self, settings: _Settings, device: torch.device, *, recompute: Recompute = False, profile: str = "paper"
     ) -> None:
         self.settings = settings
         self.device = device
@@ -246,7 +251,7 @@ class Bench(Generic[_Settings]):
         data: Source | DatasetError,
         compute: Callable[[], Mapping[str, Any]],
         *,
-        recompute: bool | None = None,
+        recompute: Recompute | None = None,
     ) -> Outcome:
         """See :func:`obtain`; with these settings, on this device."""
         return obtain(
@@ -374,7 +379,7 @@ class Bench(Generic[_Settings]):
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + images.numpy().tobytes())
         return paths.cache_dir() / "protected" / f"{digest.hexdigest()[:24]}.safetensors"
 
-    def thresholds(self, name: str, *, recompute: bool = False) -> Outcome:
+    def thresholds(self, name: str, *, recompute: Recompute = False) -> Outcome:
         """Clean scores of the evaluated pairs and a threshold for each network, from pairs of other people.
 
         All sections share this result; only the one on data abuse computes it again when asked to.
@@ -468,22 +473,6 @@ def rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
     successes, n = int(correct.sum()), len(correct)
     interval = metrics.wilson(successes, n)
     return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
-
-
-def difference(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> float:
-    """The largest difference of any number in two results' values."""
-
-    def numbers(value: Any) -> Iterator[float]:
-        if isinstance(value, Mapping):
-            for part in value.values():
-                yield from numbers(part)
-        elif isinstance(value, list):
-            for part in value:
-                yield from numbers(part)
-        elif isinstance(value, float):
-            yield value
-
-    return max((abs(a - b) for a, b in zip(numbers(fresh), numbers(stored), strict=True)), default=0.0)
 
 
 def paper_table(name: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from pmtlib.experiments.common import (
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
 from pmtlib.randomness import derived_generator
+from pmtlib.reproduction import Recompute
 from pmtlib.shallow import ServerModel, ShallowModel
 
 BLACK_BOX, SIGN, ADAM = "black-box", "white-box-sign", "white-box-adam"
@@ -194,7 +195,12 @@ class Reconstruction(Bench[ReconstructionSettings]):
     VERSION = 1
 
     def __init__(
-        self, settings: ReconstructionSettings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+        self,
+        settings: ReconstructionSettings,
+        device: torch.device,
+        *,
+        recompute: Recompute = False,
+        profile: str = "paper",
     ) -> None:
         super().__init__(settings, device, recompute=recompute, profile=profile)
         self._uploads: dict[str, Uploads] = {}

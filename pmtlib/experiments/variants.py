@@ -24,12 +24,12 @@ from pmtlib.experiments.common import (
     Outcome,
     SectionSettings,
     Source,
-    difference,
     rate,
     rounded,
     same_data,
 )
 from pmtlib.images import add_noise, quantise
+from pmtlib.reproduction import Recompute, difference
 from pmtlib.transform import PMTConfig
 
 VERSION = 1
@@ -82,7 +82,7 @@ class Variants(Bench[_Settings]):
     """
 
     def __init__(
-        self, settings: _Settings, device: torch.device, *, recompute: bool = False, profile: str = "paper"
+        self, settings: _Settings, device: torch.device, *, recompute: Recompute = False, profile: str = "paper"
     ) -> None:
         super().__init__(settings, device, recompute=recompute, profile=profile)
         self._photographs: dict[str, Photographs] = {}

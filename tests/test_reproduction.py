@@ -1,0 +1,113 @@
+"""The ledger of results that were computed twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pmtlib import paths, reproduction, results
+from pmtlib.experiments.common import Source, obtain
+
+MANIFEST = {"commit": "abc", "date": "2026-01-01", "seconds": 1.0, "hardware": {"device": "cpu"}}
+REQUEST = results.Request("abuse", "some", 1, {"pairs": 4}, {})
+
+
+def stored(values: dict[str, Any], commit: str = "abc") -> results.Result:
+    data = {"name": "lfw", "title": "LFW", "fingerprint": "f", "n": 4}
+    return results.Result(REQUEST, data, values, {**MANIFEST, "commit": commit})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PMT_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def again(values: dict[str, Any], recompute: reproduction.Recompute = "once") -> list[int]:
+    """Ask for the result, which would now come out as ``values``: a number for each time it was computed."""
+    computed = []
+
+    def compute() -> dict[str, Any]:
+        computed.append(1)
+        return values
+
+    source = Source("lfw", "LFW", "f", 4)
+    obtain(REQUEST, source, compute, store=True, recompute=recompute, device=torch.device("cpu"), command="x")
+    return computed
+
+
+def test_what_came_out_the_same_is_not_computed_a_third_time() -> None:
+    first = stored({"cosine": [0.5, 0.25], "n": 3})
+    results.write(first)
+    assert not reproduction.done(first)
+    assert again({"cosine": [0.5, 0.25], "n": 3}) == [1]
+    assert reproduction.done(first)
+    assert again({"cosine": [0.5, 0.25], "n": 3}) == []
+    assert again({"cosine": [0.5, 0.25], "n": 3}, True) == [1]
+    assert again({"cosine": [0.5, 0.25], "n": 3}, False) == []
+    assert "1 of 1 stored results" in reproduction.summary()
+
+
+def test_a_number_that_moves_within_the_tolerance_leaves_the_stored_one() -> None:
+    results.write(stored({"cosine": [0.5]}))
+    again({"cosine": [0.501]})
+    kept = results.read(results.path_of(REQUEST))
+    assert kept.values == {"cosine": [0.5]}
+    assert reproduction.done(kept)
+    assert reproduction.entries()["abuse/some.json"]["difference"] == pytest.approx(0.001)
+    assert "0.00100" in reproduction.summary()
+
+
+def test_what_moves_further_replaces_the_stored_one_and_is_not_done() -> None:
+    results.write(stored({"cosine": [0.5]}))
+    again({"cosine": [0.52]})
+    kept = results.read(results.path_of(REQUEST))
+    assert kept.values == {"cosine": [0.52]}
+    assert not reproduction.done(kept)
+    assert again({"cosine": [0.52]}) == [1]
+    assert reproduction.done(kept)
+
+
+def test_a_result_of_no_commit_is_replaced_by_one_that_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    results.write(stored({"cosine": [0.5]}, commit="abc+changes"))
+    monkeypatch.setattr("pmtlib.provenance.commit", lambda: "def")
+    again({"cosine": [0.5]})
+    kept = results.read(results.path_of(REQUEST))
+    assert kept.manifest["commit"] == "def"
+    assert reproduction.done(kept)
+
+
+def test_an_edited_result_is_no_longer_what_was_computed_twice() -> None:
+    results.write(stored({"cosine": [0.5]}))
+    again({"cosine": [0.5]})
+    other = stored({"cosine": [0.7]})
+    assert not reproduction.done(other)
+    assert not reproduction.done(replace(other, manifest={**MANIFEST, "date": "2026-01-02"}))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "moved"),
+    [
+        ({"a": 1, "b": [0.5, 0.25]}, {"b": [0.5, 0.5], "a": 1}, 0.25),
+        ({"a": 3}, {"a": 1}, 2.0),
+        ({"a": "word"}, {"a": "other"}, 0.0),
+        ({"a": [1.0]}, {"a": [1.0, 2.0]}, math.inf),
+        ({}, {}, 0.0),
+    ],
+)
+def test_the_difference_is_the_largest_of_any_number(ours: Any, theirs: Any, moved: float) -> None:
+    assert reproduction.difference(ours, theirs) == moved
+
+
+def test_the_projects_own_ledger_speaks_of_results_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = paths.project_dir() / "results"
+    monkeypatch.setenv("PMT_RESULTS", str(root))
+    for name, entry in reproduction.entries().items():
+        assert (root / name).is_file(), name
+        assert entry["commit"]
+        assert entry["difference"] >= 0
