@@ -156,6 +156,33 @@ def test_the_stitched_recogniser_counts_at_its_own_threshold() -> None:
     assert ">7<" in figures.stitching_table(frame.reset_index()).to_html()
 
 
+def test_the_summary_and_the_words_have_the_stitched_recogniser_and_each_kind_of_attack() -> None:
+    values = {
+        "same": [1, 1, 1, 1, 0], "threshold": 0.5, "people": {"identities": 7},
+        "cosines": {"photograph": [0.9, 0.9, 0.9, 0.9, 0.1], "upload": [0.9, 0.9, 0.9, 0.1, 0.1]},
+    }  # fmt: skip
+    one = block(stitching=values)
+    frame, stitched = numbers.table([one], SETTINGS), numbers.stitching([one])
+    found = numbers.summary(frame, stitched)
+    assert (found["pmt_stitched_upload"], found["pmt_stitched_photograph"]) == (75.0, 100.0)
+    table = frame.set_index("attack")
+    learned = table.loc[["de-obfuscator", "RecFace"]]
+    assert found["pmt_learned_others"] == pytest.approx(100 * max(learned["others"]), abs=1e-3)
+    assert found["pmt_learned_ssim"] == pytest.approx(max(learned["ssim"]), abs=1e-4)
+    filters = table.loc[["upload", "gaussian"]]
+    assert found["pmt_filters_others"] == pytest.approx(100 * max(filters["others"]), abs=1e-3)
+    assert "it recognises 75% [" in numbers.reading(frame, stitched)
+    assert "No attack is needed" not in numbers.reading(frame)
+
+
+def test_attacks_on_fewer_pairs_do_not_count_as_the_strongest() -> None:
+    one = block()
+    few = outcome("few", attacked({"2 copies": 3.0}).result.values | {"same": [1] * 4 + [0] * 36})
+    frame = numbers.table([dataclasses.replace(one, attacks={**one.attacks, "averaging": few})], SETTINGS)
+    assert frame.set_index("attack")["others"].idxmax() == "2 copies"
+    assert list(numbers.best(frame)["attack"]) != ["2 copies"]
+
+
 def test_a_service_that_finds_no_face_recognises_nobody() -> None:
     entry = {"cosines": {"as it is": [0.9, 0.9, 0.0], "aligned again": [0.9, 0.9, 0.0]}, "detected": [1, 0]}
     values = {

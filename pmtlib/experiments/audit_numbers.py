@@ -99,19 +99,27 @@ def best(frame: pd.DataFrame, measure: str = "others") -> pd.DataFrame:
     """The strongest attack on each variant's uploads of each set, by the mean of a measure.
 
     It is chosen by looking at the result, in the attacker's favour: whoever relies on a filter should expect the worst.
+    Among attacks on different numbers of pairs those on the most are compared.
     """
     tried = attacker(frame)
     if not len(tried):
         return tried
-    return tried.loc[tried.groupby(["dataset", "variant"], sort=False)[measure].idxmax()].reset_index(drop=True)
+    groups = ["dataset", "variant"]
+    tried = tried[tried["n"] == tried.groupby(groups, sort=False)["n"].transform("max")]
+    return tried.loc[tried.groupby(groups, sort=False)[measure].idxmax()].reset_index(drop=True)
 
 
-def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers for each variant, means over the data sets; rates in percent."""
+def summary(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> dict[str, float]:
+    """Headline numbers for each variant, means over the data sets; rates in percent.
+
+    For a variant V: ``V_service``, ``V_upload_others``, ``V_clean_service`` and ``V_clean_others`` (TAR on uploads and
+    on photographs), ``V_upload_ssim``; ``V_best_others`` and ``V_best_ssim``, and the same with ``filters`` and
+    ``learned`` in the place of ``best``: the strongest attack of all, of the filters, of the learners. Where a head was
+    stitched, ``V_stitched_upload`` and ``V_stitched_photograph``.
+    """
     found: dict[str, float] = {}
     if not len(frame):
         return found
-    strongest, closest = best(frame), best(frame, "ssim")
     for variant, part in frame.groupby("variant", sort=False):
         key = str(variant).replace("-", "_")
         plain, clean = part[part["attack"] == UPLOAD], part[part["attack"] == PHOTOGRAPH]
@@ -120,11 +128,21 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
             ("upload_others", plain, "others"),
             ("clean_service", clean, "service"),
             ("clean_others", clean, "others"),
-            ("best_others", strongest[strongest["variant"] == variant], "others"),
         ):
             found[f"{key}_{name}"] = round(100 * float(rows[column].mean()), 3)
         found[f"{key}_upload_ssim"] = round(float(plain["ssim"].mean()), 4)
-        found[f"{key}_best_ssim"] = round(float(closest[closest["variant"] == variant]["ssim"].mean()), 4)
+        for name, rows in (
+            ("best", part),
+            ("filters", part[part["kind"] == "purification"]),
+            ("learned", part[part["kind"] == "learning"]),
+        ):
+            if len(attacker(rows)):
+                found[f"{key}_{name}_others"] = round(100 * float(best(rows)["others"].mean()), 3)
+                found[f"{key}_{name}_ssim"] = round(float(best(rows, "ssim")["ssim"].mean()), 4)
+        if stitched is not None and len(stitched):
+            mine = stitched[stitched["variant"] == variant]
+            for condition, rows in mine.groupby("condition", sort=False):
+                found[f"{key}_stitched_{condition}"] = round(100 * float(rows["accuracy"].mean()), 3)
     return found
 
 
@@ -361,8 +379,13 @@ _STANDS, _PARTLY = 0.25, 0.5
 """Shares of what the other networks make of photographs up to which a filter stands, or stands in part."""
 
 
-def reading(frame: pd.DataFrame) -> str:
-    """What the attacks came to, and whether the filter stands, in words (Markdown)."""
+def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
+    """What the attacks came to, and whether the filter stands, in words (Markdown).
+
+    Args:
+        frame: of :func:`table`.
+        stitched: of :func:`stitching`.
+    """
     if not len(frame):
         return "Nothing was measured."
     lines = [
@@ -386,8 +409,26 @@ def reading(frame: pd.DataFrame) -> str:
             f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
             f"{closest['ssim_worst']:.2f}. **Verdict: the filter {verdict}** against {_named(worst)}, which gives the "
             f"other networks {100 * share:.0f}% of what photographs give them."
+            + _stitched_words(stitched, str(dataset), str(variant))
         )
     return "\n\n".join(lines)
+
+
+def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -> str:
+    if stitched is None or not len(stitched):
+        return ""
+    rows = stitched[(stitched["dataset"] == dataset) & (stitched["variant"] == variant)]
+    by_condition = {str(line["condition"]): line for line in rows.to_dict("records")}
+    if not {PHOTOGRAPH, UPLOAD} <= set(by_condition):
+        return ""
+    upload, photograph = (
+        f"{100 * line['accuracy']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}]"
+        for line in (by_condition[UPLOAD], by_condition[PHOTOGRAPH])
+    )
+    return (
+        " No attack is needed by a stranger who has completed the shared model to a recogniser: it recognises "
+        f"{upload} of the uploads (of the photographs {photograph})."
+    )
 
 
 def _named(line: Mapping[Any, Any]) -> str:
