@@ -52,7 +52,7 @@ notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) 
 	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)
 
 picture: $(STAMP) ## draw the picture of the README anew
-	$(BIN)/python -m pmtlib.figures.abuse book/_static/strip.png
+	$(BIN)/python -m pmtlib.figures.audit book/_static/strip.png
 
 check: $(STAMP) ## say which pages of the book are out of date
 	$(BIN)/python -m pmtlib.runner check

@@ -143,3 +143,14 @@ def test_tables_and_figures_show_every_line(block: audit.AuditBlock) -> None:
         assert name in html
     axis = figures.audit_figure(frame).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["upload as it is", "gaussian", "contrast"]
+
+
+def test_the_picture_of_the_readme_has_upload_filter_and_learner_of_each_variant() -> None:
+    names = ["photograph", "pmt", "pmt, gaussian", "pmt, 8 copies", "pmt, de-obfuscator", "deep", "deep, median"]
+    pixels = np.zeros((112, 112, 3), np.uint8)
+    portrait = audit.Portrait("Somebody", dict.fromkeys(names, pixels), dict.fromkeys(names, "SSIM 0.10, cosine 0.20"))
+    axes = figures.portrait_row(portrait, ["pmt", "deep"]).axes
+    assert [axis.get_title() for axis in axes] == [
+        "photograph", "upload by pmt", "gaussian filter", "a network learned\nto undo it", "upload by deep",
+        "median filter",
+    ]  # fmt: skip

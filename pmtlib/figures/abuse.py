@@ -122,23 +122,6 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
     return figure
 
 
-def portrait_row(portrait: Portrait, networks: Sequence[str]) -> Figure:
-    """One photograph, its uploads, and the first of them after a blur, side by side: the picture of the README."""
-    figure, axes = plt.subplots(1, 2 + len(networks), figsize=(2.1 * (2 + len(networks)), 2.7), layout="constrained")
-    picture(axes[0], portrait.original, "photograph", portrait.title)
-    for axis, name in zip(axes[1:], networks, strict=False):
-        picture(axis, portrait.uploads[name].image, f"upload for {name}", _under(portrait.uploads[name]))
-    first = portrait.uploads[networks[0]]
-    picture(
-        axes[-1],
-        first.purified,
-        f"upload for {networks[0]},\nblurred by the receiver",
-        f"SSIM {first.ssim_purified:.2f}",
-    )
-    plt.close(figure)
-    return figure
-
-
 def _under(upload: Upload) -> str:
     return f"SSIM {upload.ssim:.2f}\ncos {upload.cosine:.2f}, {'accepted' if upload.accepted else 'rejected'}"
 
@@ -211,19 +194,3 @@ def provenance_table(blocks: Sequence[AbuseBlock]) -> Styler:
         for block in blocks
         for name, outcome in (("thresholds", block.clean), *block.rows.items())
     )
-
-
-def main(target: str) -> None:
-    """Draw the README's picture to ``target``: a public-domain portrait protected for two networks, at the defaults."""
-    from pmtlib import devices
-    from pmtlib.experiments.abuse import Abuse, portraits
-
-    networks = ("mobilefacenet", "sface")
-    abuse = Abuse(AbuseSettings(datasets=(), networks=networks), devices.resolve("auto"))
-    portrait_row(portraits(abuse, 1)[0], networks).savefig(target, dpi=110, metadata={"Software": None})
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from pmtlib.attacks.adaptive.purify import PURIFIERS
-from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, best_strengths, label
+from pmtlib.experiments.audit import DEOBFUSCATOR, PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, best_strengths, label
 from pmtlib.experiments.audit_numbers import AGE, GOALS, attacker
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
@@ -298,3 +298,38 @@ def _points(axis: Axes, part: pd.DataFrame, names: list[str], measure: str, titl
     axis.set_xlim(-0.03, 1.03)
     axis.set_xlabel(title, fontsize=9)
     axis.grid(axis="x", alpha=0.3)
+
+
+def portrait_row(portrait: Portrait, variants: Sequence[str]) -> Figure:
+    """One photograph and, for each variant, its upload and what attackers make of it: the picture of the README."""
+    shown = {PHOTOGRAPH: "photograph"}
+    for variant in variants:
+        for name in portrait.images:
+            if name == variant:
+                shown[name] = f"upload by {variant}"
+            elif name.startswith(f"{variant}, ") and "copies" not in name:
+                attack = name.removeprefix(f"{variant}, ")
+                shown[name] = "a network learned\nto undo it" if attack == DEOBFUSCATOR else f"{attack} filter"
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.75 * len(shown), 2.5), layout="constrained")
+    for axis, (name, title) in zip(axes, shown.items(), strict=True):
+        below = portrait.title if name == PHOTOGRAPH else portrait.below[name].replace(", ", "\n")
+        picture(axis, portrait.images[name], title, below)
+    plt.close(figure)
+    return figure
+
+
+def main(target: str) -> None:
+    """Draw the README's picture to ``target``: a public-domain portrait, uploads of it, and attacks on those."""
+    from pmtlib import devices
+    from pmtlib.experiments.audit import Audit, audit_settings
+
+    settings = audit_settings("paper")
+    audit = Audit(settings.model_copy(update={"copies": (1,)}), devices.resolve("auto"))
+    (portrait,) = audit.portraits(1, {variant: audit.tuning(variant) for variant in settings.thorough})
+    portrait_row(portrait, settings.thorough).savefig(target, dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1])
