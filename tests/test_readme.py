@@ -69,10 +69,24 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     settings = audit.audit_settings("paper")
     _, blocks = audit.Audit(settings, torch.device("cpu")).run()
     summary = audit_numbers.summary(audit_numbers.table(blocks, settings))
-    found = re.search(r"uploads from (\S+)% to (\S+)% \(of the photographs: (\S+)%\)", README)
+    words = " ".join(README.split())
+    patterns = (
+        (r"uploads from (\S+)% to (\S+)% \(of the photographs: (\S+)%\)", ["pmt_upload", "pmt_filters", "pmt_clean"]),
+        (r"people's uploads gives them (\S+)%", ["pmt_learned"]),
+        (r"other networks (\S+)% as they are and (\S+)% of what the best attack", ["deep_upload", "deep_best"]),
+    )
+    for pattern, names in patterns:
+        found = re.search(pattern, words)
+        assert found, pattern
+        expected = [round(summary[f"{name}_others"], 1) for name in names]
+        assert [float(number) for number in found.groups()] == expected
+    found = re.search(r"service recognises (\S+)% of its uploads \(of photographs (\S+)%\)", words)
     assert found
-    expected = [summary[f"pmt_{name}_others"] for name in ("upload", "best", "clean")]
-    assert [float(number) for number in found.groups()] == [round(value, 1) for value in expected]
+    expected = [round(summary[f"deep_{name}"], 1) for name in ("service", "clean_service")]
+    assert [float(number) for number in found.groups()] == expected
+    found = re.search(r"mean SSIM of (\S+)\. \*\*A better.*mean SSIM of at most (\S+)\. The service must", words)
+    assert found
+    assert found.groups() == (f"{summary['pmt_learned_ssim']:.2f}", f"{summary['deep_best_ssim']:.2f}")
 
 
 def test_its_commands_and_files_exist():
