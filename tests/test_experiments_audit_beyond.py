@@ -27,6 +27,13 @@ def block(variant: str = "pmt", raised: float = 0.0, **beyond: dict[str, Any]) -
     return audit.AuditBlock("lfw", variant, {"purification": filters, "learning": learners}, steps, parts)
 
 
+STEPS = {"pmt": 25, "deep": 40}
+
+
+def goals(blocks: list[audit.AuditBlock]) -> Any:
+    return numbers.goals(numbers.table(blocks, SETTINGS), numbers.frontier(blocks, SETTINGS, STEPS))
+
+
 def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
     one = block()
     points = numbers.frontier([one], SETTINGS, {"pmt": 25}).set_index("steps")
@@ -50,15 +57,22 @@ def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
 def test_uploads_that_were_not_measured_have_no_point() -> None:
     empty = audit.AuditBlock("lfw", "pmt", {"purification": NOTHING, "learning": NOTHING}, NOTHING, {})
     assert not len(numbers.frontier([empty], SETTINGS, {"pmt": 25}))
-    assert not len(numbers.goals(numbers.table([empty], SETTINGS)))
-    assert "nothing to advise" in numbers.advice(numbers.goals(numbers.table([empty], SETTINGS)))
+    assert not len(goals([empty]))
+    assert "nothing to advise" in numbers.advice(goals([empty]))
 
 
 def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() -> None:
     blocks = [block(), block("deep", raised=-0.4)]
     frame = numbers.table(blocks, SETTINGS)
-    found = numbers.goals(frame).set_index("against")
-    assert set(found["variant"]) == {"deep"}
+    every = goals(blocks)
+    assert set(every["variant"]) == {"deep"}
+    found = every[every["own"]].set_index("against")
+    assert set(found["steps"]) == {40}
+    other = every[~every["own"]].iloc[0]
+    assert (len(every), other["steps"], other["against"]) == (3, 7, "all")
+    points = numbers.frontier(blocks, SETTINGS, STEPS).set_index(["variant", "steps"])
+    assert other["others"] == pytest.approx(points.loc[("deep", 7), "others"] / points.loc[("pmt", 25), "others"])
+    assert other["ssim"] == pytest.approx(points.loc[("deep", 7), "ssim"] / points.loc[("pmt", 25), "ssim"])
     for against, kinds in (("filters", ["purification"]), ("all", ["purification", "learning"])):
         highest = {}
         for variant in ("pmt", "deep"):
@@ -73,15 +87,16 @@ def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() ->
         line = found.loc[against]
         reached = line["service"] >= least and line["others"] <= most_others and line["ssim"] <= most_ssim
         assert line["reached"] == reached
-    html = figures.goals_table(found.reset_index()).to_html()
+    html = figures.goals_table(every).to_html()
     assert "not reached" in html
+    assert "7 (frontier)" in html
 
 
 def test_the_advice_follows_the_goals() -> None:
-    frame = numbers.goals(numbers.table([block(), block("deep")], SETTINGS))
-    assert "*deep* does not reach its goal" in numbers.advice(frame)
+    frame = goals([block(), block("deep")])
+    assert "*deep* at K = 40 (the K that was chosen beforehand) does not reach its goal" in numbers.advice(frame)
     frame["reached"] = True
-    assert "*deep* reaches its goal on every set" in numbers.advice(frame)
+    assert "*deep* at K = 7 (a K of the frontier, seen after) reaches its goal on every set" in numbers.advice(frame)
 
 
 def test_a_share_of_nothing() -> None:

@@ -492,6 +492,9 @@ class Audit(Variants[AuditSettings]):
         if not settings.pair_people or not wanted:
             return Outcome(None, "not run: this profile trains no de-obfuscator")
         parameters = {**self.training(), "steps": wanted, "filter": [label(best), best.strength]}
+        identity = variant in settings.identity_variants
+        if identity:
+            parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
 
         def compute(photographs: Photographs) -> dict[str, Any]:
             longest = config.model_copy(update={"steps": max(wanted)})
@@ -506,6 +509,9 @@ class Audit(Variants[AuditSettings]):
                     DEOBFUSCATOR: self.through(images, uploads),
                     RECFACE: self.through(inverter, self._features(shared, uploads)),
                 }
+                if identity:
+                    own = self.inverter(variant, identity=True)
+                    attacks[IDENTITY_RECFACE] = self.through(own, self._features(shared, uploads))
                 found |= {f"K = {steps}, {name}": self._judged(photographs, one) for name, one in attacks.items()}
             return found
 

@@ -157,11 +157,11 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
         steps: of each variant's own configuration.
 
     Returns:
-        DataFrame with columns dataset, variant, steps; service: TAR of the authorised network on uploads as they are,
-        clean: the same on photographs; others, others_low, others_high and attack: the highest mean TAR of the other
-        networks and what gives it; ssim and ssim_attack: the highest mean SSIM likewise; bound and bound_ssim: what a
-        RecFace trained on photographs makes of the photographs' own features at that cut, which no filter goes below
-        that matches them in full.
+        DataFrame with columns dataset, variant, steps, own (whether that is the variant's own number); service: TAR of
+        the authorised network on uploads as they are, clean: the same on photographs; others, others_low, others_high
+        and attack: the highest mean TAR of the other networks and what gives it; ssim and ssim_attack: the highest mean
+        SSIM likewise; bound and bound_ssim: what a RecFace trained on photographs makes of the photographs' own
+        features at that cut, which no filter goes below that matches them in full.
     """
     points = []
     for block in blocks:
@@ -183,6 +183,7 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
             points.append(
                 {
                     "dataset": block.dataset, "variant": block.variant, "steps": count,
+                    "own": count == steps[block.variant],
                     "service": next(line["service"] for line in lines if line["attack"] == UPLOAD),
                     "clean": by_name[PHOTOGRAPH]["service"],
                     **{name: strongest[name] for name in ("others", "others_low", "others_high", "attack")},
@@ -201,35 +202,49 @@ GOALS = {
 shares of the other networks' TAR and of the SSIM that the transform as published leaves to the best attacker."""
 
 
-def goals(frame: pd.DataFrame) -> pd.DataFrame:
+def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Each variant held against the transform as published, by the goals of :data:`GOALS`.
 
+    Args:
+        frame: of :func:`table`.
+        points: of :func:`frontier`. Against every attack each number of steps is a line; at other numbers than the
+            variant's own the filters are one, the best.
+
     Returns:
-        DataFrame with columns dataset, variant, against, service (share of clean), others and ssim (shares of what the
-        published transform leaves), others_value, ssim_value, attack, reached.
+        DataFrame with columns dataset, variant, steps, own (whether that is the variant's own number), against, service
+        (share of clean), others and ssim (shares of what the published transform leaves at its own steps),
+        others_value, ssim_value, attack, reached.
     """
     lines: list[dict[str, Any]] = []
-    if not len(frame):
-        return pd.DataFrame(lines)
-    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
-        published = frame[(frame["dataset"] == dataset) & (frame["variant"] == PLAIN)]
-        if variant == PLAIN or not len(published):
+    for point in points.to_dict("records"):
+        published = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == PLAIN)]
+        if point["variant"] == PLAIN or not len(published):
             continue
-        by_name = {str(line["attack"]): line for line in part.to_dict("records")}
-        share = _share(by_name[UPLOAD]["service"], by_name[PHOTOGRAPH]["service"])
+        share = _share(point["service"], point["clean"])
+        own = bool(point["own"])
         for against, (_, least, most_others, most_ssim) in GOALS.items():
-            ours, theirs = _met(part, against), _met(published, against)
-            others, ssim = (_share(ours[name].max(), theirs[name].max()) for name in ("others", "ssim"))
-            strongest = max(ours.to_dict("records"), key=lambda line: line["others"])
+            if against == "filters" and not own:
+                continue
+            part = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == point["variant"])]
+            ours = _met(part, against) if own else None
+            theirs = _met(published, against)
+            found = point if ours is None else _strongest(ours)
+            others, ssim = (_share(found[name], theirs[name].max()) for name in ("others", "ssim"))
             lines.append(
                 {
-                    "dataset": dataset, "variant": variant, "against": against, "service": share, "others": others,
-                    "ssim": ssim, "others_value": float(ours["others"].max()), "ssim_value": float(ours["ssim"].max()),
-                    "attack": strongest["attack"],
+                    "dataset": point["dataset"], "variant": point["variant"], "steps": point["steps"], "own": own,
+                    "against": against, "service": share, "others": others, "ssim": ssim,
+                    "others_value": found["others"], "ssim_value": found["ssim"], "attack": found["attack"],
                     "reached": share >= least and others <= most_others and ssim <= most_ssim,
                 }
             )  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def _strongest(part: pd.DataFrame) -> dict[str, Any]:
+    """The highest rate and the highest SSIM of some attacks, and what gives that rate."""
+    strongest = max(part.to_dict("records"), key=lambda line: float(line["others"]))
+    return {"others": strongest["others"], "attack": strongest["attack"], "ssim": float(part["ssim"].max())}
 
 
 def advice(frame: pd.DataFrame) -> str:
@@ -237,16 +252,22 @@ def advice(frame: pd.DataFrame) -> str:
     if not len(frame):
         return "*No variant was measured against the transform as published; there is nothing to advise.*"
     lines = ["**Advice.**"]
-    for variant, part in frame.groupby("variant", sort=False):
-        held = {against: bool(rows["reached"].all()) for against, rows in part.groupby("against", sort=False)}
-        for against, (what, *_) in GOALS.items():
-            rows = part[part["against"] == against]
-            verdict = "reaches its goal on every set" if held[str(against)] else "does not reach its goal on every set"
+    for (variant, steps), part in frame.groupby(["variant", "steps"], sort=False):
+        for against, rows in part.groupby("against", sort=False):
+            held = bool(rows["reached"].all())
+            verdict = "reaches its goal on every set" if held else "does not reach its goal on every set"
             others = ", ".join(
-                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}%"
+                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}%, the service "
+                f"{100 * line['service']:.0f}% of what it recognises of photographs"
                 for line in rows.to_dict("records")
             )
-            lines.append(f"- Against {what}, *{variant}* {verdict} (other networks still recognise: {others}).")
+            chosen = (
+                "the K that was chosen beforehand" if bool(rows["own"].all()) else "a K of the frontier, seen after"
+            )
+            lines.append(
+                f"- Against {GOALS[str(against)][0]}, *{variant}* at K = {steps} ({chosen}) {verdict}. Other networks "
+                f"recognise: {others}."
+            )
     lines.append(
         "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Prefer a variant "
         "that reaches both goals where the service shares deep enough."
