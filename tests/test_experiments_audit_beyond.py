@@ -54,6 +54,17 @@ def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
     assert len(figures.frontier_figure(points.reset_index()).axes) == 2
 
 
+def test_the_frontiers_summary_has_the_means_over_the_sets() -> None:
+    blocks = [block(), dataclasses.replace(block(raised=0.1), dataset="cfp_ff")]
+    points = numbers.frontier(blocks, SETTINGS, STEPS)
+    found = numbers.frontier_summary(points)
+    at_7 = points[points["steps"] == 7]
+    assert len(at_7) == 2
+    assert found["pmt_k7_others"] == pytest.approx(100 * sum(at_7["others"]) / 2, abs=1e-3)
+    assert found["pmt_k7_service"] == pytest.approx(100 * sum(at_7["service"]) / 2, abs=1e-3)
+    assert found["pmt_k25_ssim"] == pytest.approx(points[points["own"]]["ssim"].mean(), abs=1e-4)
+
+
 def test_uploads_that_were_not_measured_have_no_point() -> None:
     empty = audit.AuditBlock("lfw", "pmt", {"purification": NOTHING, "learning": NOTHING}, NOTHING, {})
     assert not len(numbers.frontier([empty], SETTINGS, {"pmt": 25}))

@@ -194,6 +194,18 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
     return pd.DataFrame(points)
 
 
+def frontier_summary(points: pd.DataFrame) -> dict[str, float]:
+    """Means of the frontier's points over the data sets: ``V_kN_service``, ``V_kN_others`` (percent), ``V_kN_ssim``."""
+    found: dict[str, float] = {}
+    if not len(points):
+        return found
+    for (variant, steps), part in points.groupby(["variant", "steps"], sort=False):
+        key = f"{str(variant).replace('-', '_')}_k{steps}"
+        found |= {f"{key}_{name}": round(100 * float(part[name].mean()), 3) for name in ("service", "others")}
+        found[f"{key}_ssim"] = round(float(part["ssim"].mean()), 4)
+    return found
+
+
 GOALS = {
     "filters": ("filters, averages and contrast, without learning", 0.95, 0.25, 0.5),
     "all": ("every attack, learners included", 0.90, 0.5, 2 / 3),
