@@ -129,3 +129,12 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     (tmp_path / TRAINING).write_bytes(b"PK")
     with pytest.raises(ResultError, match="damaged"):
         train_head(shallow(), crowd(4, 1), TINY, folder=tmp_path)
+
+
+def test_a_head_of_the_usual_size_trains() -> None:
+    """Wide maps in a memory layout that the group norm cannot differentiate once ended the process."""
+    config = HeadConfig(steps=1, batch_size=64, validation_people=0, validate_every=1)
+    shallow = ShallowModel(SmallNetwork(), 1)
+    widened = ShallowModel(SmallNetwork(), 1)
+    widened.feature = lambda images: shallow.feature(images).repeat(1, 128, 1, 1)[..., ::8, ::8].contiguous()  # type: ignore[method-assign]
+    assert train_head(widened, crowd(4, 16), config) is not None

@@ -228,7 +228,8 @@ class _HeadTraining(Training[_Classifier]):
         """CosFace on this step's images."""
         rows = self.rows(len(self.images))
         (images,) = self.mirrored(self.images[rows])
-        features = self._features(images).contiguous(memory_format=torch.channels_last)
+        # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
+        features = self._features(images).contiguous()
         with self.arithmetic():
             embeddings = self.model.head(features)
         return cosine_softmax(
