@@ -226,7 +226,9 @@ class Audit(Variants[AuditSettings]):
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters[-1])
-        return AuditBlock(dataset, variant, attacks, self.other_steps(dataset, variant, filters[-1]), beyond)
+        steps = _not_yet(self.other_steps(dataset, variant, filters[-1]))
+        attacks, beyond = ({name: _not_yet(one) for name, one in part.items()} for part in (attacks, beyond))
+        return AuditBlock(dataset, variant, attacks, steps, beyond)
 
     def _entry(self, variant: str) -> tuple[Method, dict[str, Any]]:
         """What a name of the settings stands for, and the fields that it changes."""
@@ -728,6 +730,13 @@ class Audit(Variants[AuditSettings]):
         opinions = self.opinions(photographs, images)
         distances = metrics.lpips(images.to(self.device), photographs.originals.to(self.device), "vgg")
         return {"networks": opinions["networks"], "ssim": opinions["ssim"], "lpips": rounded(distances)}
+
+
+def _not_yet(outcome: Outcome) -> Outcome:
+    """An attack that was not run on a set that the audit has is not computed yet, wherever the page is made."""
+    if outcome.result is None and outcome.note == "not run: data not present":
+        return Outcome(None, "not run: not computed yet, and PMT_DATA is not set here")
+    return outcome
 
 
 def some(photographs: Photographs, pairs: int) -> Photographs:

@@ -314,7 +314,7 @@ def portrait_row(portrait: Portrait, variants: Sequence[str]) -> Figure:
                 shown[name] = "a network learned\nto undo it" if attack == DEOBFUSCATOR else f"{attack} filter"
     figure, axes = plt.subplots(1, len(shown), figsize=(1.75 * len(shown), 2.5), layout="constrained")
     for axis, (name, title) in zip(axes, shown.items(), strict=True):
-        below = portrait.title if name == PHOTOGRAPH else portrait.below[name].replace(", ", "\n")
+        below = portrait.title.replace(" (", "\n(") if name == PHOTOGRAPH else portrait.below[name].replace(", ", "\n")
         picture(axis, portrait.images[name], title, below)
     plt.close(figure)
     return figure
