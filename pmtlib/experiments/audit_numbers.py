@@ -285,9 +285,9 @@ def advice(frame: pd.DataFrame) -> str:
         "that reaches both goals where the service shares deep enough."
     )
     lines.append(
-        "- Rely on none of them against whoever holds the shared model and other photographs of the person: the "
-        "stitched recogniser below is such a party, and the service is one by design. A filter decides who can *use* "
-        "an upload, not who can link it once they hold the key."
+        "- Rely on none of them against whoever completes the shared model to a good recogniser: uploads match it, so "
+        "the service is one by design. The stitched head below, trained for minutes, is a weak one. A filter decides "
+        "who can *use* an upload, not who can link it once they hold the key."
     )
     return "\n".join(lines)
 
@@ -459,7 +459,7 @@ def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -
         for line in (by_condition[UPLOAD], by_condition[PHOTOGRAPH])
     )
     return (
-        " No attack is needed by a stranger who has completed the shared model to a recogniser: it recognises "
+        " A stranger's head on the shared model, trained for minutes on another data set, recognises "
         f"{upload} of the uploads (of the photographs {photograph})."
     )
 
