@@ -91,8 +91,8 @@ def test_a_variant_comes_from_the_file_or_the_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "variant", "message"),
     [
-        ("steps: 3\n", "decoi", r"^no variant 'decoi'; there are pmt, decoy$"),
-        ("variant: decoi\n", None, r"c.yaml: no variant 'decoi'; there are pmt, decoy$"),
+        ("steps: 3\n", "decoi", r"^no variant 'decoi'; there are pmt, decoy, deep$"),
+        ("variant: decoi\n", None, r"c.yaml: no variant 'decoi'; there are pmt, decoy, deep$"),
         ("variant: [1]\n", None, "c.yaml: no variant"),
         ("variant: decoy\n", "pmt", "c.yaml: it is for the variant decoy, not pmt"),
         ("variant: decoy\nanchor_sigmas: [0]\n", None, "c.yaml: anchor_sigmas.0: .*greater than 0"),

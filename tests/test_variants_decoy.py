@@ -193,7 +193,7 @@ def test_the_low_frequencies_show_the_decoy_and_the_features_still_the_person() 
 
 
 def test_the_table_names_each_variant_and_its_configuration() -> None:
-    assert list(VARIANTS) == ["pmt", "decoy"]
+    assert list(VARIANTS) == ["pmt", "decoy", "deep"]
     for name, variant in VARIANTS.items():
         assert name_of(variant.config()) == name
         assert "\n" not in variant.summary
