@@ -7,6 +7,7 @@ people does a little worse, and one with more data and time does better.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,11 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
         )
     if not protected.is_dir():
         return [Case(protected.name, _face(originals, None, aligned), _upload(protected))], {}
-    by_content = {hashlib.sha256(entry.path.read_bytes()).hexdigest(): entry.path for entry in _photographs(originals)}
+    by_content: dict[str, Path] = {}
+    for entry in collect([originals], originals / ".none").entries:
+        # One that cannot be read was not protected either, or its upload is reported below.
+        with contextlib.suppress(OSError):
+            by_content[hashlib.sha256(entry.path.read_bytes()).hexdigest()] = entry.path
     cases: list[Case] = []
     failed: dict[str, str] = {}
     for row in _rows(protected):
@@ -167,10 +172,6 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
             except (PMTError, OSError) as error:
                 failed[output] = " ".join(str(error).split())
     return cases, failed
-
-
-def _photographs(folder: Path) -> list[Any]:
-    return [entry for entry in collect([folder], folder / ".none").entries if not entry.fault]
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -373,16 +373,11 @@ def load_deobfuscator(folder: Path, device: torch.device | str = "cpu") -> Deobf
     Raises:
         ResultError: there is none, its training is not finished, or it is damaged.
     """
-    record = _DEOBFUSCATOR.read(folder)
-    if record.get("finished") is not True:
-        raise ResultError(f"no de-obfuscator with a finished training in {folder}; train one")
-    try:
-        config = DeobfuscatorConfig.model_validate(record["config"])
-        model = _deobfuscator(config)
-        model.network.load_state_dict(safetensors.torch.load_file(folder / _DEOBFUSCATOR.weights))
-    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ResultError(f"the de-obfuscator in {folder} is damaged; remove the folder and train one") from error
-    return model.eval().requires_grad_(False).to(device)
+
+    def build(record: dict[str, Any]) -> Deobfuscator:
+        return _deobfuscator(DeobfuscatorConfig.model_validate(record["config"]))
+
+    return _load(_DEOBFUSCATOR, folder, device, "de-obfuscator", build, lambda model: model.network)
 
 
 def load_protected_recface(folder: Path, device: torch.device | str = "cpu") -> RecFace:
@@ -391,16 +386,34 @@ def load_protected_recface(folder: Path, device: torch.device | str = "cpu") -> 
     Raises:
         ResultError: there is none, its training is not finished, or it is damaged.
     """
-    record = _RECFACE.read(folder)
-    if record.get("finished") is not True:
-        raise ResultError(f"no RecFace with a finished training in {folder}; train one")
-    try:
+
+    def build(record: dict[str, Any]) -> RecFace:
         kind = IdentityConfig if "identity_weight" in record["config"] else DeobfuscatorConfig
-        config = kind.model_validate(record["config"])
-        model = _recface(record["feature"], config)
-        model.load_state_dict(safetensors.torch.load_file(folder / _RECFACE.weights))
+        return _recface(record["feature"], kind.model_validate(record["config"]))
+
+    return _load(_RECFACE, folder, device, "RecFace", build, lambda model: model)
+
+
+_Trained = TypeVar("_Trained", bound=nn.Module)
+
+
+def _load(
+    files: Files,
+    folder: Path,
+    device: torch.device | str,
+    title: str,
+    build: Callable[[dict[str, Any]], _Trained],
+    inner: Callable[[_Trained], nn.Module],
+) -> _Trained:
+    """The network of a folder, frozen: made by its record, its weights read into what ``inner`` names."""
+    record = files.read(folder)
+    if record.get("finished") is not True:
+        raise ResultError(f"no {title} with a finished training in {folder}; train one")
+    try:
+        model = build(record)
+        inner(model).load_state_dict(safetensors.torch.load_file(folder / files.weights))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ResultError(f"the RecFace in {folder} is damaged; remove the folder and train one") from error
+        raise ResultError(f"the {title} in {folder} is damaged; remove the folder and train one") from error
     return model.eval().requires_grad_(False).to(device)
 
 
