@@ -47,11 +47,63 @@ def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
     assert points.loc[25, "bound"] == table.loc["photograph, RecFace", "others"]
     assert points.loc[25, "clean"] == table.loc["photograph", "service"]
     # At other numbers of steps only what was made of those uploads counts.
-    other = dataclasses.replace(one, attacks={"purification": one.steps})
+    values = one.steps.result.values
+    renamed = {name.removeprefix("K = 7, "): entry for name, entry in values["attacks"].items()}
+    other = dataclasses.replace(one, attacks={"purification": outcome("steps", {**values, "attacks": renamed})})
     rows = numbers.table([other], SETTINGS).set_index("attack")
-    assert points.loc[7, "others"] == max(rows["others"])
-    assert points.loc[7, "service"] == rows.loc["K = 7, upload", "service"]
-    assert len(figures.frontier_figure(points.reset_index()).axes) == 2
+    assert points.loc[7, "others"] == points.loc[7, "restored"] == max(rows["others"])
+    assert points.loc[7, "service"] == rows.loc["upload", "service"]
+    assert len(figures.frontier_figure(points.reset_index()).axes) == 3
+
+
+def translation(raised: float) -> Outcome:
+    """A translation of uploads, of photographs and of uploads of 7 steps; without the service, and with no image."""
+    made = attacked({"translation of features": raised, "K = 7, translation of features": raised - 0.1,
+                     "photograph, translation of features": raised + 0.1})  # fmt: skip
+    for entry in made.result.values["attacks"].values():
+        del entry["ssim"], entry["lpips"], entry["networks"]["mobilefacenet"]
+    return made
+
+
+def test_a_translation_competes_by_rates_and_has_no_likeness() -> None:
+    without = block()
+    one = dataclasses.replace(without, attacks={**without.attacks, "translation": translation(0.7)})
+    frame = numbers.table([one], SETTINGS)
+    rows = frame.set_index("attack")
+    assert "K = 7, translation of features" not in rows.index
+    line = rows.loc["translation of features"]
+    assert np.isnan(line["ssim"])
+    assert np.isnan(line["service"])
+    strongest = numbers.best(frame).iloc[0]
+    assert strongest["attack"] == "translation of features"
+    assert numbers.best(frame, "ssim").iloc[0]["attack"] != "translation of features"
+    before = numbers.frontier([without], SETTINGS, {"pmt": 25}).set_index("steps")
+    points = numbers.frontier([one], SETTINGS, {"pmt": 25}).set_index("steps")
+    for steps in (7, 25):
+        assert points.loc[steps, "attack"] == "translation of features"
+        assert points.loc[steps, "others"] > points.loc[steps, "restored"] == before.loc[steps, "others"]
+        assert points.loc[steps, "ssim"] == before.loc[steps, "ssim"]
+    assert points.loc[25, "others"] == line["others"]
+    assert points.loc[25, "bound_translated"] == rows.loc["photograph, translation of features", "others"]
+    assert "nan" not in figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
+    assert "translation of features" in numbers.reading(frame)
+    assert numbers.summary(frame)["pmt_translated_others"] == pytest.approx(100 * line["others"], abs=1e-3)
+
+
+def test_no_goal_speaks_of_translation_but_the_advice_does() -> None:
+    blocks = [block(), block("deep", raised=-0.4)]
+    before = goals(blocks)
+    translated = [dataclasses.replace(one, attacks={**one.attacks, "translation": translation(0.7)}) for one in blocks]
+    after = goals(translated)
+    shared = ["steps", "against", "service", "others", "ssim", "attack", "reached"]
+    assert after[shared].equals(before[shared])
+    rate = numbers.table(translated, SETTINGS).set_index(["variant", "attack"]).loc["deep", "translation of features"]
+    own = after[after["own"]]
+    assert (own["translated"] == rate["others"]).all()
+    assert after.loc[~after["own"], "translated"].isna().all()
+    assert f"of *deep* on LFW {100 * rate['others']:.0f}%" in numbers.advice(after)
+    assert "measured with a translator" not in numbers.advice(before)
+    assert "by translation" in figures.goals_table(after).to_html()
 
 
 def test_the_frontiers_summary_has_the_means_over_the_sets() -> None:

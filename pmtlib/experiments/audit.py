@@ -35,6 +35,7 @@ from pmtlib.attacks.adaptive.deobfuscate import (
 from pmtlib.attacks.adaptive.prior import PriorConfig, best_of, mean_image
 from pmtlib.attacks.adaptive.purify import Purification, candidates, tune
 from pmtlib.attacks.adaptive.stitch import HeadConfig
+from pmtlib.attacks.adaptive.translate import TranslatorConfig
 from pmtlib.attacks.reconstruction import ADAM, InversionConfig, RecFace, Start
 from pmtlib.attacks.training import read_eight_bit
 from pmtlib.errors import AssetError, DatasetError, ResultError
@@ -102,6 +103,8 @@ class AuditSettings(VariantSettings):
         distractors: strangers in the gallery of the 1:N linkage; 0 leaves linkage out.
         attribute_networks: read from what attackers make of uploads; none leaves them out.
         head: the training of the head stitched to the shared shallow model; None leaves it out.
+        translator: the training of the translator from shared features to the attacker's own embeddings; None leaves it
+            out.
         qualities: of JPEG, at which a service may compress what it gets; none leaves out what a service does.
         choice_people: yet other people of LFW who are in no pair, on whom the variant ``deep`` was chosen; 0 leaves the
             choice out.
@@ -133,6 +136,7 @@ class AuditSettings(VariantSettings):
     distractors: int = Field(0, ge=0)
     attribute_networks: tuple[str, ...] = ()
     head: HeadConfig | None = None
+    translator: TranslatorConfig | None = None
     qualities: tuple[int, ...] = ()
     choice_people: int = Field(0, ge=0)
     choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
@@ -220,6 +224,7 @@ class Audit(Variants[AuditSettings]):
         attacks = {
             "purification": self.purified(dataset, variant, filters),
             "learning": self.learned(dataset, variant),
+            "translation": audit_beyond.translated(self, dataset, variant),
         }
         beyond: dict[str, Outcome] = {}
         if variant in self.settings.thorough:
@@ -489,8 +494,8 @@ class Audit(Variants[AuditSettings]):
 
     def other_steps(self, dataset: str, variant: str, best: Purification) -> Outcome:
         """Uploads of other numbers of steps, of those that the learners saw: as they are, filtered and learned from."""
-        settings, config = self.settings, self.config(variant)
-        wanted = [steps for steps in self._trained_steps(variant) if steps != config.steps]
+        settings = self.settings
+        wanted = self.other_numbers(variant)
         if not settings.pair_people or not wanted:
             return Outcome(None, "not run: this profile trains no de-obfuscator")
         parameters = {**self.training(), "steps": wanted, "filter": [label(best), best.strength]}
@@ -499,12 +504,9 @@ class Audit(Variants[AuditSettings]):
             parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            longest = config.model_copy(update={"steps": max(wanted)})
-            kept = self._protected(photographs.originals, dataset, variant, longest, wanted).kept
             images, inverter, shared = self.deobfuscator(variant), self.inverter(variant), self.shared(variant)
             found: dict[str, Any] = {}
-            for steps, made in zip(wanted, kept, strict=True):
-                uploads = quantise(made)
+            for steps, uploads in self.other_uploads(dataset, variant).items():
                 attacks = {
                     UPLOAD: uploads,
                     label(best): best(uploads),
@@ -518,6 +520,17 @@ class Audit(Variants[AuditSettings]):
             return found
 
         return self._attack(dataset, variant, "steps", parameters, compute)
+
+    def other_numbers(self, variant: str) -> list[int]:
+        """The numbers of steps of the frontier, beside the variant's own: those that the learners see."""
+        return [steps for steps in self._trained_steps(variant) if steps != self.config(variant).steps]
+
+    def other_uploads(self, dataset: str, variant: str) -> dict[int, Tensor]:
+        """Uploads of those numbers of steps, (U, 3, 112, 112) each."""
+        wanted = self.other_numbers(variant)
+        longest = self.config(variant).model_copy(update={"steps": max(wanted)})
+        kept = self._protected(self.photographs(dataset).originals, dataset, variant, longest, wanted).kept
+        return {steps: quantise(made) for steps, made in zip(wanted, kept, strict=True)}
 
     def inverted(self, dataset: str, variant: str) -> Outcome:
         """White-box inversion of the features with priors: several starts and smoothness weights, and a network.

@@ -19,6 +19,7 @@ from pmtlib import attribute_zoo, datasets, metrics, paths, results, zoo
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
+from pmtlib.attacks.adaptive.translate import Translator, train_translator
 from pmtlib.attacks.attributes import AttributeEstimates, estimate, label_agreement
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.errors import AssetError, DatasetError
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
-DEOBFUSCATOR = "de-obfuscator"
+DEOBFUSCATOR, TRANSLATION = "de-obfuscator", "translation of features"
 STRANGER = "another person"
 RANKS = (1, 5)
-FAR = 1e-2
+FAR, FAR_NAME = 1e-2, "far_1e2"
 GALLERIES = ("photographs", "uploads")
 STITCHING_PEOPLE = {"lfw": "cfp_ff", "cfp_ff": PEOPLE}
-"""Whose labelled photographs train the head that attacks a data set: the people of the other one."""
+"""Whose photographs train the head that attacks a data set: the people of the other one."""
 
 
 def run(audit: Audit, dataset: str, variant: str, best: Purification) -> dict[str, Outcome]:
@@ -268,6 +269,97 @@ def _embedded(network: StitchedNetwork, images: Tensor, audit: Audit) -> Floats:
     with torch.inference_mode():
         parts = [network(images[chunk].to(audit.device)).cpu().numpy() for chunk in batches(len(images), 64)]
     return np.concatenate(parts).astype(np.float64)
+
+
+# -- translation ---------------------------------------------------------------------------------------------------
+
+
+def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
+    """Uploads whose features are translated to the embeddings of the attacker's networks (:mod:`~.translate`).
+
+    The person's other photograph is enrolled as the network itself embeds it. A network's threshold is that of a FAR of
+    1e-2 between the translation of one photograph and the embedding of another, among the people held out of the
+    training. Uploads of the frontier's other numbers of steps meet the same translator.
+    """
+    settings = audit.settings
+    if settings.translator is None or dataset not in STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile translates nothing")
+    config, people_set = settings.translator, STITCHING_PEOPLE[dataset]
+    steps = audit.other_numbers(variant) if settings.pair_people else []
+    parameters = {"translator": config.model_dump(mode="json"), "people": people_set, "steps": steps}
+
+    def compute(_: datasets.PairSet) -> dict[str, Any]:
+        try:
+            people = datasets.load_people(people_set)
+        except DatasetError as error:
+            raise AssetError(f"the translator is trained on the people of {people_set}, who are not there") from error
+        translator = _translator(audit, variant, people)
+        photographs = audit.photographs(dataset)
+        others = {name: audit.embed_once(name, photographs.others) for name in translator.sizes}
+        originals = {name: audit.embed_once(name, photographs.originals) for name in translator.sizes}
+        attacked = {TRANSLATION: audit.uploads(dataset, variant)}
+        if steps:
+            made = audit.other_uploads(dataset, variant)
+            attacked |= {f"K = {count}, {TRANSLATION}": uploads for count, uploads in made.items()}
+        attacked[f"{PHOTOGRAPH}, {TRANSLATION}"] = photographs.originals
+        found = {}
+        for attack, images in attacked.items():
+            said = _translations(translator, images, audit)
+            networks = {}
+            for name, embeddings in said.items():
+                mine = embeddings[photographs.place]
+                own = metrics.cosine(mine, originals[name][photographs.place])
+                networks[name] = {"own": rounded(own), "other": rounded(metrics.cosine(mine, others[name]))}
+            found[attack] = {"networks": networks}
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "photograph": photographs.place.tolist(),
+            "thresholds": _translation_thresholds(audit, translator, people),
+            "attacks": found,
+            "people": {"name": people_set, "identities": len(people.names), "images": len(people)},
+        }
+
+    return _obtain(audit, dataset, variant, "translation", parameters, compute)
+
+
+def _translator(audit: Audit, variant: str, people: datasets.People) -> Translator:
+    settings, shared = audit.settings, audit.shared(variant)
+    config = settings.translator
+    assert config is not None
+    names = [name for name in settings.networks if name != settings.authorised]
+    weights = {name: zoo.weights_checksum(name) for name in (*names, settings.authorised)}
+    asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, weights, torch.__version__]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+
+    def teacher(name: str) -> Callable[[Tensor], Floats]:
+        # Remembered: the translators of other cuts ask for the same.
+        return lambda images: audit.embed_once(name, images.cpu())
+
+    with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
+        return train_translator(
+            shared, people, {name: teacher(name) for name in names}, config,
+            folder=paths.cache_dir() / "translator" / key, progress=advance,
+        ).to(audit.device)  # fmt: skip
+
+
+def _translation_thresholds(audit: Audit, translator: Translator, people: datasets.People) -> dict[str, Any]:
+    """Each network's threshold at a FAR of 1e-2, on the people held out."""
+    assert audit.settings.translator is not None
+    rows = split_people(people, audit.settings.translator).validation
+    images = people.tensor(rows)
+    names = [people.identities[int(row)] for row in rows]
+    thresholds = {}
+    for name, said in _translations(translator, images, audit).items():
+        impostors = link_scores(said, audit.embed(name, images), names, names).non_mated
+        thresholds[name] = {FAR_NAME: round(float(np.quantile(impostors, 1 - FAR)), 5)}
+    return thresholds
+
+
+def _translations(translator: Translator, images: Tensor, audit: Audit) -> dict[str, Floats]:
+    with torch.inference_mode():
+        parts = [translator(images[chunk].to(audit.device)) for chunk in batches(len(images), 64)]
+    whole = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in translator.sizes}
+    return {name: said.astype(np.float64) for name, said in whole.items()}
 
 
 # -- the authorised service --------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -32,11 +33,8 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
                 "highest of them": f"{100 * line['highest']:.1f}<br>{line['network']}",
                 "own photograph %": f"{100 * line['own']:.1f}",
                 "false %": f"{100 * line['false']:.1f}",
-                "service %": f"{100 * line['service']:.1f}",
-                "SSIM": f"{line['ssim']:.2f}<br>[{line['ssim_low']:.2f}, {line['ssim_high']:.2f}]",
-                "highest SSIM": f"{line['ssim_worst']:.2f}",
-                "LPIPS": f"{line['lpips']:.2f}",
-                "lowest LPIPS": f"{line['lpips_worst']:.2f}",
+                "service %": "" if pd.isna(line["service"]) else f"{100 * line['service']:.1f}",
+                **_likeness(line),
             }
         )
     count, images = (int(part[name].max()) if len(part) else 0 for name in ("n", "images"))
@@ -48,6 +46,18 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
         f"worst case. Lines that begin with '{PHOTOGRAPH}' are controls."
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def _likeness(line: Mapping[Any, Any]) -> dict[str, str]:
+    """The cells on how alike the photograph it is; empty where there is no image."""
+    if pd.isna(line["ssim"]):
+        return dict.fromkeys(("SSIM", "highest SSIM", "LPIPS", "lowest LPIPS"), "")
+    return {
+        "SSIM": f"{line['ssim']:.2f}<br>[{line['ssim_low']:.2f}, {line['ssim_high']:.2f}]",
+        "highest SSIM": f"{line['ssim_worst']:.2f}",
+        "LPIPS": f"{line['lpips']:.2f}",
+        "lowest LPIPS": f"{line['lpips_worst']:.2f}",
+    }
 
 
 def tuning_table(tuned: dict[str, Outcome]) -> Styler:
@@ -122,38 +132,45 @@ def audit_figure(frame: pd.DataFrame) -> Figure:
 def frontier_figure(points: pd.DataFrame) -> Figure:
     """Utility against leak under the best attacker: a row a data set, a panel a measure of the leak, a line a variant.
 
-    A point is a number of steps. The horizontal line of a variant is its bound: what a RecFace trained on photographs
-    makes of the photographs' own features at its cut.
+    A point is a number of steps. In the first panel all attackers compete, in the others those that make an image. The
+    dotted line of a variant is its bound: what the attacker trained on photographs makes of the photographs' own
+    features at its cut. On the diagonal of the rates an attacker recognises as much as the service.
     """
     sets = list(dict.fromkeys(points["dataset"])) if len(points) else []
-    figure, axes = plt.subplots(
-        max(len(sets), 1), 2, figsize=(9.5, 0.6 + 3.6 * max(len(sets), 1)), squeeze=False, layout="constrained"
+    panels = (
+        ("others", "bound_translated", "TAR of the other networks\nbest attacker"),
+        ("restored", "bound", "TAR of the other networks\nbest restored image"),
+        ("ssim", "bound_ssim", "mean SSIM\nbest restored image"),
     )
-    titles = {"others": "TAR of the other networks, best attacker", "ssim": "mean SSIM, best attacker"}
+    figure, axes = plt.subplots(
+        max(len(sets), 1), 3, figsize=(11, 0.6 + 3.5 * max(len(sets), 1)), squeeze=False, layout="constrained"
+    )
     for row, dataset in zip(axes, sets, strict=False):
         part = points[points["dataset"] == dataset]
-        for axis, (measure, title) in zip(row, titles.items(), strict=True):
+        for axis, (measure, bound, title) in zip(row, panels, strict=True):
             for index, (variant, line) in enumerate(part.groupby("variant", sort=False)):
                 colour = sns.color_palette(PALETTE)[index]
                 axis.plot(
                     line["service"], line[measure], color=colour, marker=MARKERS[index], markersize=5, linewidth=1,
                     label=str(variant),
                 )  # fmt: skip
-                for at in line.to_dict("records"):
+                # The ends of a line say enough: between them the labels would lie on one another.
+                for at in line.iloc[[0, -1]].to_dict("records"):
                     axis.annotate(
-                        f"K={at['steps']}", (at["service"], at[measure]), fontsize=7, xytext=(3, 4),
+                        f"K={at['steps']}", (at["service"], at[measure]), fontsize=7, ha="right", xytext=(-5, 3),
                         textcoords="offset points", color=colour,
                     )  # fmt: skip
-                bound = float(line["bound" if measure == "others" else "bound_ssim"].iloc[0])
-                axis.axhline(bound, color=colour, linestyle=":", linewidth=1)
+                axis.axhline(float(line[bound].iloc[0]), color=colour, linestyle=":", linewidth=1)
             axis.axvline(float(part["clean"].iloc[0]), color="0.4", linestyle="--", linewidth=0.8)
+            if measure != "ssim":
+                axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
             axis.set_xlim(-0.03, 1.05)
             axis.set_ylim(-0.03, 1.05)
-            axis.set_xlabel("TAR of the authorised service (dashed: on photographs)", fontsize=9)
-            axis.set_ylabel(title, fontsize=9)
+            axis.set_xlabel("TAR of the service (dashed: on photographs)", fontsize=8)
+            axis.set_ylabel(title, fontsize=8)
             axis.set_title(TITLES.get(str(dataset), str(dataset)), loc="left", fontsize=10)
             axis.grid(alpha=0.3)
-        row[0].legend(frameon=False, fontsize=8, loc="lower left")
+        row[0].legend(frameon=False, fontsize=8, loc="upper left")
     plt.close(figure)
     return figure
 
@@ -175,12 +192,14 @@ def goals_table(frame: pd.DataFrame) -> Styler:
                 "others' TAR %, SSIM": f"{100 * line['others_value']:.1f}, {line['ssim_value']:.2f}",
                 "best attack": line["attack"],
                 "goal": "reached" if line["reached"] else "not reached",
+                "by translation %": "" if pd.isna(line["translated"]) else f"{100 * line['translated']:.1f}",
             }
         )
     caption = (
         "What a variant leaves to the best attacker, as a share of what the transform as published leaves to its own "
         "best attacker, and the goals set beforehand. The variant and its K were chosen on people of LFW who are in no "
-        "pair; a K of the frontier was not, so that what it reaches here is an observation, not a test."
+        "pair; a K of the frontier was not, so that what it reaches here is an observation, not a test. Of "
+        "translation no goal speaks: it restores no face, and recognises the person all the same."
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 

@@ -12,6 +12,7 @@ module           holds besides                                  wants
 ``prior``        time; other people's photographs for a mean    the photograph, from the feature
 ``link``         other uploads or photographs of people         to know whether two uploads show one person
 ``stitch``       other people's photographs with their names    a recogniser of its own on the shared shallow model
+``translate``    other people's photographs, networks, gallery  to recognise uploads by embeddings that it has already
 ===============  =============================================  ======================================================
 
 Whatever has a strength, a filter or a number of steps is chosen on people who are not attacked.
@@ -50,6 +51,7 @@ from pmtlib.attacks.adaptive.prior import (
 )
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, Purifier, Tuned, candidates, purify, tune
 from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, train_head
+from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, train_translator
 
 __all__ = [
     "PURIFIERS",
@@ -67,6 +69,8 @@ __all__ = [
     "Purification",
     "Purifier",
     "StitchedNetwork",
+    "Translator",
+    "TranslatorConfig",
     "Tuned",
     "Unlinkability",
     "average_features",
@@ -87,6 +91,7 @@ __all__ = [
     "train_deobfuscator",
     "train_head",
     "train_protected_recface",
+    "train_translator",
     "tune",
     "unlinkability",
 ]

@@ -1,0 +1,222 @@
+"""Translation: from the features of the shared shallow model to the embeddings of recognisers of one's own.
+
+Threat model: the attacker holds the public shallow model, any face networks, a gallery that these embedded long ago,
+and photographs of other people *without names*. A small head learns from those photographs to say of a shallow feature
+what each network says of the face. Uploads are made to match shallow features, so their translations are compared with
+the gallery as a photograph's embeddings would be. No filter is undone and no face restored.
+
+It is stitching (:mod:`~pmtlib.attacks.adaptive.stitch`) by distillation: a teacher tells more of a photograph than the
+name of who is on it, and names are not needed.
+
+Hinton, Vinyals, Dean: Distilling the knowledge in a neural network. arXiv:1503.02531, 2015.
+Mai, Cao, Yuen, Jain: On the reconstruction of face images from deep face templates. TPAMI 41(5), 2019 (the threat).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from pydantic import Field
+from torch import Tensor, nn
+
+from pmtlib.attacks.adaptive.stitch import Head
+from pmtlib.attacks.reconstruction import split_people
+from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
+from pmtlib.datasets import People
+from pmtlib.errors import ConfigError
+from pmtlib.images import batches
+from pmtlib.shallow import ShallowModel
+
+Teacher = Callable[[Tensor], Tensor | ArrayLike]
+"""From images (N, 3, 112, 112) in [0, 1] to embeddings (N, D); any network of the zoo is one."""
+
+_FORMAT = 1
+_FILES = Files("translator.json", "translator.safetensors")
+
+
+class TranslatorConfig(TrainingConfig):
+    """Every choice of a translator's training.
+
+    Attributes:
+        steps: updates.
+        batch_size: images an update.
+        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
+        weight_decay: of AdamW.
+        width: channels of the head's first convolution; each further one has twice as many, up to eight times.
+        noise: up to how much noise is added to a feature, its standard deviation in that of all features; an upload
+            matches its feature only so far.
+        validation_people: identities that are held out, each with all images: for the curve, and for thresholds.
+    """
+
+    steps: int = Field(1200, ge=1, le=10_000_000)
+    batch_size: int = Field(64, ge=1, le=4096)
+    learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    width: int = Field(256, ge=4, le=1024)
+    noise: float = Field(0.5, ge=0, allow_inf_nan=False)
+    validation_people: int = Field(100, ge=0, le=100_000)
+
+
+class Translator(nn.Module):
+    """A shared shallow model with a head that speaks for several networks at once.
+
+    Args:
+        shallow: the shared model; a copy is held.
+        head: from its features to the embeddings of all teachers, one after the other.
+        sizes: length of each teacher's embedding, by its name.
+
+    Shape:
+        input: (N, 3, 112, 112), RGB in [0, 1].
+        output: for each teacher its embedding, (N, D), not normalised.
+    """
+
+    def __init__(self, shallow: ShallowModel, head: Head, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.shallow, self.head, self.sizes = copy.deepcopy(shallow), head, dict(sizes)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Translations of the features of images (N, 3, 112, 112)."""
+        return self.of_features(self.shallow.feature(images))
+
+    def of_features(self, features: Tensor) -> dict[str, Tensor]:
+        """Translations of features (N, C, h, w)."""
+        parts = torch.split(self.head(features), list(self.sizes.values()), dim=1)
+        return dict(zip(self.sizes, parts, strict=True))
+
+
+def train_translator(
+    shallow: ShallowModel,
+    people: People,
+    teachers: Mapping[str, Teacher],
+    config: TranslatorConfig | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    checkpoint_seconds: float = 30.0,
+) -> Translator:
+    """Train a head that says of the features of photographs what other networks say of the photographs.
+
+    Features and embeddings are computed once, also those of the mirrored photographs where ``flip`` is on, and held in
+    memory: two bytes a number of a feature.
+
+    Args:
+        shallow: the shared model, on the device to train on.
+        people: who are not attacked. Their names are used for nothing but to hold some of them out.
+        teachers: networks by name.
+        config: every choice.
+        folder: for the weights, the state and the record with the curve; nothing is stored without one.
+        progress: called with the number of steps done since its last call.
+        resume: go on from the folder's last checkpoint; otherwise it is started anew and overwritten.
+        checkpoint_seconds: between two checkpoints. An interruption loses what came after the last one.
+
+    Raises:
+        ConfigError: there is no teacher, the cut gives no feature map, or the folder holds the training of something
+            else.
+        DatasetError: nobody is left to train on.
+        ResultError: the folder's state is damaged.
+    """
+    if not teachers:
+        raise ConfigError("no network to translate for; name one or more")
+    training = _TranslatorTraining(shallow, people, teachers, config or TranslatorConfig(), folder, resume)
+    return Translator(shallow, training.train(progress, checkpoint_seconds), training.sizes)
+
+
+class _TranslatorTraining(Training[Head]):
+    """The training of one translator."""
+
+    title, stream, files = "translator", "translator", _FILES
+
+    def __init__(
+        self,
+        shallow: ShallowModel,
+        people: People,
+        teachers: Mapping[str, Teacher],
+        config: TranslatorConfig,
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        self.shallow, self.teachers, self.config = shallow, teachers, config
+        split = split_people(people, config)
+        images = read_eight_bit(people, split.training)
+        self.device = next(shallow.parameters()).device
+        one = self.floats(images[:1])
+        shape = tuple(shallow.feature(one).shape[1:])
+        self.sizes = {name: said.shape[1] for name, said in self._embedded(one).items()}
+        record = {
+            "format": _FORMAT,
+            "network": shallow.name,
+            "cut": shallow.cut,
+            "checksum": checksum(shallow),
+            "config": config.model_dump(mode="json"),
+            "people": {"name": people.name, "fingerprint": people.fingerprint},
+            "teachers": self.sizes,
+            "feature": list(shape),
+        }
+        super().__init__(config, record, self.device, folder, resume)
+        self.build(lambda: Head(shape, width=config.width, embedding=sum(self.sizes.values())))
+        self.count = len(images)
+        if not self.finished:
+            self.held = self._answers(read_eight_bit(people, split.validation))
+            self.known = [self._answers(images)]
+            if config.flip:
+                self.known.append(self._answers(images.flip(3)))
+            self.spread = float(self.known[0][0][:512].float().std())
+
+    @torch.no_grad()
+    def _answers(self, eight_bit: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features (N, C, h, w) of images in half precision, and what each teacher says of them, in single."""
+        features, said = [], []
+        for chunk in batches(len(eight_bit), 64):
+            images = self.floats(eight_bit[chunk])
+            features.append(self.shallow.feature(images).half())
+            said.append(self._embedded(images))
+        if not features:
+            return torch.empty(0), {}
+        return torch.cat(features), {name: torch.cat([one[name] for one in said]) for name in self.sizes}
+
+    @torch.no_grad()
+    def _embedded(self, images: Tensor) -> dict[str, Tensor]:
+        return {
+            name: torch.as_tensor(teacher(images)).to(self.device, torch.float32)
+            for name, teacher in self.teachers.items()
+        }
+
+    def begin(self) -> None:
+        """From random weights."""
+
+    def loss(self) -> Tensor:
+        """One minus the cosine of translation and embedding, mean over images and teachers."""
+        rows = self.rows(self.count)
+        draw = self.generator("draw", self.step)
+        mirrored = torch.rand(len(rows), generator=draw) < (0.5 if self.config.flip else 0.0)
+        sides = [(self.known[int(side)], int(row)) for row, side in zip(rows, mirrored, strict=True)]
+        features = torch.stack([known[0][row] for known, row in sides]).float().to(self.device)
+        amount = self.config.noise * self.spread * torch.rand((len(rows), 1, 1, 1), generator=draw)
+        features = features + (amount * torch.randn(features.shape, generator=draw)).to(self.device)
+        with self.arithmetic():
+            # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
+            said = self.model(features.contiguous()).float()
+        wanted = {name: torch.stack([known[1][name][row] for known, row in sides]) for name in self.sizes}
+        return (1 - self._agreement(said, wanted)).mean()
+
+    def _agreement(self, said: Tensor, wanted: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the teachers of the cosine of translation and embedding, (N,)."""
+        parts = torch.split(said, list(self.sizes.values()), dim=1)
+        cosines = [F.cosine_similarity(part, wanted[name], dim=1) for part, name in zip(parts, self.sizes, strict=True)]
+        return torch.stack(cosines).mean(0)
+
+    @torch.no_grad()
+    def quality(self) -> dict[str, float | None]:
+        """The same cosine on the people held out."""
+        features, wanted = self.held
+        if not len(features):
+            return {"val_cosine": None}
+        said = torch.cat([self.averaged(features[chunk].float()) for chunk in batches(len(features), 64)])
+        return {"val_cosine": round(float(self._agreement(said, wanted).mean()), 6)}

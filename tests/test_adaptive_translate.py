@@ -1,0 +1,136 @@
+"""The translator: what it learns, on a network small enough to learn from in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pmtlib.attacks.adaptive import translate
+from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, train_translator
+from pmtlib.attacks.training import TRAINING
+from pmtlib.errors import ConfigError, DatasetError, ResultError
+from pmtlib.shallow import ShallowModel
+from tests.crowd import crowd
+from tests.small_network import SmallNetwork
+
+TINY = TranslatorConfig(steps=6, batch_size=4, width=4, validation_people=2, validate_every=3, average=0.5)
+
+
+def shallow(cut: int = 1) -> ShallowModel:
+    return ShallowModel(SmallNetwork(), cut)
+
+
+def colours(images: Tensor) -> Tensor:
+    """A teacher that is easy to learn: the mean colours of four quarters, about grey."""
+    return F.adaptive_avg_pool2d(images, 2).flatten(1) - 0.5
+
+
+def brightness(images: Tensor) -> Any:
+    """A teacher that answers in numpy, with embeddings of another length."""
+    return (F.adaptive_avg_pool2d(images.mean(1, keepdim=True), 3).flatten(1) - 0.5).numpy()
+
+
+TEACHERS: dict[str, translate.Teacher] = {"colours": colours, "brightness": brightness}
+
+
+def test_a_translation_is_what_the_teacher_says_of_people_it_never_saw() -> None:
+    config = TINY.model_copy(update={"steps": 150, "batch_size": 16, "learning_rate": 5e-3, "average": 0.9})
+    translator = train_translator(shallow(), crowd(60, 1), TEACHERS, config)
+    strangers = crowd(12, 1, seed=77).tensor(range(12))
+    said = translator(strangers)
+    assert {name: tuple(one.shape) for name, one in said.items()} == {"colours": (12, 12), "brightness": (12, 9)}
+    for name, teacher in TEACHERS.items():
+        wanted = torch.as_tensor(teacher(strangers))
+        own = F.cosine_similarity(said[name], wanted, dim=1)
+        others = F.cosine_similarity(said[name], wanted.roll(1, 0), dim=1)
+        assert own.mean() > others.mean() + 0.2, name
+
+
+def test_it_is_frozen_and_the_shared_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = shallow()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    translator = train_translator(model, crowd(5, 2), TEACHERS, TINY, folder=tmp_path)
+    assert isinstance(translator, Translator)
+    assert not any(parameter.requires_grad for parameter in translator.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    images = crowd(2, 1).tensor([0, 1])
+    whole, parts = translator(images), translator.of_features(model.feature(images))
+    assert all(torch.equal(whole[name], parts[name]) for name in TEACHERS)
+    curve = translate._FILES.read(tmp_path)["curve"]
+    assert [point["step"] for point in curve] == [0, 3, 6]
+    assert all(-1 <= point["val_cosine"] <= 1 for point in curve)
+
+
+def test_the_loss_is_one_minus_the_mean_cosine() -> None:
+    config = TINY.model_copy(update={"noise": 0.0, "flip": False})
+    people = crowd(5, 2)
+    training = translate._TranslatorTraining(shallow(), people, TEACHERS, config, None, False)
+    loss = training.loss().item()
+    chosen = translate.split_people(people, config).training[training.rows(training.count).numpy()]
+    total = 0.0
+    for row in chosen:
+        image = people.tensor([int(row)])
+        # Features are remembered in half precision.
+        said = training.model(training.shallow.feature(image).half().float())[0]
+        for part, teacher in zip(said.split([12, 9]), (colours, brightness), strict=True):
+            goal = torch.as_tensor(teacher(image))[0]
+            total += 1 - (part @ goal / (part.norm() * goal.norm())).item()
+    assert loss == pytest.approx(total / (2 * len(chosen)), abs=1e-5)
+
+
+class Stop(KeyboardInterrupt):
+    """Ctrl-C at a chosen step."""
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    people, done = crowd(5, 2), [0]
+    whole = train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path / "whole")
+
+    def stop(steps: int) -> None:
+        done[0] += steps
+        if done[0] == 4:
+            raise Stop
+
+    parts: dict[str, Any] = {"folder": tmp_path / "parts"}
+    with pytest.raises(Stop):
+        train_translator(shallow(), people, TEACHERS, TINY, **parts, progress=stop, checkpoint_seconds=0)
+    steps: list[int] = []
+    resumed = train_translator(shallow(), people, TEACHERS, TINY, **parts, progress=steps.append)
+    assert steps == [3, 1, 1, 1]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_finished_training_asks_the_teachers_for_their_sizes_only(tmp_path: Path) -> None:
+    people = crowd(5, 2)
+    train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path)
+    asked = []
+
+    def counting(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return colours(images)
+
+    train_translator(shallow(), people, {**TEACHERS, "colours": counting}, TINY, folder=tmp_path)
+    assert asked == [1]
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    people = crowd(4, 1)
+    with pytest.raises(ConfigError, match="no network"):
+        train_translator(shallow(), people, {}, TINY)
+    with pytest.raises(DatasetError, match="Remedy"):
+        train_translator(shallow(), crowd(2, 2), TEACHERS, TINY)
+    with pytest.raises(ConfigError, match="before the head"):
+        train_translator(shallow(3), people, TEACHERS, TINY)
+    train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path)
+    with pytest.raises(ConfigError, match="holds another translator"):
+        train_translator(shallow(), people, {"colours": colours}, TINY, folder=tmp_path)
+    (tmp_path / TRAINING).write_bytes(b"PK")
+    with pytest.raises(ResultError, match="damaged"):
+        train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path)
