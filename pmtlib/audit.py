@@ -1,8 +1,9 @@
 """What ``pmt audit`` measures: the attacks of :mod:`pmtlib.attacks.adaptive` on one's own protected photographs.
 
-Every filter at every strength, attribute networks and, if asked for, a network that learns from other people's uploads.
-The photographs are at hand, so the best attack is picked by looking at the result: an attacker who tunes on other
-people does a little worse, and one with more data and time does better.
+Every filter at every strength, attribute networks and, if asked for, two networks that learn from other people: one to
+restore a face from an upload, one to translate what the upload matches to embeddings of other networks. The
+photographs are at hand, so the best attack is picked by looking at the result: an attacker who tunes on other people
+does a little worse, and one with more data and time does better.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from torch import Tensor
 
 from pmtlib import attribute_zoo, calibration, devices, faces, metrics, variants, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
+from pmtlib.attacks.adaptive.link import link_scores
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
+from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.attributes import estimate
-from pmtlib.attacks.reconstruction import training_people
+from pmtlib.attacks.reconstruction import split_people, training_people
+from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor
 from pmtlib.intake import PICTURES, collect, shown
@@ -94,7 +98,10 @@ class Audit:
             learned; the strongest by :attr:`Attack.cosine` is :attr:`best`.
         attributes: network and attribute to the share of faces of which the same is read from the photograph and from
             the upload as it is, and from the best attack.
-        thresholds: of each network: a FAR of 1e-2 on LFW.
+        translated: for each network that is not authorised, the share of faces that it recognises by the translation of
+            the upload's features; empty where nothing was learned.
+        thresholds: of each network: a FAR of 1e-2 on LFW. Translations have thresholds of their own, of the same FAR
+            among people held out of the training.
         failed: names of what could not be audited, and why.
     """
 
@@ -103,6 +110,7 @@ class Audit:
     service: Mapping[str, float]
     attacks: tuple[Attack, ...]
     attributes: Mapping[str, tuple[float, float]]
+    translated: Mapping[str, float]
     thresholds: Mapping[str, float]
     failed: Mapping[str, str]
 
@@ -120,7 +128,15 @@ class Audit:
             f"Networks that are not authorised recognise {best.others:.0%} of {self.faces} "
             f"{'face' if self.faces == 1 else 'faces'} {with_what} (as they are {self.attacks[0].others:.0%}); the "
             f"likeness is SSIM {best.ssim:.2f}, for the worst-hidden face {best.ssim_highest:.2f}."
+            + self._translated_words
         )
+
+    @property
+    def _translated_words(self) -> str:
+        if not self.translated:
+            return ""
+        share = float(np.mean(list(self.translated.values())))
+        return f" By a translation of what the uploads match, without restoring a face, they recognise {share:.0%}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -221,6 +237,7 @@ def run(
     networks: Sequence[str] | None = None,
     learn: str | None = None,
     training: DeobfuscatorConfig | None = None,
+    translation: TranslatorConfig | None = None,
     device: str = "auto",
     failed: Mapping[str, str] | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -231,9 +248,11 @@ def run(
         cases: of :func:`gather`.
         authorised: networks that may recognise the uploads; those of the report by default.
         networks: that attack; by default all whose weights are here, but the authorised ones.
-        learn: a data set, folder, or ``samples``, on whose people's uploads a de-obfuscator is trained
-            (:func:`pmtlib.attacks.reconstruction.training_people`); None leaves it out.
+        learn: a data set, folder, or ``samples``, on whose people's uploads a de-obfuscator is trained, and on whose
+            photographs a translator (:func:`pmtlib.attacks.reconstruction.training_people`); None leaves both out.
         training: of that de-obfuscator.
+        translation: of that translator; by default a fifth of the people are held out for its thresholds, 100 at most.
+            It translates features of the first authorised network.
         device: where to compute.
         failed: passed on to the result.
         progress: called with 1 after each filter.
@@ -280,9 +299,14 @@ def run(
             best[attack.name] = (attack, images)
         if progress is not None:
             progress(1)
+    translated: dict[str, float] = {}
     if learn is not None:
-        images = _learned(cases, uploads, learn, training or DeobfuscatorConfig(), place)
+        people = training_people(learn)
+        images = _learned(cases, uploads, people, training or DeobfuscatorConfig(), place)
         best[LEARNED] = (judged(LEARNED, None, "", images), images)
+        teachers = {name: loaded[name] for name in attackers}
+        cosines, limits = _translated(cases, uploads, people, teachers, known, translation, place)
+        translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
     strongest = max(best.values(), key=lambda pair: pair[0].cosine)[1]
     return Audit(
         faces=len(cases),
@@ -294,6 +318,7 @@ def run(
         },
         attacks=tuple(attack for attack, _ in best.values()),
         attributes=_attributes(originals, uploads, strongest, place),
+        translated=translated,
         thresholds=thresholds,
         failed=dict(failed or {}),
     )
@@ -316,20 +341,28 @@ def _embed(network: FaceNetwork, images: Tensor) -> Floats:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _learned(
-    cases: Sequence[Case], uploads: Tensor, learn: str, training: DeobfuscatorConfig, place: torch.device
-) -> Tensor:
-    """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
+def _kind(cases: Sequence[Case]) -> tuple[str, tuple[tuple[str, int | str], ...], int | None]:
+    """Variant, networks with their cuts, and number of steps of uploads that were all made alike.
+
+    Raises:
+        ConfigError: they were not, or nothing says how they were made.
+    """
     rows = [case.row for case in cases if case.row is not None]
     kinds = {(row.variant, tuple((n.network, n.cut) for n in row.networks), row.steps) for row in rows}
     if len(kinds) != 1 or len(rows) != len(cases):
         raise ConfigError(
             "to learn, all uploads must be of one folder of pmt protect, of one variant, its networks and steps"
         )
-    ((variant, services, steps),) = kinds
+    return kinds.pop()
+
+
+def _learned(
+    cases: Sequence[Case], uploads: Tensor, people: People, training: DeobfuscatorConfig, place: torch.device
+) -> Tensor:
+    """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
+    variant, services, steps = _kind(cases)
     shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
     config = variants.find(variant).config.model_validate({"steps": steps})
-    people = training_people(learn)
     pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size)
     asked = [variant, services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
@@ -338,6 +371,46 @@ def _learned(
     ).to(place)
     with torch.no_grad():
         return quantise(torch.cat([model(uploads[chunk]) for chunk in batches(len(uploads), 16)]))
+
+
+def _translated(
+    cases: Sequence[Case],
+    uploads: Tensor,
+    people: People,
+    teachers: Mapping[str, FaceNetwork],
+    known: Mapping[str, Floats],
+    config: TranslatorConfig | None,
+    place: torch.device,
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network.
+
+    Raises:
+        ConfigError: the people held out do not suffice for a threshold.
+    """
+    _, services, _ = _kind(cases)
+    name, cut = services[0]
+    if config is None:
+        config = TranslatorConfig(validation_people=max(2, min(100, len(people.names) // 5)))
+    weights = {one: zoo.weights_checksum(one) for one in (*teachers, name)}
+    asked = [name, cut, config.model_dump(mode="json"), people.fingerprint, weights, torch.__version__]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    translator = train_translator(
+        ShallowModel(zoo.load(name, place), cut, name=name), people, teachers, config,
+        folder=cache_dir() / "translator" / key,
+    ).to(place)  # fmt: skip
+    held = split_people(people, config).validation
+    names = [people.identities[int(row)] for row in held]
+    if len(set(names)) < 2:
+        raise ConfigError(f"{people.name} shows too few people to hold two out for a threshold; name a larger set")
+    images = people.tensor(held).to(place)
+    with torch.inference_mode():
+        said, strangers = ({one: t.cpu().numpy() for one, t in translator(x).items()} for x in (uploads, images))
+    cosines, limits = {}, {}
+    for one, network in teachers.items():
+        cosines[one] = metrics.cosine(said[one], known[one])
+        impostors = link_scores(strangers[one], _embed(network, images), names, names).non_mated
+        limits[one] = float(np.quantile(impostors, 0.99))
+    return cosines, limits
 
 
 def _attributes(

@@ -358,8 +358,8 @@ def audit(
         str | None,
         typer.Option(
             metavar="SET",
-            help="Also train a network on these people's uploads: a set of PMT_DATA, a folder, or `samples`. Minutes "
-            "to an hour without a GPU.",
+            help="Also train two networks on these people: a set of PMT_DATA, a folder, or `samples`. Minutes to two "
+            "hours without a GPU.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of that training.")] = None,
@@ -371,8 +371,9 @@ def audit(
     """Attack one's own protected photographs as someone would who knows the filter.
 
     Every filter at every strength, attribute networks and, with --learn, a network that has seen other people's
-    uploads. Recognised means: above the threshold of a FAR of 1e-2 on LFW, held against the photograph itself. The
-    best strength is picked by looking at the result, in the attacker's favour. Nothing is written.
+    uploads and one that translates what they match to embeddings of other networks. Recognised means: above the
+    threshold of a FAR of 1e-2 on LFW, held against the photograph itself. The best strength is picked by looking at the
+    result, in the attacker's favour. Nothing is written.
     """
     for given in (originals, protected):
         collect([given], Path(os.devnull))
@@ -418,12 +419,15 @@ def _show_audit(found: Audit) -> None:
         )
     console.print(shape)
     console.print()
-    detail = _table(("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("threshold", "r"))
+    detail = _table(
+        ("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("translated %", "r"), ("threshold", "r")
+    )
     for name, share in found.service.items():
-        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", _number(found.thresholds[name]))
+        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", "", _number(found.thresholds[name]))
     for name, share in found.attacks[0].accepted.items():
         best = found.best.accepted[name]
-        detail.add_row(name, f"{100 * share:.0f}", f"{100 * best:.0f}", _number(found.thresholds[name]))
+        translated = f"{100 * found.translated[name]:.0f}" if name in found.translated else ""
+        detail.add_row(name, f"{100 * share:.0f}", f"{100 * best:.0f}", translated, _number(found.thresholds[name]))
     console.print(detail)
     if found.attributes:
         console.print()

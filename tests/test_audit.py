@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pmtlib import audit, calibration, metrics, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
 from pmtlib.attacks.adaptive.purify import purify
+from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
+from pmtlib.attacks.reconstruction import split_people, training_people
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import to_tensor
 from pmtlib.pipeline import Job
 from pmtlib.pipeline import run as protect
+from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
 from tests import photographs
 from tests.oracles import network_or_skip
@@ -89,11 +93,44 @@ def test_a_photograph_that_was_not_protected_is_read_in_full(folders: tuple[Path
 def test_a_network_can_learn_from_other_people(folders: tuple[Path, Path]) -> None:
     cases, _ = audit.gather(*folders)
     few = DeobfuscatorConfig(steps=2, batch_size=2, width=8, linear_images=8, validate_every=2)
-    found = audit.run(cases, networks=[ATTACKER], learn="samples", training=few, device="cpu")
+    short = TranslatorConfig(steps=2, batch_size=2, width=4, validate_every=2, validation_people=2)
+    learning: dict[str, Any] = {"learn": "samples", "training": few, "translation": short, "device": "cpu"}
+    found = audit.run(cases, networks=[ATTACKER], **learning)
     assert found.attacks[-1].name == "learned"
+    assert set(found.translated) == {ATTACKER}
+    assert "By a translation" in found.verdict
     by_hand = [audit.Case(case.name, case.original, case.upload) for case in cases]
     with pytest.raises(ConfigError, match="all uploads must be of one folder"):
-        audit.run(by_hand, authorised=[SERVICE], networks=[ATTACKER], learn="samples", training=few, device="cpu")
+        audit.run(by_hand, authorised=[SERVICE], networks=[ATTACKER], **learning)
+    with pytest.raises(ConfigError, match="too few people"):
+        audit.run(
+            cases, networks=[ATTACKER], **{**learning, "translation": short.model_copy(update={"validation_people": 1})}
+        )
+
+
+def test_translations_count_at_the_threshold_of_people_held_out(folders: tuple[Path, Path]) -> None:
+    cases, _ = audit.gather(*folders)
+    place = torch.device("cpu")
+    originals, uploads = (to_tensor([getattr(case, side) for case in cases]) for side in ("original", "upload"))
+    people = training_people("samples")
+    network = zoo.load(ATTACKER)
+    known = {ATTACKER: audit._embed(network, originals)}
+    config = TranslatorConfig(steps=1, batch_size=2, width=4, validation_people=2)
+    cosines, limits = audit._translated(cases, uploads, people, {ATTACKER: network}, known, config, place)
+    shared = ShallowModel(zoo.load(SERVICE), cases[0].row.networks[0].cut, name=SERVICE)  # type: ignore[union-attr]
+    translator = train_translator(shared, people, {ATTACKER: network}, config)
+    for place_of, upload in enumerate(uploads):
+        said, own = translator(upload[None])[ATTACKER][0].double(), torch.tensor(known[ATTACKER][place_of])
+        assert cosines[ATTACKER][place_of] == pytest.approx(float(said @ own / said.norm() / own.norm()), abs=1e-5)
+    held = [int(row) for row in split_people(people, config).validation]
+    impostors = []
+    for a in held:
+        for b in held:
+            if people.identities[a] != people.identities[b]:
+                said = translator(people.tensor([a]))[ATTACKER][0].double()
+                other = network(people.tensor([b]))[0].double()
+                impostors.append(float(said @ other / said.norm() / other.norm()))
+    assert limits[ATTACKER] == pytest.approx(float(np.quantile(impostors, 0.99)), abs=1e-5)
 
 
 def test_what_does_not_fit_is_named_and_the_rest_goes_on(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,16 @@ import pytest
 import torch
 
 from pmtlib import metrics
+from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
+from pmtlib.attacks.reconstruction import training_people
 from pmtlib.experiments import audit, audit_beyond
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
+from pmtlib.transform import PMTConfig
+from tests import photographs
+from tests.oracles import network_or_skip
 from tests.test_experiments_audit import IMAGES, NOTHING, SETTINGS, attacked, outcome
 
 
@@ -306,3 +312,40 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
     outcomes += audit_beyond.run(bench, "samples", "pmt", best).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
+
+
+def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One update of a head on real networks: what is stored is compared in a loop, not how good it is."""
+    photographs.ready()
+    network_or_skip("sface")
+    people = training_people("samples")
+    monkeypatch.setattr(audit_beyond, "STITCHING_PEOPLE", {"samples": "samples"})
+    monkeypatch.setattr(audit_beyond.datasets, "load_people", lambda _: people)
+    training = TranslatorConfig(steps=1, batch_size=2, width=4, validation_people=2)
+    settings = audit.AuditSettings(
+        datasets=("samples",), networks=("mobilefacenet", "sface"), pairs=4, pmt=PMTConfig(steps=1),
+        translator=training, pair_people=0,
+    )  # fmt: skip
+    bench = audit.Audit(settings, torch.device("cpu"))
+    bench.usable()
+    bench.photographs("samples")
+    # From here on nothing is fetched, and the translator belongs in a cache of its own.
+    monkeypatch.setenv("PMT_CACHE", str(tmp_path))
+    found = audit_beyond.translated(bench, "samples", "pmt")
+    assert found.result is not None, found.note
+    values = found.result.values
+    assert list(values["attacks"]) == ["translation of features", "photograph, translation of features"]
+    assert list(values["thresholds"]) == ["sface"]
+    translator = train_translator(bench.shared("pmt"), people, {"sface": bench.network("sface")}, training)
+    shown = bench.photographs("samples")
+    uploads = {"": bench.uploads("samples", "pmt"), "photograph, ": shown.originals}
+    for name, images in uploads.items():
+        entry = values["attacks"][f"{name}translation of features"]["networks"]["sface"]
+        for pair, place in enumerate(shown.place):
+            said = translator(images[place : place + 1])["sface"]
+            other = bench.network("sface")(shown.others[pair : pair + 1])
+            assert entry["other"][pair] == pytest.approx(torch.cosine_similarity(said, other).item(), abs=2e-5)
+    without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
+    assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note
