@@ -20,6 +20,7 @@ from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
 from pmtlib.transform import PMTConfig
 from tests import photographs
+from tests.crowd import gathered, smooth
 from tests.oracles import network_or_skip
 from tests.test_experiments_audit import IMAGES, NOTHING, SETTINGS, attacked, outcome
 
@@ -281,12 +282,32 @@ def test_a_service_that_finds_no_face_recognises_nobody() -> None:
 
 
 def test_the_choice_shows_the_highest_of_its_filters() -> None:
-    values = {"deep, 7x7, K = 40": {"service": 1.0, "others": [0.05, 0.25, 0.1], "ssim": [0.01, 0.3, 0.2]}}
+    values = {
+        "photograph": {"service": 0.8, "others": [0.9, 0.9, 0.8], "ssim": [1.0, 0.7, 0.6]},
+        "deep, 7x7, K = 40": {"service": 0.75, "others": [0.05, 0.25, 0.1], "ssim": [0.01, 0.3, 0.2]},
+        "deep, 7x7, K = 120": {"service": 0.78, "others": [0.1, 0.45, 0.1], "ssim": [0.01, 0.3, 0.35]},
+        "deep, 7x7, K = 80": {"service": 0.76, "others": [0.1, 0.3, 0.1], "ssim": [0.01, 0.3, 0.2]},
+        "deep, 14x14, K = 20": {"service": 0.8, "others": [0.1, 0.3, 0.1], "ssim": [0.01, 0.3, 0.2]},
+    }
     made = outcome("lfw_rest--choice", values)
     made.result.request.parameters["people"] = 32
     html = figures.choice_table(made).to_html()
-    for shown in ("deep, 7x7", ">40<", ">25<", "0.30"):
+    for shown in ("deep, 7x7", ">40<", ">25<", "0.30", "of photographs at K = 80", "0.70"):
         assert shown in html
+    assert numbers.chosen_steps(made, "deep, 7x7") == 80
+    assert numbers.chosen_steps(made, "deep, 14x14") == 20
+    assert numbers.chosen_steps(made, "decoy, 7x7") is None
+    assert numbers.chosen_steps(NOTHING, "deep, 7x7") is None
+
+
+def test_two_pictures_of_a_person_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    everybody = gathered(smooth(9), 3)
+    once = dataclasses.replace(everybody, identities=("a", "b", "a", "c", "b", "a", "d", "b", "e"))
+    monkeypatch.setattr(audit.datasets, "load_people", lambda *_, **__: once)
+    found = audit.two_pictures(5, 0)
+    assert found.identities == ("a", "a", "b", "b")
+    assert torch.equal(found.tensor([1, 3]), once.tensor([2, 4]))
+    assert len(audit.two_pictures(1, 0)) == 2
 
 
 def test_images_without_a_face_stay_as_they_are() -> None:

@@ -41,6 +41,7 @@ from pmtlib.attacks.training import read_eight_bit
 from pmtlib.errors import AssetError, DatasetError, ResultError
 from pmtlib.experiments.common import (
     PEOPLE,
+    PEOPLE_LIST,
     Floats,
     Made,
     Outcome,
@@ -106,10 +107,10 @@ class AuditSettings(VariantSettings):
         translator: the training of the translator from shared features to the attacker's own embeddings; None leaves it
             out.
         qualities: of JPEG, at which a service may compress what it gets; none leaves out what a service does.
-        choice_people: yet other people of LFW who are in no pair, on whom the variant ``deep`` was chosen; 0 leaves the
-            choice out.
-        choice_cuts: the cuts that were tried.
-        choice_steps: the numbers of steps that were tried.
+        choice_people: people of LFW who are in no pair and have two photographs or more, on whom a better filter is
+            chosen; 0 leaves the choice out.
+        choice_cuts: the cuts that are tried.
+        choice_steps: the numbers of steps that are tried.
     """
 
     section: ClassVar[str] = "audit"
@@ -140,7 +141,7 @@ class AuditSettings(VariantSettings):
     qualities: tuple[int, ...] = ()
     choice_people: int = Field(0, ge=0)
     choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
-    choice_steps: tuple[int, ...] = (10, 20, 40, 80)
+    choice_steps: tuple[int, ...] = (20, 40, 60, 80, 120, 160)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
@@ -337,11 +338,12 @@ class Audit(Variants[AuditSettings]):
         return np.asarray(np.mean(found, axis=0))
 
     def choice(self) -> Outcome:
-        """How cut and steps of the variant ``deep`` were chosen: on other people, by filters, without learning.
+        """Candidates for a better filter, on other people, by filters, without learning.
 
-        For every cut and number of steps: how many uploads the service recognises as their own photograph, how many the
-        other networks recognise, as they are and after the best of three blurs, and the mean SSIM of each. The variant
-        ``decoy`` was a candidate too, at the section's cut and at the deepest.
+        For every cut and number of steps: how many uploads the service recognises by *another* photograph of the
+        person, how many the other networks recognise so, as they are and after each of three blurs, and the mean SSIM
+        of each to the photograph that was uploaded; under ``photograph``, the same of photographs. The variant
+        ``decoy`` is a candidate too, at the section's cut and at the deepest.
         """
         settings = self.settings
         if not settings.choice_people:
@@ -349,8 +351,8 @@ class Audit(Variants[AuditSettings]):
         tried = self._candidates()
         source: Source | DatasetError
         try:
-            people = first_pictures(settings.choice_people, settings.tuning_seed + 2)
-            source = Source(PEOPLE, "LFW, other people", people.fingerprint, len(people))
+            people = two_pictures(settings.choice_people, settings.tuning_seed + 2)
+            source = Source(PEOPLE, "LFW, other people", people.fingerprint, len(people) // 2)
         except DatasetError as error:
             source = error
         blurs = [Purification("gaussian", sigma) for sigma in (1.0, 1.5, 2.5)]
@@ -359,25 +361,22 @@ class Audit(Variants[AuditSettings]):
             "tried": {name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in tried.items()},
             "people": settings.choice_people,
             "seed": settings.tuning_seed + 2,
+            "judged_by": "another photograph",
             "blurs": [one.strength for one in blurs],
         }
         request = self.request("audit", f"{PEOPLE}--choice", VERSION, parameters, (settings.authorised,))
 
         def compute() -> dict[str, Any]:
-            originals = people.tensor(range(len(people)))
-            found: dict[str, Any] = {}
+            originals, others = (people.tensor(range(start, len(people), 2)) for start in (0, 1))
+            found = {PHOTOGRAPH: self._candidate([originals, *(one(originals) for one in blurs)], originals, others)}
             for name, (config, cut, keep) in tried.items():
                 made = self.protect(
                     originals, settings.authorised, f"{PEOPLE}, {name}", config=config, cut=cut, keep=keep
                 )
                 for steps, images in zip(keep, made.kept, strict=True):
-                    attacked = [quantise(images), *(one(quantise(images)) for one in blurs)]
-                    accepted = [self._accepted(one, originals) for one in attacked]
-                    found[f"{name}, K = {steps}"] = {
-                        "service": accepted[0][settings.authorised],
-                        "others": [self._mean_of_others(one) for one in accepted],
-                        "ssim": [round(float(metrics.ssim(one, originals).mean()), 5) for one in attacked],
-                    }
+                    uploads = quantise(images)
+                    attacked = [uploads, *(one(uploads) for one in blurs)]
+                    found[f"{name}, K = {steps}"] = self._candidate(attacked, originals, others)
             return found
 
         return self.obtain(request, source, compute)
@@ -397,14 +396,23 @@ class Audit(Variants[AuditSettings]):
         tried["decoy, 7x7"] = (decoy, "7x7", (decoy.steps,))
         return tried
 
-    def _accepted(self, images: Tensor, originals: Tensor) -> dict[str, float]:
-        """The share of images that each network recognises as their own photograph, at a FAR of 1e-2 on LFW."""
+    def _candidate(self, attacked: Sequence[Tensor], originals: Tensor, others: Tensor) -> dict[str, Any]:
+        """What is stored about a candidate's uploads, as they are and after each filter."""
+        accepted = [self._accepted(one, others) for one in attacked]
+        return {
+            "service": accepted[0][self.settings.authorised],
+            "others": [self._mean_of_others(one) for one in accepted],
+            "ssim": [round(float(metrics.ssim(one, originals).mean()), 5) for one in attacked],
+        }
+
+    def _accepted(self, images: Tensor, photographs: Tensor) -> dict[str, float]:
+        """The share of images that each network recognises by a photograph of the person, at a FAR of 1e-2 on LFW."""
         found = {}
         for name in self.settings.networks:
             # The people are LFW's, so the thresholds are those of the other set.
             thresholds = far_thresholds(name, "lfw")
             if thresholds is not None:
-                cosines = metrics.cosine(self.embed(name, images), self.embed_once(name, originals))
+                cosines = metrics.cosine(self.embed(name, images), self.embed_once(name, photographs))
                 found[name] = round(float((cosines > thresholds[FAR]).mean()), 5)
         return found
 
@@ -750,6 +758,23 @@ def _not_yet(outcome: Outcome) -> Outcome:
     if outcome.result is None and outcome.note == "not run: data not present":
         return Outcome(None, "not run: not computed yet, and PMT_DATA is not set here")
     return outcome
+
+
+def two_pictures(count: int, seed: int) -> datasets.People:
+    """Two pictures each, one after the other, of ``count`` people of LFW who are in no pair, drawn with a seed.
+
+    Raises:
+        DatasetError: the data are not there.
+    """
+    people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
+    _, first, pictures = np.unique(people.identities, return_index=True, return_counts=True)
+    several = first[pictures > 1]
+    chosen = np.sort(np.random.default_rng(seed).choice(several, min(count, len(several)), replace=False))
+    rows = []
+    for row in chosen:
+        mine = [place for place, who in enumerate(people.identities) if who == people.identities[row]]
+        rows += mine[:2]
+    return people.subset(np.array(rows))
 
 
 def some(photographs: Photographs, pairs: int) -> Photographs:

@@ -337,6 +337,34 @@ def advice(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+ENOUGH = 0.95
+"""The share of what it recognises of photographs that a service must recognise of a candidate's uploads."""
+
+
+def chosen_steps(choice: Outcome, candidate: str) -> int | None:
+    """The smallest number of steps of a candidate at which the service recognises enough, of those tried.
+
+    Args:
+        choice: of :meth:`pmtlib.experiments.audit.Audit.choice`.
+        candidate: such as ``deep, 7x7``.
+
+    Returns:
+        The number; None where it was not measured, or none of those tried suffices.
+    """
+    if choice.result is None:
+        return None
+    values = choice.result.values
+    least = ENOUGH * values[PHOTOGRAPH]["service"]
+    steps = [
+        int(number)
+        for name, entry in values.items()
+        if name != PHOTOGRAPH
+        for where, number in [name.split(", K = ")]
+        if where == candidate and entry["service"] >= least
+    ]
+    return min(steps, default=None)
+
+
 def _share(part: float, whole: float) -> float:
     """A part of a whole; of nothing, nothing is 0 and anything infinite."""
     if whole == 0:
