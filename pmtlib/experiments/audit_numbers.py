@@ -332,7 +332,8 @@ def advice(frame: pd.DataFrame) -> str:
     lines.append(
         "- Rely on none of them against anybody who holds the shared model and a face network: what the service can "
         f"recognise of an upload, they recognise too{measured}. A filter that matches public features decides which "
-        "software an upload *fits*, not who can link it."
+        "software an upload *fits*, not who can link it. It hides a face from those who do not hold the shared model: "
+        "a service that wants that gives it to its users alone, and not like a public key."
     )
     return "\n".join(lines)
 
