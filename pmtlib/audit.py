@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pmtlib.inventory import is_present
 from pmtlib.metrics import Floats
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import cache_dir
+from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, Row
 from pmtlib.shallow import ShallowModel
 
@@ -238,9 +239,10 @@ def run(
     learn: str | None = None,
     training: DeobfuscatorConfig | None = None,
     translation: TranslatorConfig | None = None,
+    steps: int | None = None,
     device: str = "auto",
     failed: Mapping[str, str] | None = None,
-    progress: Callable[[int], Any] | None = None,
+    show: bool = False,
 ) -> Audit:
     """Attack uploads.
 
@@ -253,9 +255,10 @@ def run(
         training: of that de-obfuscator.
         translation: of that translator; by default a fifth of the people are held out for its thresholds, 100 at most.
             It translates features of the first authorised network.
+        steps: updates of each of the two, in place of their own number.
         device: where to compute.
         failed: passed on to the result.
-        progress: called with 1 after each filter.
+        show: show progress.
 
     Raises:
         PhotoError: there is no face.
@@ -292,20 +295,26 @@ def run(
         )  # fmt: skip
 
     best: dict[str, tuple[Attack, Tensor]] = {}
-    for one in candidates():
-        images = one(uploads)
-        attack = judged(_name(one), one.strength or None, PURIFIERS[one.name].unit if one.strength else "", images)
-        if attack.name not in best or attack.cosine > best[attack.name][0].cosine:
-            best[attack.name] = (attack, images)
-        if progress is not None:
-            progress(1)
+    tried = candidates()
+    with progress_bar("filters", len(tried), show=show) as advance:
+        for one in tried:
+            images = one(uploads)
+            attack = judged(_name(one), one.strength or None, PURIFIERS[one.name].unit if one.strength else "", images)
+            if attack.name not in best or attack.cosine > best[attack.name][0].cosine:
+                best[attack.name] = (attack, images)
+            advance(1)
     translated: dict[str, float] = {}
     if learn is not None:
         people = training_people(learn)
-        images = _learned(cases, uploads, people, training or DeobfuscatorConfig(), place)
+        restoring = training or DeobfuscatorConfig()
+        translating = translation or TranslatorConfig(validation_people=max(2, min(100, len(people.names) // 5)))
+        if steps is not None:
+            restoring = restoring.model_copy(update={"steps": steps})
+            translating = translating.model_copy(update={"steps": steps})
+        images = _learned(cases, uploads, people, restoring, place, show=show)
         best[LEARNED] = (judged(LEARNED, None, "", images), images)
         teachers = {name: loaded[name] for name in attackers}
-        cosines, limits = _translated(cases, uploads, people, teachers, known, translation, place)
+        cosines, limits = _translated(cases, uploads, people, teachers, known, translating, place, show=show)
         translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
     strongest = max(best.values(), key=lambda pair: pair[0].cosine)[1]
     return Audit(
@@ -357,18 +366,27 @@ def _kind(cases: Sequence[Case]) -> tuple[str, tuple[tuple[str, int | str], ...]
 
 
 def _learned(
-    cases: Sequence[Case], uploads: Tensor, people: People, training: DeobfuscatorConfig, place: torch.device
+    cases: Sequence[Case],
+    uploads: Tensor,
+    people: People,
+    training: DeobfuscatorConfig,
+    place: torch.device,
+    *,
+    show: bool = False,
 ) -> Tensor:
     """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
     variant, services, steps = _kind(cases)
     shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
     config = variants.find(variant).config.model_validate({"steps": steps})
-    pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size)
+    with progress_bar("uploads to learn from", len(people), show=show) as advance:
+        pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size, progress=advance)
     asked = [variant, services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
-    model = train_deobfuscator(
-        pairs.protected, pairs.originals, training, device=place, folder=cache_dir() / "deobfuscator" / key
-    ).to(place)
+    with progress_bar("learning to restore", training.steps, show=show) as advance:
+        model = train_deobfuscator(
+            pairs.protected, pairs.originals, training, device=place, folder=cache_dir() / "deobfuscator" / key,
+            progress=advance,
+        ).to(place)  # fmt: skip
     with torch.no_grad():
         return quantise(torch.cat([model(uploads[chunk]) for chunk in batches(len(uploads), 16)]))
 
@@ -379,8 +397,10 @@ def _translated(
     people: People,
     teachers: Mapping[str, FaceNetwork],
     known: Mapping[str, Floats],
-    config: TranslatorConfig | None,
+    config: TranslatorConfig,
     place: torch.device,
+    *,
+    show: bool = False,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network.
 
@@ -389,15 +409,14 @@ def _translated(
     """
     _, services, _ = _kind(cases)
     name, cut = services[0]
-    if config is None:
-        config = TranslatorConfig(validation_people=max(2, min(100, len(people.names) // 5)))
     weights = {one: zoo.weights_checksum(one) for one in (*teachers, name)}
     asked = [name, cut, config.model_dump(mode="json"), people.fingerprint, weights, torch.__version__]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
-    translator = train_translator(
-        ShallowModel(zoo.load(name, place), cut, name=name), people, teachers, config,
-        folder=cache_dir() / "translator" / key,
-    ).to(place)  # fmt: skip
+    with progress_bar("learning to translate", config.steps, show=show) as advance:
+        translator = train_translator(
+            ShallowModel(zoo.load(name, place), cut, name=name), people, teachers, config,
+            folder=cache_dir() / "translator" / key, progress=advance,
+        ).to(place)  # fmt: skip
     held = split_people(people, config).validation
     names = [people.identities[int(row)] for row in held]
     if len(set(names)) < 2:

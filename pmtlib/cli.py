@@ -362,7 +362,7 @@ def audit(
             "hours without a GPU.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates of that training.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of each of those trainings.")] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="ORIGINALS are aligned 112x112 crops.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -379,24 +379,20 @@ def audit(
         collect([given], Path(os.devnull))
     _warm_up(quiet or as_json)
     from pmtlib import audit as own
-    from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
-    from pmtlib.attacks.adaptive.purify import candidates
-    from pmtlib.progress import progress_bar
 
     if steps is not None and learn is None:
-        raise ConfigError("--steps is of the training that --learn asks for; give both or neither")
+        raise ConfigError("--steps is of the trainings that --learn asks for; give both or neither")
     cases, failed = own.gather(originals, protected, aligned=aligned)
-    with progress_bar(f"attacking {_count(len(cases), 'face')}", len(candidates()), show=not quiet) as advance:
-        found = own.run(
-            cases,
-            authorised=_listed(authorise or []),
-            networks=_listed(networks or []) or None,
-            learn=learn,
-            training=DeobfuscatorConfig() if steps is None else DeobfuscatorConfig(steps=steps),
-            device=device,
-            failed=failed,
-            progress=advance,
-        )
+    found = own.run(
+        cases,
+        authorised=_listed(authorise or []),
+        networks=_listed(networks or []) or None,
+        learn=learn,
+        steps=steps,
+        device=device,
+        failed=failed,
+        show=not quiet,
+    )
     if as_json:
         _print_json(found.to_dict())
     else:

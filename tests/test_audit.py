@@ -92,9 +92,11 @@ def test_a_photograph_that_was_not_protected_is_read_in_full(folders: tuple[Path
 
 def test_a_network_can_learn_from_other_people(folders: tuple[Path, Path]) -> None:
     cases, _ = audit.gather(*folders)
-    few = DeobfuscatorConfig(steps=2, batch_size=2, width=8, linear_images=8, validate_every=2)
-    short = TranslatorConfig(steps=2, batch_size=2, width=4, validate_every=2, validation_people=2)
-    learning: dict[str, Any] = {"learn": "samples", "training": few, "translation": short, "device": "cpu"}
+    few = DeobfuscatorConfig(batch_size=2, width=8, linear_images=8, validate_every=2)
+    short = TranslatorConfig(batch_size=2, width=4, validate_every=2, validation_people=2)
+    learning: dict[str, Any] = {
+        "learn": "samples", "training": few, "translation": short, "steps": 2, "device": "cpu"
+    }  # fmt: skip
     found = audit.run(cases, networks=[ATTACKER], **learning)
     assert found.attacks[-1].name == "learned"
     assert set(found.translated) == {ATTACKER}
