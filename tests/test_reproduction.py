@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,39 @@ def test_an_edited_result_is_no_longer_what_was_computed_twice() -> None:
         ({"a": 3}, {"a": 1}, 2.0),
         ({"a": "word"}, {"a": "other"}, 0.0),
         ({"a": [1.0]}, {"a": [1.0, 2.0]}, math.inf),
+        ({"a": 1.0, "seconds": 5.0, "curve": [{"loss": 3.0}]}, {"a": 1.0, "seconds": 9.0, "curve": []}, 0.0),
         ({}, {}, 0.0),
     ],
 )
 def test_the_difference_is_the_largest_of_any_number(ours: Any, theirs: Any, moved: float) -> None:
     assert reproduction.difference(ours, theirs) == moved
+
+
+def test_the_drift_is_that_of_a_mean_in_half_widths_of_its_interval() -> None:
+    theirs = {"ssim": [0.1, 0.2, 0.3, 0.6], "n": 4}
+    ours = {"ssim": [0.6, 0.3, 0.2, 0.2], "n": 4}
+    half = 1.96 * statistics.stdev(theirs["ssim"]) / 2
+    assert reproduction.drift(ours, theirs) == pytest.approx(0.025 / half)
+    assert reproduction.drift({**ours, "n": 5}, theirs) == math.inf
+    assert reproduction.drift({"ssim": [0.1], "n": 4}, theirs) == math.inf
+    assert reproduction.drift({"a": [1, 1, 0.99]}, {"a": [1, 1, 1]}) == 0
+    assert reproduction.drift({"a": [1, 1, 0.9]}, {"a": [1, 1, 1]}) == math.inf
+
+
+def test_single_images_may_move_where_their_mean_stays() -> None:
+    results.write(stored({"ssim": [0.1, 0.2, 0.3, 0.6]}))
+    assert again({"ssim": [0.2, 0.1, 0.3, 0.61]}) == [1]
+    kept = results.read(results.path_of(REQUEST))
+    assert kept.values == {"ssim": [0.1, 0.2, 0.3, 0.6]}
+    assert reproduction.done(kept)
+    assert "0 with no number moved" in reproduction.summary()
+    assert "1 with no mean moved by more than 0.0" in reproduction.summary()
+    again({"ssim": [0.7, 0.8]}, True)
+    assert reproduction.entries()["abuse/some.json"]["difference"] is None
+    assert not reproduction.done(results.read(results.path_of(REQUEST)))
+    results.write(kept)
+    assert again({"ssim": [0.7, 0.8, 0.6, 0.9]}, True) == [1]
+    assert not reproduction.done(results.read(results.path_of(REQUEST)))
 
 
 def test_the_projects_own_ledger_speaks_of_results_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +139,4 @@ def test_the_projects_own_ledger_speaks_of_results_that_are_there(monkeypatch: p
     for name, entry in reproduction.entries().items():
         assert (root / name).is_file(), name
         assert entry["commit"]
-        assert entry["difference"] >= 0
+        assert entry["difference"] is None or entry["difference"] >= 0
