@@ -16,6 +16,7 @@ import importlib
 import importlib.resources
 import pickle
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -1056,6 +1057,30 @@ def load_people(
     aligned = _is_aligned(paths[0])
     images = _Files(paths) if aligned else _Photographs(paths, central=False, crop_cache=crop_cache)
     return People(folder.name, images, tuple(people))
+
+
+def comparable_names(name_or_path: str | Path, identities: Sequence[str]) -> list[str]:
+    """Names of people in a spelling that can be compared across sets: ``Hugo_Chávez`` and ``Hugo Chavez`` are alike.
+
+    Args:
+        name_or_path: the set that the identities are of. CFP numbers its people; their names are on the lines of its
+            ``list_name.txt``, where that is there.
+        identities: as the set has them.
+
+    Returns:
+        Letters and digits only, in lower case, one for each identity.
+    """
+    try:
+        listing = _people_folder(str(name_or_path)) / "list_name.txt"
+        listed = _lines(listing) if listing.is_file() else []
+    except DatasetError:
+        listed = []
+    found = []
+    for identity in identities:
+        named = identity.isdigit() and 1 <= int(identity) <= len(listed)
+        spelling = unicodedata.normalize("NFKD", listed[int(identity) - 1] if named else identity)
+        found.append("".join(letter for letter in spelling.casefold() if letter.isalnum()))
+    return found
 
 
 def _people_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,8 @@ def test_a_translation_is_what_the_teacher_says_of_people_it_never_saw() -> None
     strangers = crowd(12, 1, seed=77).tensor(range(12))
     said = translator(strangers)
     assert {name: tuple(one.shape) for name, one in said.items()} == {"colours": (12, 12), "brightness": (12, 9)}
+    whole = translate.translations(translator, strangers, batch=5)
+    assert all(np.allclose(whole[name], said[name], atol=1e-5) for name in TEACHERS)
     for name, teacher in TEACHERS.items():
         wanted = torch.as_tensor(teacher(strangers))
         own = F.cosine_similarity(said[name], wanted, dim=1)
@@ -82,6 +85,39 @@ def test_the_loss_is_one_minus_the_mean_cosine() -> None:
             goal = torch.as_tensor(teacher(image))[0]
             total += 1 - (part @ goal / (part.norm() * goal.norm())).item()
     assert loss == pytest.approx(total / (2 * len(chosen)), abs=1e-5)
+
+
+def test_a_stored_head_says_the_same_of_each_teacher_in_whatever_order_they_are_given(tmp_path: Path) -> None:
+    def shades(images: Tensor) -> Tensor:
+        """As long as ``colours``, and something else."""
+        return -colours(images).roll(3, 1)
+
+    people, images = crowd(5, 2), crowd(2, 1).tensor([0, 1])
+    one = train_translator(shallow(), people, {"colours": colours, "shades": shades}, TINY, folder=tmp_path)
+    other = train_translator(shallow(), people, {"shades": shades, "colours": colours}, TINY, folder=tmp_path)
+    assert not torch.equal(one(images)["colours"], one(images)["shades"])
+    for name in ("colours", "shades"):
+        assert torch.equal(one(images)[name], other(images)[name])
+
+
+def test_thresholds_are_those_of_translation_against_embedding_of_people_held_out() -> None:
+    people, config = crowd(30, 1), TINY.model_copy(update={"validation_people": 12})
+    translator = train_translator(shallow(), people, TEACHERS, config)
+    found = translate.translation_thresholds(translator, people, TEACHERS, config)
+    rows = [int(row) for row in translate.split_people(people, config).validation]
+    for name, teacher in TEACHERS.items():
+        scores = []
+        for a in rows:
+            for b in rows:
+                if a != b:
+                    said = translator(people.tensor([a]))[name][0].double()
+                    known = torch.as_tensor(teacher(people.tensor([b])))[0].double()
+                    scores.append(float(said @ known / said.norm() / known.norm()))
+        assert found[name] == pytest.approx(np.quantile(scores, 0.99), abs=1e-5)
+    few = TINY.model_copy(update={"validation_people": 10})
+    with pytest.raises(ConfigError, match="give 90 comparisons of two people, too few"):
+        translate.translation_thresholds(translator, people, TEACHERS, few)
+    assert translate.comparisons("aabc") == 10
 
 
 class Stop(KeyboardInterrupt):

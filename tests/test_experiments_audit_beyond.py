@@ -335,6 +335,23 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
 
+def test_nobody_is_learned_from_who_is_attacked_under_another_sets_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMT_DATA", str(tmp_path))
+    (tmp_path / "numbered").mkdir()
+    (tmp_path / "numbered" / "list_name.txt").write_text("Hugo Chávez\n50 Cent\n", encoding="utf-8")
+    assert audit.datasets.comparable_names("numbered", ["002", "001", "3"]) == ["50cent", "hugochavez", "3"]
+    assert audit.datasets.comparable_names("absent", ["001", "Jean-Luc_B"]) == ["001", "jeanlucb"]
+    people = dataclasses.replace(gathered(smooth(3), 1), identities=("002", "001", "003"))
+    pairs = np.array([[0, 1]])
+    sample = audit.datasets.PairSet(
+        "lfw", people.images, pairs, np.array([True]), np.zeros(1), ("Hugo_Chavez", "Hugo_Chavez", "x_003"), "p"
+    )
+    kept, left_out = audit_beyond.strangers_of(people, "numbered", sample)
+    assert (kept.identities, left_out) == (("002", "003"), ["001"])
+
+
 def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -344,6 +361,7 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     people = training_people("samples")
     monkeypatch.setattr(audit_beyond, "STITCHING_PEOPLE", {"samples": "samples"})
     monkeypatch.setattr(audit_beyond.datasets, "load_people", lambda _: people)
+    monkeypatch.setattr(audit_beyond, "FAR", 0.5)
     training = TranslatorConfig(steps=1, batch_size=2, width=4, validation_people=2)
     settings = audit.AuditSettings(
         datasets=("samples",), networks=("mobilefacenet", "sface"), pairs=4, pmt=PMTConfig(steps=1),
@@ -359,7 +377,11 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     values = found.result.values
     assert list(values["attacks"]) == ["translation of features", "photograph, translation of features"]
     assert list(values["thresholds"]) == ["sface"]
-    translator = train_translator(bench.shared("pmt"), people, {"sface": bench.network("sface")}, training)
+    sample = bench.sample("samples")
+    assert isinstance(sample, audit.datasets.PairSet)
+    others, left_out = audit_beyond.strangers_of(people, "samples", sample)
+    assert values["people"]["left_out"] == len(left_out)
+    translator = train_translator(bench.shared("pmt"), others, {"sface": bench.network("sface")}, training)
     shown = bench.photographs("samples")
     uploads = {"": bench.uploads("samples", "pmt"), "photograph, ": shown.originals}
     for name, images in uploads.items():

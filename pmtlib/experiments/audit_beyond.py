@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pmtlib import attribute_zoo, datasets, metrics, paths, results, zoo
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
-from pmtlib.attacks.adaptive.translate import Translator, train_translator
+from pmtlib.attacks.adaptive.translate import Translator, train_translator, translation_thresholds, translations
 from pmtlib.attacks.attributes import AttributeEstimates, estimate, label_agreement
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.errors import AssetError, DatasetError
@@ -37,6 +38,7 @@ VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
 DEOBFUSCATOR, TRANSLATION = "de-obfuscator", "translation of features"
 STRANGER = "another person"
+EVALUATED = "people of the evaluated pairs"
 RANKS = (1, 5)
 FAR, FAR_NAME = 1e-2, "far_1e2"
 GALLERIES = ("photographs", "uploads")
@@ -217,6 +219,23 @@ def _agreements(own: AttributeEstimates, told: Mapping[str, AttributeEstimates],
     return {"labels": labels, "years": years}
 
 
+def strangers_of(
+    people: datasets.People, people_set: str | Path, sample: datasets.PairSet
+) -> tuple[datasets.People, list[str]]:
+    """The people who are in none of the evaluated pairs, and the names of those left out, compared by spelling."""
+    shown = identities(sample)
+    evaluated = {shown[int(index)] for index in np.unique(sample.pairs)}
+    attacked = set(datasets.comparable_names(sample.name, sorted(evaluated)))
+    spelled = dict(zip(people.names, datasets.comparable_names(people_set, people.names), strict=True))
+    kept = [row for row, who in enumerate(people.identities) if spelled[who] not in attacked]
+    return people.subset(kept), [name for name in people.names if spelled[name] in attacked]
+
+
+def _about(people: datasets.People, name: str, left_out: list[str]) -> dict[str, Any]:
+    numbers = {"identities": len(people.names), "images": len(people), "left_out": len(left_out)}
+    return {"name": name, **numbers}
+
+
 # -- stitching ---------------------------------------------------------------------------------------------------
 
 
@@ -229,13 +248,14 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     if settings.head is None or dataset not in STITCHING_PEOPLE:
         return Outcome(None, "not run: this profile stitches no head")
     config, people_set = settings.head, STITCHING_PEOPLE[dataset]
-    parameters = {"head": config.model_dump(mode="json"), "people": people_set}
+    parameters = {"head": config.model_dump(mode="json"), "people": people_set, "without": EVALUATED}
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
         try:
             people = datasets.load_people(people_set)
         except DatasetError as error:
             raise AssetError(f"the head is trained on the people of {people_set}, who are not there") from error
+        people, left_out = strangers_of(people, people_set, sample)
         network = _head(audit, variant, people, config)
         rows = split_people(people, config).validation
         held = _embedded(network, people.tensor(rows), audit)
@@ -251,7 +271,7 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
             "same": photographs.same.astype(int).tolist(),
             "threshold": round(float(np.quantile(impostors, 1 - FAR)), 5),
             "cosines": found,
-            "people": {"name": people_set, "identities": len(people.names), "images": len(people)},
+            "people": _about(people, people_set, left_out),
         }
 
     return _obtain(audit, dataset, variant, "stitching", parameters, compute)
@@ -286,14 +306,16 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         return Outcome(None, "not run: this profile translates nothing")
     config, people_set = settings.translator, STITCHING_PEOPLE[dataset]
     steps = audit.other_numbers(variant) if settings.pair_people else []
-    parameters = {"translator": config.model_dump(mode="json"), "people": people_set, "steps": steps}
+    parameters: dict[str, Any] = {"translator": config.model_dump(mode="json"), "people": people_set, "steps": steps}
+    parameters["without"] = EVALUATED
 
-    def compute(_: datasets.PairSet) -> dict[str, Any]:
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
         try:
             people = datasets.load_people(people_set)
         except DatasetError as error:
             raise AssetError(f"the translator is trained on the people of {people_set}, who are not there") from error
-        translator = _translator(audit, variant, people)
+        people, left_out = strangers_of(people, people_set, sample)
+        translator, thresholds = _translator(audit, variant, people)
         photographs = audit.photographs(dataset)
         others = {name: audit.embed_once(name, photographs.others) for name in translator.sizes}
         originals = {name: audit.embed_once(name, photographs.originals) for name in translator.sizes}
@@ -304,7 +326,7 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         attacked[f"{PHOTOGRAPH}, {TRANSLATION}"] = photographs.originals
         found = {}
         for attack, images in attacked.items():
-            said = _translations(translator, images, audit)
+            said = translations(translator, images)
             networks = {}
             for name, embeddings in said.items():
                 mine = embeddings[photographs.place]
@@ -314,15 +336,16 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         return {
             "same": photographs.same.astype(int).tolist(),
             "photograph": photographs.place.tolist(),
-            "thresholds": _translation_thresholds(audit, translator, people),
+            "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
             "attacks": found,
-            "people": {"name": people_set, "identities": len(people.names), "images": len(people)},
+            "people": _about(people, people_set, left_out),
         }
 
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
 
 
-def _translator(audit: Audit, variant: str, people: datasets.People) -> Translator:
+def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Translator, dict[str, float]]:
+    """A translator and its thresholds."""
     settings, shared = audit.settings, audit.shared(variant)
     config = settings.translator
     assert config is not None
@@ -335,31 +358,12 @@ def _translator(audit: Audit, variant: str, people: datasets.People) -> Translat
         # Remembered: the translators of other cuts ask for the same.
         return lambda images: audit.embed_once(name, images.cpu())
 
+    teachers = {name: teacher(name) for name in names}
     with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        return train_translator(
-            shared, people, {name: teacher(name) for name in names}, config,
-            folder=paths.cache_dir() / "translator" / key, progress=advance,
-        ).to(audit.device)  # fmt: skip
-
-
-def _translation_thresholds(audit: Audit, translator: Translator, people: datasets.People) -> dict[str, Any]:
-    """Each network's threshold at a FAR of 1e-2, on the people held out."""
-    assert audit.settings.translator is not None
-    rows = split_people(people, audit.settings.translator).validation
-    images = people.tensor(rows)
-    names = [people.identities[int(row)] for row in rows]
-    thresholds = {}
-    for name, said in _translations(translator, images, audit).items():
-        impostors = link_scores(said, audit.embed(name, images), names, names).non_mated
-        thresholds[name] = {FAR_NAME: round(float(np.quantile(impostors, 1 - FAR)), 5)}
-    return thresholds
-
-
-def _translations(translator: Translator, images: Tensor, audit: Audit) -> dict[str, Floats]:
-    with torch.inference_mode():
-        parts = [translator(images[chunk].to(audit.device)) for chunk in batches(len(images), 64)]
-    whole = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in translator.sizes}
-    return {name: said.astype(np.float64) for name, said in whole.items()}
+        translator = train_translator(
+            shared, people, teachers, config, folder=paths.cache_dir() / "translator" / key, progress=advance
+        ).to(audit.device)
+    return translator, translation_thresholds(translator, people, teachers, config, far=FAR)
 
 
 # -- the authorised service --------------------------------------------------------------------------------------

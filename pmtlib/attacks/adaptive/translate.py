@@ -15,21 +15,25 @@ Mai, Cao, Yuen, Jain: On the reconstruction of face images from deep face templa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from pydantic import Field
 from torch import Tensor, nn
 
+from pmtlib.attacks.adaptive.link import link_scores
 from pmtlib.attacks.adaptive.stitch import Head
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches
+from pmtlib.metrics import Floats
+from pmtlib.randomness import reproducible
 from pmtlib.shallow import ShallowModel
 
 Teacher = Callable[[Tensor], Tensor | ArrayLike]
@@ -57,7 +61,7 @@ class TranslatorConfig(TrainingConfig):
     batch_size: int = Field(64, ge=1, le=4096)
     learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
-    width: int = Field(256, ge=4, le=1024)
+    width: int = Field(128, ge=4, le=1024)
     noise: float = Field(0.5, ge=0, allow_inf_nan=False)
     validation_people: int = Field(100, ge=0, le=100_000)
 
@@ -104,7 +108,8 @@ def train_translator(
     """Train a head that says of the features of photographs what other networks say of the photographs.
 
     Features and embeddings are computed once, also those of the mirrored photographs where ``flip`` is on, and held in
-    memory: two bytes a number of a feature.
+    the processor's memory: two bytes a number of a feature. Teachers are told apart by name and size alone; a folder
+    should be named by their weights too.
 
     Args:
         shallow: the shared model, on the device to train on.
@@ -124,7 +129,9 @@ def train_translator(
     """
     if not teachers:
         raise ConfigError("no network to translate for; name one or more")
-    training = _TranslatorTraining(shallow, people, teachers, config or TranslatorConfig(), folder, resume)
+    # In the order of their names: the head's outputs mean the same however they were given.
+    ordered = {name: teachers[name] for name in sorted(teachers)}
+    training = _TranslatorTraining(shallow, people, ordered, config or TranslatorConfig(), folder, resume)
     return Translator(shallow, training.train(progress, checkpoint_seconds), training.sizes)
 
 
@@ -156,26 +163,27 @@ class _TranslatorTraining(Training[Head]):
             "checksum": checksum(shallow),
             "config": config.model_dump(mode="json"),
             "people": {"name": people.name, "fingerprint": people.fingerprint},
-            "teachers": self.sizes,
+            "teachers": [[name, size] for name, size in self.sizes.items()],
             "feature": list(shape),
         }
         super().__init__(config, record, self.device, folder, resume)
         self.build(lambda: Head(shape, width=config.width, embedding=sum(self.sizes.values())))
         self.count = len(images)
-        if not self.finished:
-            self.held = self._answers(read_eight_bit(people, split.validation))
-            self.known = [self._answers(images)]
-            if config.flip:
-                self.known.append(self._answers(images.flip(3)))
+        if self.step < config.steps:
+            with reproducible():
+                self.held = self._answers(read_eight_bit(people, split.validation))
+                self.known = [self._answers(images)]
+                if config.flip:
+                    self.known.append(self._answers(images.flip(3)))
             self.spread = float(self.known[0][0][:512].float().std())
 
     @torch.no_grad()
     def _answers(self, eight_bit: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (N, C, h, w) of images in half precision, and what each teacher says of them, in single."""
+        """Features (N, C, h, w) of images in half precision, and what each teacher says of them, on the CPU."""
         features, said = [], []
         for chunk in batches(len(eight_bit), 64):
             images = self.floats(eight_bit[chunk])
-            features.append(self.shallow.feature(images).half())
+            features.append(self.shallow.feature(images).half().cpu())
             said.append(self._embedded(images))
         if not features:
             return torch.empty(0), {}
@@ -184,8 +192,7 @@ class _TranslatorTraining(Training[Head]):
     @torch.no_grad()
     def _embedded(self, images: Tensor) -> dict[str, Tensor]:
         return {
-            name: torch.as_tensor(teacher(images)).to(self.device, torch.float32)
-            for name, teacher in self.teachers.items()
+            name: torch.as_tensor(teacher(images)).to("cpu", torch.float32) for name, teacher in self.teachers.items()
         }
 
     def begin(self) -> None:
@@ -203,7 +210,9 @@ class _TranslatorTraining(Training[Head]):
         with self.arithmetic():
             # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
             said = self.model(features.contiguous()).float()
-        wanted = {name: torch.stack([known[1][name][row] for known, row in sides]) for name in self.sizes}
+        wanted = {
+            name: torch.stack([known[1][name][row] for known, row in sides]).to(self.device) for name in self.sizes
+        }
         return (1 - self._agreement(said, wanted)).mean()
 
     def _agreement(self, said: Tensor, wanted: Mapping[str, Tensor]) -> Tensor:
@@ -218,5 +227,66 @@ class _TranslatorTraining(Training[Head]):
         features, wanted = self.held
         if not len(features):
             return {"val_cosine": None}
-        said = torch.cat([self.averaged(features[chunk].float()) for chunk in batches(len(features), 64)])
+        parts = [self.averaged(features[chunk].float().to(self.device)).cpu() for chunk in batches(len(features), 64)]
+        said = torch.cat(parts)
         return {"val_cosine": round(float(self._agreement(said, wanted).mean()), 6)}
+
+
+def translations(translator: Translator, images: Tensor, *, batch: int = 64) -> dict[str, Floats]:
+    """What a translator makes of images (N, 3, 112, 112): for each teacher (N, D)."""
+    place = next(translator.parameters()).device
+    with torch.inference_mode():
+        parts = [translator(images[chunk].to(place)) for chunk in batches(len(images), batch)]
+    return {
+        name: np.concatenate([part[name].cpu().numpy() for part in parts]).astype(np.float64)
+        for name in translator.sizes
+    }
+
+
+def translation_thresholds(
+    translator: Translator,
+    people: People,
+    teachers: Mapping[str, Teacher],
+    config: TranslatorConfig,
+    *,
+    far: float = 1e-2,
+    most: int = 1000,
+) -> dict[str, float]:
+    """Each teacher's threshold at a false acceptance rate, on the people who were held out of the training.
+
+    The translation of one photograph is compared with the teacher's own embedding of another person's.
+
+    Args:
+        translator: of :func:`train_translator`.
+        people: those that it was given.
+        teachers: likewise.
+        config: likewise.
+        far: the rate.
+        most: photographs that are compared, at most.
+
+    Raises:
+        ConfigError: the people held out give fewer than 1 / far comparisons.
+    """
+    rows = split_people(people, config).validation[:most]
+    names = [people.identities[int(row)] for row in rows]
+    if comparisons(names) < 1 / far:
+        raise ConfigError(
+            f"{people.name}: the people held out give {comparisons(names)} comparisons of two people, too few for a "
+            f"threshold at a rate of {far:g}; name a larger set"
+        )
+    images = people.tensor(rows)
+    said = translations(translator, images)
+    place = next(translator.parameters()).device
+    found = {}
+    for name in translator.sizes:
+        with torch.inference_mode():
+            parts = [teachers[name](images[chunk].to(place)) for chunk in batches(len(images), 64)]
+        known = torch.cat([torch.as_tensor(part).cpu() for part in parts]).numpy()
+        found[name] = float(np.quantile(link_scores(said[name], known, names, names).non_mated, 1 - far))
+    return found
+
+
+def comparisons(identities: Sequence[str]) -> int:
+    """How many ordered pairs of images show two people."""
+    _, counts = np.unique(list(identities), return_counts=True)
+    return int(len(identities) ** 2 - (counts**2).sum())
