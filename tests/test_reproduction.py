@@ -106,20 +106,35 @@ def test_the_difference_is_the_largest_of_any_number(ours: Any, theirs: Any, mov
     assert reproduction.difference(ours, theirs) == moved
 
 
-def test_the_drift_is_that_of_a_mean_in_half_widths_of_its_interval() -> None:
+def test_the_shift_is_that_of_a_mean_in_half_widths_of_its_interval() -> None:
     theirs = {"ssim": [0.1, 0.2, 0.3, 0.6], "n": 4}
-    ours = {"ssim": [0.6, 0.3, 0.2, 0.2], "n": 4}
+    ours = {"ssim": [0.12, 0.22, 0.3, 0.66], "n": 4}
     half = 1.96 * statistics.stdev(theirs["ssim"]) / 2
-    assert reproduction.drift(ours, theirs) == pytest.approx(0.025 / half)
-    assert reproduction.drift({**ours, "n": 5}, theirs) == math.inf
-    assert reproduction.drift({"ssim": [0.1], "n": 4}, theirs) == math.inf
-    assert reproduction.drift({"a": [1, 1, 0.99]}, {"a": [1, 1, 1]}) == 0
-    assert reproduction.drift({"a": [1, 1, 0.9]}, {"a": [1, 1, 1]}) == math.inf
+    assert reproduction.shift(ours, theirs) == pytest.approx(0.025 / half)
+    assert reproduction.correlation(ours, theirs) == pytest.approx(statistics.correlation(ours["ssim"], theirs["ssim"]))
+    assert reproduction.shift({**ours, "n": 5}, theirs) == math.inf
+    assert reproduction.shift({"ssim": [0.1], "n": 4}, theirs) == math.inf
+    assert reproduction.shift({"a": [1, 1, 0.99]}, {"a": [1, 1, 1]}) == 0
+    assert reproduction.shift({"a": [1, 1, 0.9]}, {"a": [1, 1, 1]}) == math.inf
+    assert reproduction.correlation({"a": [1, 1, 1]}, {"a": [1, 2, 3]}) == -1
+    assert reproduction.correlation({"a": 1}, {"a": 1}) == 1
 
 
-def test_single_images_may_move_where_their_mean_stays() -> None:
+def test_numbers_that_change_places_are_not_the_same() -> None:
+    theirs = {"cosine": [0.1, 0.9, 0.2, 0.8, 0.15, 0.85], "photograph": [0, 1, 2, 3, 4, 5]}
+    turned = {"cosine": theirs["cosine"][::-1], "photograph": theirs["photograph"]}
+    assert reproduction.shift(turned, theirs) == pytest.approx(0)
+    assert reproduction.correlation(turned, theirs) < 0
+    swapped = {"cosine": theirs["cosine"], "photograph": [1, 0, 3, 2, 5, 4]}
+    for ours in (turned, swapped):
+        results.write(stored(theirs))
+        again(ours, True)
+        assert not reproduction.done(results.read(results.path_of(REQUEST)))
+
+
+def test_single_images_may_move_a_little() -> None:
     results.write(stored({"ssim": [0.1, 0.2, 0.3, 0.6]}))
-    assert again({"ssim": [0.2, 0.1, 0.3, 0.61]}) == [1]
+    assert again({"ssim": [0.12, 0.19, 0.3, 0.61]}) == [1]
     kept = results.read(results.path_of(REQUEST))
     assert kept.values == {"ssim": [0.1, 0.2, 0.3, 0.6]}
     assert reproduction.done(kept)
