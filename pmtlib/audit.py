@@ -22,9 +22,14 @@ from torch import Tensor
 
 from pmtlib import attribute_zoo, calibration, devices, faces, metrics, variants, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
-from pmtlib.attacks.adaptive.link import link_scores
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
-from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
+from pmtlib.attacks.adaptive.translate import (
+    TranslatorConfig,
+    comparisons,
+    train_translator,
+    translation_thresholds,
+    translations,
+)
 from pmtlib.attacks.attributes import estimate
 from pmtlib.attacks.reconstruction import split_people, training_people
 from pmtlib.datasets import People
@@ -100,9 +105,10 @@ class Audit:
         attributes: network and attribute to the share of faces of which the same is read from the photograph and from
             the upload as it is, and from the best attack.
         translated: for each network that is not authorised, the share of faces that it recognises by the translation of
-            the upload's features; empty where nothing was learned.
-        thresholds: of each network: a FAR of 1e-2 on LFW. Translations have thresholds of their own, of the same FAR
-            among people held out of the training.
+            the upload's features; empty where nothing was learned, or from too few people for a threshold.
+        translation_thresholds: of each of them, for translations: a FAR of 1e-2 among people held out of the training.
+        thresholds: of each network: a FAR of 1e-2 on LFW.
+        note: what was asked for and not done, and why; empty otherwise.
         failed: names of what could not be audited, and why.
     """
 
@@ -112,7 +118,9 @@ class Audit:
     attacks: tuple[Attack, ...]
     attributes: Mapping[str, tuple[float, float]]
     translated: Mapping[str, float]
+    translation_thresholds: Mapping[str, float]
     thresholds: Mapping[str, float]
+    note: str
     failed: Mapping[str, str]
 
     @property
@@ -254,7 +262,8 @@ def run(
             photographs a translator (:func:`pmtlib.attacks.reconstruction.training_people`); None leaves both out.
         training: of that de-obfuscator.
         translation: of that translator; by default a fifth of the people are held out for its thresholds, 100 at most.
-            It translates features of the first authorised network.
+            It translates features of the first network of the report, and is left out where fewer people could be held
+            out than a threshold needs.
         steps: updates of each of the two, in place of their own number.
         device: where to compute.
         failed: passed on to the result.
@@ -279,6 +288,10 @@ def run(
     attackers = [name for name in attackers if name in thresholds]
     if not attackers:
         raise ConfigError(f"no network to attack with that has a threshold; fetch or name one: {_RECOGNISERS}")
+    if learn is not None:
+        # Before anything is computed: what cannot be learned from ends here.
+        _kind(cases)
+    people = None if learn is None else training_people(learn)
     originals = to_tensor([case.original for case in cases], place)
     uploads = to_tensor([case.upload for case in cases], place)
     loaded = {name: zoo.load(name, place) for name in thresholds}
@@ -304,18 +317,22 @@ def run(
                 best[attack.name] = (attack, images)
             advance(1)
     translated: dict[str, float] = {}
-    if learn is not None:
-        people = training_people(learn)
+    limits: dict[str, float] = {}
+    note = ""
+    if people is not None:
         restoring = training or DeobfuscatorConfig()
-        translating = translation or TranslatorConfig(validation_people=max(2, min(100, len(people.names) // 5)))
+        translating = translation or TranslatorConfig(validation_people=min(100, len(people.names) // 5))
         if steps is not None:
             restoring = restoring.model_copy(update={"steps": steps})
             translating = translating.model_copy(update={"steps": steps})
         images = _learned(cases, uploads, people, restoring, place, show=show)
         best[LEARNED] = (judged(LEARNED, None, "", images), images)
         teachers = {name: loaded[name] for name in attackers}
-        cosines, limits = _translated(cases, uploads, people, teachers, known, translating, place, show=show)
-        translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
+        if _enough(people, translating):
+            cosines, limits = _translated(cases, uploads, people, teachers, known, translating, place, show=show)
+            translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
+        else:
+            note = f"Nothing was translated: {people.name} shows too few people to hold some out for a threshold."
     strongest = max(best.values(), key=lambda pair: pair[0].cosine)[1]
     return Audit(
         faces=len(cases),
@@ -328,7 +345,9 @@ def run(
         attacks=tuple(attack for attack, _ in best.values()),
         attributes=_attributes(originals, uploads, strongest, place),
         translated=translated,
+        translation_thresholds=limits,
         thresholds=thresholds,
+        note=note,
         failed=dict(failed or {}),
     )
 
@@ -363,6 +382,13 @@ def _kind(cases: Sequence[Case]) -> tuple[str, tuple[tuple[str, int | str], ...]
             "to learn, all uploads must be of one folder of pmt protect, of one variant, its networks and steps"
         )
     return kinds.pop()
+
+
+def _enough(people: People, config: TranslatorConfig) -> bool:
+    """Whether the people held out of a translator's training give a threshold at a FAR of 1e-2."""
+    if len(people.names) <= config.validation_people:
+        return False
+    return comparisons([people.identities[int(row)] for row in split_people(people, config).validation]) >= 100
 
 
 def _learned(
@@ -402,11 +428,7 @@ def _translated(
     *,
     show: bool = False,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network.
-
-    Raises:
-        ConfigError: the people held out do not suffice for a threshold.
-    """
+    """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network."""
     _, services, _ = _kind(cases)
     name, cut = services[0]
     weights = {one: zoo.weights_checksum(one) for one in (*teachers, name)}
@@ -417,19 +439,9 @@ def _translated(
             ShallowModel(zoo.load(name, place), cut, name=name), people, teachers, config,
             folder=cache_dir() / "translator" / key, progress=advance,
         ).to(place)  # fmt: skip
-    held = split_people(people, config).validation
-    names = [people.identities[int(row)] for row in held]
-    if len(set(names)) < 2:
-        raise ConfigError(f"{people.name} shows too few people to hold two out for a threshold; name a larger set")
-    images = people.tensor(held).to(place)
-    with torch.inference_mode():
-        said, strangers = ({one: t.cpu().numpy() for one, t in translator(x).items()} for x in (uploads, images))
-    cosines, limits = {}, {}
-    for one, network in teachers.items():
-        cosines[one] = metrics.cosine(said[one], known[one])
-        impostors = link_scores(strangers[one], _embed(network, images), names, names).non_mated
-        limits[one] = float(np.quantile(impostors, 0.99))
-    return cosines, limits
+    said = translations(translator, uploads)
+    cosines = {one: metrics.cosine(said[one], known[one]) for one in teachers}
+    return cosines, translation_thresholds(translator, people, teachers, config)
 
 
 def _attributes(

@@ -372,8 +372,8 @@ def audit(
 
     Every filter at every strength, attribute networks and, with --learn, a network that has seen other people's
     uploads and one that translates what they match to embeddings of other networks. Recognised means: above the
-    threshold of a FAR of 1e-2 on LFW, held against the photograph itself. The best strength is picked by looking at the
-    result, in the attacker's favour. Nothing is written.
+    threshold of a FAR of 1e-2 on LFW (for translations: among people held out), held against the photograph itself. The
+    best strength is picked by looking at the result, in the attacker's favour. Nothing is written.
     """
     for given in (originals, protected):
         collect([given], Path(os.devnull))
@@ -416,14 +416,17 @@ def _show_audit(found: Audit) -> None:
     console.print(shape)
     console.print()
     detail = _table(
-        ("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("translated %", "r"), ("threshold", "r")
-    )
+        ("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("threshold", "r"), ("translated %", "r"),
+        ("its threshold", "r"),
+    )  # fmt: skip
     for name, share in found.service.items():
-        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", "", _number(found.thresholds[name]))
+        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", _number(found.thresholds[name]), "", "")
     for name, share in found.attacks[0].accepted.items():
         best = found.best.accepted[name]
-        translated = f"{100 * found.translated[name]:.0f}" if name in found.translated else ""
-        detail.add_row(name, f"{100 * share:.0f}", f"{100 * best:.0f}", translated, _number(found.thresholds[name]))
+        cells = [name, f"{100 * share:.0f}", f"{100 * best:.0f}", _number(found.thresholds[name]), "", ""]
+        if name in found.translated:
+            cells[4:] = [f"{100 * found.translated[name]:.0f}", _number(found.translation_thresholds[name])]
+        detail.add_row(*cells)
     console.print(detail)
     if found.attributes:
         console.print()
@@ -433,6 +436,8 @@ def _show_audit(found: Audit) -> None:
         console.print(read)
     console.print()
     print(found.verdict)
+    if found.note:
+        print(found.note)
     for name, why in found.failed.items():
         print(f"failed: {shown(name)}: {shown(why)}")
 

@@ -97,20 +97,34 @@ def test_a_translation_competes_by_rates_and_has_no_likeness() -> None:
     assert numbers.summary(frame)["pmt_translated_others"] == pytest.approx(100 * line["others"], abs=1e-3)
 
 
-def test_no_goal_speaks_of_translation_but_the_advice_does() -> None:
+def test_translation_counts_in_the_third_goal_and_in_the_advice() -> None:
     blocks = [block(), block("deep", raised=-0.4)]
     before = goals(blocks)
+    assert "all" not in set(before["against"])
     translated = [dataclasses.replace(one, attacks={**one.attacks, "translation": translation(0.7)}) for one in blocks]
     after = goals(translated)
-    shared = ["steps", "against", "service", "others", "ssim", "attack", "reached"]
-    assert after[shared].equals(before[shared])
-    rate = numbers.table(translated, SETTINGS).set_index(["variant", "attack"]).loc["deep", "translation of features"]
-    own = after[after["own"]]
-    assert (own["translated"] == rate["others"]).all()
-    assert after.loc[~after["own"], "translated"].isna().all()
-    assert f"of *deep* on LFW {100 * rate['others']:.0f}%" in numbers.advice(after)
-    assert "measured with a translator" not in numbers.advice(before)
-    assert "by translation" in figures.goals_table(after).to_html()
+    kept = after[after["against"] != "all"].reset_index(drop=True)
+    assert kept.equals(before)
+    rates = numbers.table(translated, SETTINGS).set_index(["variant", "attack"])["others"]
+    line = after[after["own"] & (after["against"] == "all")].iloc[0]
+    assert line["attack"] == "translation of features"
+    published = max(rates["pmt"][[name for name in rates["pmt"].index if not name.startswith("photograph")]])
+    assert line["others"] == pytest.approx(rates["deep", "translation of features"] / published)
+    assert not line["reached"]
+    points = numbers.frontier(translated, SETTINGS, STEPS)
+    later = after[~after["own"] & (after["against"] == "all")].iloc[0]
+    assert later["others_value"] == points.set_index(["variant", "steps"]).loc[("deep", 7), "translated"]
+    text = numbers.advice(after, points)
+    assert f"*deep*, K = 40, LFW: {100 * rates['deep', 'translation of features']:.0f}%" in text
+    assert "every attack, translation included" in figures.goals_table(after).to_html()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.8, "Rely on none of these filters"), (0.5, "translation gives other")])
+def test_the_advice_says_nearly_only_where_it_is_so(share: float, said: str) -> None:
+    points = numbers.frontier([block()], SETTINGS, {"pmt": 25})
+    assert "Translation was not measured" in numbers.advice(goals([block(), block("deep")]), points)
+    points["translated"] = share * points["service"]
+    assert said in numbers.advice(goals([block(), block("deep")]), points)
 
 
 def test_the_frontiers_summary_has_the_means_over_the_sets() -> None:
@@ -128,7 +142,7 @@ def test_uploads_that_were_not_measured_have_no_point() -> None:
     empty = audit.AuditBlock("lfw", "pmt", {"purification": NOTHING, "learning": NOTHING}, NOTHING, {})
     assert not len(numbers.frontier([empty], SETTINGS, {"pmt": 25}))
     assert not len(goals([empty]))
-    assert "nothing to advise" in numbers.advice(goals([empty]))
+    assert "nothing to advise" in numbers.advice(goals([empty]), numbers.frontier([empty], SETTINGS, {"pmt": 25}))
 
 
 def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() -> None:
@@ -139,11 +153,11 @@ def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() ->
     found = every[every["own"]].set_index("against")
     assert set(found["steps"]) == {40}
     other = every[~every["own"]].iloc[0]
-    assert (len(every), other["steps"], other["against"]) == (3, 7, "all")
+    assert (len(every), other["steps"], other["against"]) == (3, 7, "restored")
     points = numbers.frontier(blocks, SETTINGS, STEPS).set_index(["variant", "steps"])
     assert other["others"] == pytest.approx(points.loc[("deep", 7), "others"] / points.loc[("pmt", 25), "others"])
     assert other["ssim"] == pytest.approx(points.loc[("deep", 7), "ssim"] / points.loc[("pmt", 25), "ssim"])
-    for against, kinds in (("filters", ["purification"]), ("all", ["purification", "learning"])):
+    for against, kinds in (("filters", ["purification"]), ("restored", ["purification", "learning"])):
         highest = {}
         for variant in ("pmt", "deep"):
             lines = [
@@ -163,10 +177,13 @@ def test_a_goal_is_reached_by_shares_of_what_the_published_transform_leaves() ->
 
 
 def test_the_advice_follows_the_goals() -> None:
-    frame = goals([block(), block("deep")])
-    assert "*deep* at K = 40 (the K that was chosen beforehand) does not reach its goal" in numbers.advice(frame)
+    blocks = [block(), block("deep")]
+    frame, points = goals(blocks), numbers.frontier(blocks, SETTINGS, STEPS)
+    chosen = "*deep* at K = 40 (the K that was chosen beforehand) does not reach its goal"
+    assert chosen in numbers.advice(frame, points)
     frame["reached"] = True
-    assert "*deep* at K = 7 (a K of the frontier, seen after) reaches its goal on every set" in numbers.advice(frame)
+    seen = "*deep* at K = 7 (a K of the frontier, seen after) reaches its goal on every set"
+    assert seen in numbers.advice(frame, points)
 
 
 def test_a_share_of_nothing() -> None:
@@ -290,7 +307,6 @@ def test_the_choice_shows_the_highest_of_its_filters() -> None:
         "deep, 14x14, K = 20": {"service": 0.8, "others": [0.1, 0.3, 0.1], "ssim": [0.01, 0.3, 0.2]},
     }
     made = outcome("lfw_rest--choice", values)
-    made.result.request.parameters["people"] = 32
     html = figures.choice_table(made).to_html()
     for shown in ("deep, 7x7", ">40<", ">25<", "0.30", "of photographs at K = 80", "0.70"):
         assert shown in html
@@ -298,6 +314,7 @@ def test_the_choice_shows_the_highest_of_its_filters() -> None:
     assert numbers.chosen_steps(made, "deep, 14x14") == 20
     assert numbers.chosen_steps(made, "decoy, 7x7") is None
     assert numbers.chosen_steps(NOTHING, "deep, 7x7") is None
+    assert "not run" in figures.choice_table(NOTHING).to_html()
 
 
 def test_two_pictures_of_a_person_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
