@@ -382,7 +382,7 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     training = TranslatorConfig(steps=1, batch_size=2, width=4, validation_people=2)
     settings = audit.AuditSettings(
         datasets=("samples",), networks=("mobilefacenet", "sface"), pairs=4, pmt=PMTConfig(steps=1),
-        translator=training, pair_people=0,
+        translator=training, pair_people=1,
     )  # fmt: skip
     bench = audit.Audit(settings, torch.device("cpu"))
     bench.usable()
@@ -392,7 +392,9 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     found = audit_beyond.translated(bench, "samples", "pmt")
     assert found.result is not None, found.note
     values = found.result.values
-    assert list(values["attacks"]) == ["translation of features", "photograph, translation of features"]
+    # Uploads of twice the steps are those of the frontier.
+    named = [f"{name}translation of features" for name in ("", "K = 2, ", "photograph, ")]
+    assert list(values["attacks"]) == named
     assert list(values["thresholds"]) == ["sface"]
     sample = bench.sample("samples")
     assert isinstance(sample, audit.datasets.PairSet)
@@ -400,12 +402,25 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     assert values["people"]["left_out"] == len(left_out)
     translator = train_translator(bench.shared("pmt"), others, {"sface": bench.network("sface")}, training)
     shown = bench.photographs("samples")
-    uploads = {"": bench.uploads("samples", "pmt"), "photograph, ": shown.originals}
-    for name, images in uploads.items():
-        entry = values["attacks"][f"{name}translation of features"]["networks"]["sface"]
+    attacked = [bench.uploads("samples", "pmt"), bench.other_uploads("samples", "pmt")[2], shown.originals]
+    assert not torch.equal(attacked[0], attacked[1])
+    for name, images in zip(named, attacked, strict=True):
+        entry = values["attacks"][name]["networks"]["sface"]
         for pair, place in enumerate(shown.place):
             said = translator(images[place : place + 1])["sface"]
             other = bench.network("sface")(shown.others[pair : pair + 1])
+            own = bench.network("sface")(shown.originals[place : place + 1])
             assert entry["other"][pair] == pytest.approx(torch.cosine_similarity(said, other).item(), abs=2e-5)
+            assert entry["own"][pair] == pytest.approx(torch.cosine_similarity(said, own).item(), abs=2e-5)
+    held = audit_beyond.split_people(others, training).validation
+    scores = [
+        torch.cosine_similarity(
+            translator(others.tensor([int(a)]))["sface"], bench.network("sface")(others.tensor([int(b)]))
+        ).item()
+        for a in held
+        for b in held
+        if others.identities[int(a)] != others.identities[int(b)]
+    ]
+    assert values["thresholds"]["sface"]["far_1e2"] == pytest.approx(np.quantile(scores, 0.5), abs=2e-5)
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
     assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note
