@@ -330,7 +330,7 @@ def advice(frame: pd.DataFrame, points: pd.DataFrame) -> str:
         "filters and networks that restore a face, prefer a variant that reaches both goals, where the service shares "
         "deep enough."
     )
-    lines += _translation_advice(points)
+    lines += _key_advice(points)
     return "\n".join(lines)
 
 
@@ -338,24 +338,24 @@ _NEARLY = 0.75
 """From this share of what the service recognises on, others who recognise it are said to do nearly as well."""
 
 
-def _translation_advice(points: pd.DataFrame) -> list[str]:
-    """What translation makes of every point, beside the service."""
-    told = points.dropna(subset=["translated"])
-    if not len(told):
+def _key_advice(points: pd.DataFrame) -> list[str]:
+    """What somebody makes of uploads who holds the shared model, beside the service."""
+    if not len(points.dropna(subset=["translated"])):
         return [
             "- Translation was not measured here; whether a filter stands against who holds the shared model is open."
         ]
     numbers = "; ".join(
         f"*{line['variant']}*, K = {line['steps']}, {TITLES.get(str(line['dataset']), line['dataset'])}: "
-        f"{100 * line['translated']:.0f}% (the service {100 * line['service']:.0f}%)"
-        for line in told[told["own"]].to_dict("records")
+        f"{100 * line['others']:.0f}% by {line['attack']} (the service {100 * line['service']:.0f}%)"
+        for line in points[points["own"]].to_dict("records")
     )
-    nearly = bool((told["translated"] >= _NEARLY * told["service"]).all())
+    own = points[points["own"]]
+    nearly = bool((own["others"] >= _NEARLY * own["service"]).all())
     verdict = (
-        "Rely on none of these filters against somebody who holds the shared model and a face network: by translation "
-        "other networks recognise nearly whom the service does"
+        "Rely on none of these filters against somebody who holds the shared model and a face network: by the best "
+        "attack other networks recognise nearly whom the service does"
         if nearly
-        else "Against somebody who holds the shared model, translation gives other networks"
+        else "Against somebody who holds the shared model, the best attack gives other networks"
     )
     return [
         f"- {verdict}. {numbers}. A filter that matches features of a public model decides which software an upload "
