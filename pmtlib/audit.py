@@ -45,6 +45,10 @@ from pmtlib.report import LINES, Row
 from pmtlib.shallow import ShallowModel
 
 AS_IT_IS, LEARNED = "as it is", "learned"
+NOT_TRIED = (
+    "Not tried: networks that learn to restore the face, or to translate what uploads match (--learn SET). They do "
+    "better than filters, so that a low figure here is no protection against them."
+)
 _RECOGNISERS = "the networks whose weights are here, or --networks"
 
 
@@ -91,6 +95,11 @@ class Attack:
     ssim_highest: float
     worst: str
 
+    @property
+    def strength_key(self) -> tuple[float, float]:
+        """What an attacker wants: to be recognised by more networks; where as many do, with a higher cosine."""
+        return self.others, self.cosine
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -101,7 +110,7 @@ class Audit:
         authorised: networks that the uploads were made for.
         service: for each of them, the share of uploads that it recognises.
         attacks: the upload as it is, then each filter at the strength that serves the attacker best, then what was
-            learned; the strongest by :attr:`Attack.cosine` is :attr:`best`.
+            learned; the strongest by :attr:`Attack.strength_key` is :attr:`best`.
         attributes: network and attribute to the share of faces of which the same is read from the photograph and from
             the upload as it is, and from the best attack.
         translated: for each network that is not authorised, the share of faces that it recognises by the translation of
@@ -126,7 +135,7 @@ class Audit:
     @property
     def best(self) -> Attack:
         """The strongest attack."""
-        return max(self.attacks, key=lambda attack: attack.cosine)
+        return max(self.attacks, key=lambda attack: attack.strength_key)
 
     @property
     def verdict(self) -> str:
@@ -313,12 +322,12 @@ def run(
         for one in tried:
             images = one(uploads)
             attack = judged(_name(one), one.strength or None, PURIFIERS[one.name].unit if one.strength else "", images)
-            if attack.name not in best or attack.cosine > best[attack.name][0].cosine:
+            if attack.name not in best or attack.strength_key > best[attack.name][0].strength_key:
                 best[attack.name] = (attack, images)
             advance(1)
     translated: dict[str, float] = {}
     limits: dict[str, float] = {}
-    note = ""
+    note = "" if learn is not None else NOT_TRIED
     if people is not None:
         restoring = training or DeobfuscatorConfig()
         translating = translation or TranslatorConfig(validation_people=min(100, len(people.names) // 5))
@@ -332,8 +341,9 @@ def run(
             cosines, limits = _translated(cases, uploads, people, teachers, known, translating, place, show=show)
             translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
         else:
-            note = f"Nothing was translated: {people.name} shows too few people to hold some out for a threshold."
-    strongest = max(best.values(), key=lambda pair: pair[0].cosine)[1]
+            count = len(people.names)
+            note = f"Nothing was translated: {people.name} shows {count} people; some 60 are needed for a threshold."
+    strongest = max(best.values(), key=lambda pair: pair[0].strength_key)[1]
     return Audit(
         faces=len(cases),
         authorised=made_for,

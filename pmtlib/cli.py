@@ -415,17 +415,18 @@ def _show_audit(found: Audit) -> None:
         )
     console.print(shape)
     console.print()
-    detail = _table(
-        ("network", ""), ("as it is %", "r"), ("best attack %", "r"), ("threshold", "r"), ("translated %", "r"),
-        ("its threshold", "r"),
-    )  # fmt: skip
+    columns = [("network", ""), ("as it is %", "r"), ("highest %", "r"), ("threshold", "r")]
+    if found.translated:
+        columns += [("translated %", "r"), ("threshold", "r")]
+    detail = _table(*columns)
     for name, share in found.service.items():
-        detail.add_row(f"{name} (authorised)", f"{100 * share:.0f}", "", _number(found.thresholds[name]), "", "")
+        empty = [""] * (len(columns) - 4)
+        detail.add_row(f"{name} (service)", f"{100 * share:.0f}", "", _number(found.thresholds[name]), *empty)
     for name, share in found.attacks[0].accepted.items():
-        best = found.best.accepted[name]
-        cells = [name, f"{100 * share:.0f}", f"{100 * best:.0f}", _number(found.thresholds[name]), "", ""]
+        highest = max(attack.accepted[name] for attack in found.attacks)
+        cells = [name, f"{100 * share:.0f}", f"{100 * highest:.0f}", _number(found.thresholds[name])]
         if name in found.translated:
-            cells[4:] = [f"{100 * found.translated[name]:.0f}", _number(found.translation_thresholds[name])]
+            cells += [f"{100 * found.translated[name]:.0f}", _number(found.translation_thresholds[name])]
         detail.add_row(*cells)
     console.print(detail)
     if found.attributes:

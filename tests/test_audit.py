@@ -75,9 +75,20 @@ def test_the_numbers_are_those_of_a_loop(folders: tuple[Path, Path]) -> None:
     assert gaussian.cosine == pytest.approx(np.mean(cosines), abs=1e-6)
     assert gaussian.ssim == pytest.approx(np.mean(ssim), abs=1e-6)
     assert gaussian.worst == cases[int(np.argmax(ssim))].name
-    assert found.best.cosine == max(attack.cosine for attack in found.attacks)
+    assert found.best.others == max(attack.others for attack in found.attacks)
+    assert "Not tried" in found.note
     assert found.attacks[0].name == "as it is"
     assert f"{found.best.others:.0%} of 3 faces" in found.verdict
+
+
+def test_the_best_attack_is_never_worse_than_none() -> None:
+    def attack(name: str, others: float, cosine: float) -> audit.Attack:
+        return audit.Attack(name, None, "", {}, others, cosine, 0.1, 0.2, "a.png")
+
+    plain, alike, strong = attack("as it is", 0.5, 0.1), attack("median", 0.2, 0.9), attack("gaussian", 0.5, 0.3)
+    found = audit.Audit(1, (), {}, (plain, alike, strong), {}, {}, {}, {}, "", {})
+    assert found.best == strong
+    assert audit.Audit(1, (), {}, (plain, alike), {}, {}, {}, {}, "", {}).best == plain
 
 
 def test_a_photograph_that_was_not_protected_is_read_in_full(folders: tuple[Path, Path]) -> None:
@@ -102,7 +113,7 @@ def test_a_network_can_learn_from_other_people(
     found = audit.run(cases, networks=[ATTACKER], **learning)
     assert found.attacks[-1].name == "learned"
     assert found.translated == {}
-    assert "too few people" in found.note
+    assert "some 60 are needed" in found.note
     assert "By a translation" not in found.verdict
     stored = [json.loads(path.read_text())["steps_done"] for path in tmp_path.glob("deobfuscator/*/deobfuscator.json")]
     assert stored == [2]
@@ -162,7 +173,7 @@ def test_what_does_not_fit_is_named_and_the_rest_goes_on(folders: tuple[Path, Pa
 def test_the_command_prints_a_table_or_json_and_its_code(pmt: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
     table = pmt("audit", *folders, "-n", ATTACKER, "--device", "cpu", "-q")
     assert table.code == 0
-    for shown in ("as it is", "gaussian", f"{SERVICE} (authorised)", ATTACKER, "Networks that are not authorised"):
+    for shown in ("as it is", "gaussian", f"{SERVICE} (service)", ATTACKER, "Networks that are not authorised"):
         assert shown in table.out
     pair = (folders[0] / "a.jpg", folders[1] / "a.png")
     alone = json.loads(pmt("audit", *pair, "-a", SERVICE, "-n", ATTACKER, "--device", "cpu", "--json", "-q").out)

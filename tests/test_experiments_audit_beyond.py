@@ -69,6 +69,7 @@ def translation(raised: float) -> Outcome:
                      "photograph, translation of features": raised + 0.1})  # fmt: skip
     for entry in made.result.values["attacks"].values():
         del entry["ssim"], entry["lpips"], entry["networks"]["mobilefacenet"]
+    made.result.values["people"] = {"name": "others", "identities": 4, "images": 9, "left_out": 1}
     return made
 
 
@@ -94,6 +95,14 @@ def test_a_translation_competes_by_rates_and_has_no_likeness() -> None:
     assert points.loc[25, "bound_translated"] == rows.loc["photograph, translation of features", "others"]
     assert "nan" not in figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
     assert "translation of features" in numbers.reading(frame)
+    told = numbers.translation([one])
+    assert set(told["condition"]) == {"upload", "upload, K = 7", "photograph"}
+    assert set(told["network"]) == {"sface", "dlib-resnet29"}
+    upload = told[told["condition"] == "upload"]
+    assert upload["accuracy"].mean() == pytest.approx(line["others"])
+    assert upload["false"].mean() == pytest.approx(line["false"])
+    assert "9 of 4 people" in figures.translation_table(told).to_html()
+    assert not len(numbers.translation([without]))
     assert numbers.summary(frame)["pmt_translated_others"] == pytest.approx(100 * line["others"], abs=1e-3)
 
 

@@ -359,8 +359,8 @@ def _key_advice(points: pd.DataFrame) -> list[str]:
     )
     return [
         f"- {verdict}. {numbers}. A filter that matches features of a public model decides which software an upload "
-        "*fits*, not who can link it. Against those who do not hold the model, filters are what is left; a service "
-        "that wants this gives its shallow model to its users alone, and not like a public key."
+        "*fits*, not who can link it. Against those who do not hold the model, filters are what is left: a service "
+        "that gives it to its users alone keeps outsiders out, but no user, and nobody to whom a user passes it on."
     ]
 
 
@@ -462,6 +462,33 @@ def traits(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
                     {**where, "network": network, "attribute": AGE, "condition": condition, **numbers,
                      "n": len(differences)}
                 )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def translation(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
+    """TAR of each network by translation, for photographs and for uploads of each number of steps.
+
+    Returns:
+        DataFrame with columns dataset, variant, condition (``photograph``, ``upload``, ``upload, K = 80``), network,
+        accuracy (TAR), low, high (95% Wilson), n, successes, false (of pairs of two people), people, images (that the
+        translator learned from).
+    """
+    lines = []
+    for block in blocks:
+        outcome = block.attacks.get("translation")
+        if outcome is None or outcome.result is None:
+            continue
+        values = outcome.result.values
+        same = np.array(values["same"], dtype=bool)
+        about = {"people": values["people"]["identities"], "images": values["people"]["images"]}
+        for attack, entry in values["attacks"].items():
+            kind = attack.removesuffix(TRANSLATION).removesuffix(", ")
+            condition = PHOTOGRAPH if kind == PHOTOGRAPH else f"{UPLOAD}, {kind}" if kind else UPLOAD
+            for network, scores in entry["networks"].items():
+                accepted = np.array(scores["other"]) > values["thresholds"][network][FAR]
+                found = {**rate(accepted[same]), "false": float(accepted[~same].mean()), **about}
+                where = {"dataset": block.dataset, "variant": block.variant, "condition": condition}
+                lines.append({**where, "network": network, **found})
     return pd.DataFrame(lines)
 
 

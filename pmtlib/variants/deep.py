@@ -10,7 +10,8 @@ several networks, on
 
 without the layer aggregation of Algorithm 2. It hides a face from eyes, from filters and from networks that restore
 faces. It does not hide whose face it is from somebody who holds the shared model: what an upload matches there is
-translated to embeddings of other networks (:mod:`pmtlib.attacks.adaptive.translate`). And the service gives away its network up to that unit.
+translated to embeddings of other networks (:mod:`pmtlib.attacks.adaptive.translate`). And the service gives away its
+network up to that unit.
 """
 
 from __future__ import annotations
