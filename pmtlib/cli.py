@@ -275,6 +275,8 @@ def _show_rows(summary: Summary) -> None:
 def _sentence(summary: Summary, out: Path) -> str:
     done = _count(summary.done, "face") + " done"
     parts = [done + (f" ({summary.reused} by an earlier run)" if summary.reused else "")]
+    if summary.replaced:
+        parts.append(f"{summary.replaced} in place of results of another configuration")
     if summary.failed:
         parts.append(f"{summary.failed} failed")
     if summary.ignored:

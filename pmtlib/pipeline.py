@@ -103,6 +103,7 @@ class Summary:
         photographs: how many there were.
         ignored: files of the folders that are no pictures.
         reused: faces that an earlier run had done.
+        replaced: faces whose result of another configuration was there and was overwritten.
         seconds: of the whole run.
         stopped: why the run ended before its time; "" if it did not.
     """
@@ -111,6 +112,7 @@ class Summary:
     photographs: int = 0
     ignored: int = 0
     reused: int = 0
+    replaced: int = 0
     seconds: float = 0.0
     stopped: str = ""
 
@@ -136,6 +138,7 @@ class Summary:
             "ignored": self.ignored,
             "done": self.done,
             "reused": self.reused,
+            "replaced": self.replaced,
             "warned": self.warned,
             "failed": self.failed,
             "seconds": round(self.seconds, 2),
@@ -407,12 +410,14 @@ class _Work:
             if blocked:
                 self._record(self._row(face.photo, "failed", reason=blocked, **about))
                 continue
+            owners = [self._owners[name] for name in contents if name in self._owners]
             try:
                 for name, content in contents.items():
                     self._write(name, content)
             except PhotoError as error:
                 self._record(self._row(face.photo, "failed", reason=str(error), **about))
                 continue
+            self.summary.replaced += any(owner.config != self.key for owner in owners)
             agreements = tuple(
                 service.agreement(float(result.cosine[i, m]), float(result.error[i, m]), float(cosines[m][i]))
                 for m, service in enumerate(services)

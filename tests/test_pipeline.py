@@ -214,7 +214,7 @@ def test_another_configuration_is_done_again_in_place(tmp_path: Path, change: di
     before = digests(tmp_path / "out")
     summary = go(tmp_path, **change)
     after = digests(tmp_path / "out")
-    assert summary.reused == 0
+    assert (summary.reused, summary.replaced) == (0, 1)
     assert list(after) == list(before)
     assert after != before
     assert read(tmp_path / "out" / LINES)[0] == summary.rows
@@ -225,7 +225,7 @@ def test_a_changed_photograph_is_done_again_in_place(tmp_path: Path) -> None:
     before = go(tmp_path).rows
     photographs.portrait(tmp_path / "in" / "a.jpg", brightness=0.8)
     after = go(tmp_path)
-    assert after.reused == 0
+    assert (after.reused, after.replaced) == (0, 0)
     assert list(after.rows[0].outputs) == ["a.png"]
     assert after.rows[0].outputs != before[0].outputs
     assert len(read(tmp_path / "out" / LINES)[0]) == 1
