@@ -144,7 +144,7 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
     """
     sets = list(dict.fromkeys(points["dataset"])) if len(points) else []
     panels = (
-        ("others", "bound_translated", "TAR of the other networks\nbest attacker"),
+        ("others", "bound_best", "TAR of the other networks\nbest attacker"),
         ("restored", "bound", "TAR of the other networks\nbest restored image"),
         ("ssim", "bound_ssim", "mean SSIM\nbest restored image"),
     )
@@ -191,12 +191,12 @@ def goals_table(frame: pd.DataFrame) -> Styler:
                 "set": TITLES.get(line["dataset"], line["dataset"]),
                 "variant": line["variant"],
                 "K": f"{line['steps']}{'' if line['own'] else ' (frontier)'}",
-                "against": what,
+                "against": _breaking(what),
                 "service, of clean": f"{100 * line['service']:.0f}% (≥ {100 * least:.0f}%)",
                 "others, of the published": f"{100 * line['others']:.0f}% (≤ {100 * most_others:.0f}%)",
                 "SSIM, of the published": f"{100 * line['ssim']:.0f}% (≤ {100 * most_ssim:.0f}%)",
                 "others' TAR %, SSIM": f"{100 * line['others_value']:.1f}, {line['ssim_value']:.2f}",
-                "best attack": line["attack"],
+                "best attack": _breaking(line["attack"]),
                 "goal": "reached" if line["reached"] else "not reached",
             }
         )
@@ -207,6 +207,16 @@ def goals_table(frame: pd.DataFrame) -> Styler:
         "are in no pair; a K of the frontier was not, so that what it reaches here is an observation, not a test."
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def _breaking(words: str) -> str:
+    """Words that may take two lines in a cell."""
+    middle = len(words) // 2
+    spaces = [place for place, letter in enumerate(words) if letter == " "]
+    if len(words) < 16 or not spaces:
+        return words
+    at = min(spaces, key=lambda place: abs(place - middle))
+    return f"{words[:at]}<br>{words[at + 1 :]}"
 
 
 def linkage_table(frame: pd.DataFrame) -> Styler:
