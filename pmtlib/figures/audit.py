@@ -130,7 +130,8 @@ def audit_figure(frame: pd.DataFrame) -> Figure:
         row[0].axvline(float(clean["others"].iloc[0]), color="0.4", linestyle=":", label="photographs themselves")
         _points(row[1], part, names, "ssim", "mean SSIM to the photograph")
         row[0].set_title(TITLES.get(str(dataset), str(dataset)), loc="left", fontsize=10)
-        row[0].legend(frameon=False, fontsize=8)
+        # Above the panel: inside it there is always a point in the way.
+        row[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.99), ncols=3)
     plt.close(figure)
     return figure
 
