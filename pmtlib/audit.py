@@ -25,13 +25,14 @@ from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, 
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
 from pmtlib.attacks.adaptive.translate import (
     TranslatorConfig,
-    comparisons,
+    enough_held_out,
     train_translator,
     translation_thresholds,
     translations,
+    translator_folder,
 )
 from pmtlib.attacks.attributes import estimate
-from pmtlib.attacks.reconstruction import split_people, training_people
+from pmtlib.attacks.reconstruction import training_people
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor
@@ -297,10 +298,8 @@ def run(
     attackers = [name for name in attackers if name in thresholds]
     if not attackers:
         raise ConfigError(f"no network to attack with that has a threshold; fetch or name one: {_RECOGNISERS}")
-    if learn is not None:
-        # Before anything is computed: what cannot be learned from ends here.
-        _kind(cases)
-    people = None if learn is None else training_people(learn)
+    # Before anything is computed: what cannot be learned from ends here.
+    learned = None if learn is None else (_kind(cases), training_people(learn))
     originals = to_tensor([case.original for case in cases], place)
     uploads = to_tensor([case.upload for case in cases], place)
     loaded = {name: zoo.load(name, place) for name in thresholds}
@@ -328,21 +327,22 @@ def run(
     translated: dict[str, float] = {}
     limits: dict[str, float] = {}
     note = "" if learn is not None else NOT_TRIED
-    if people is not None:
+    if learned is not None:
+        kind, people = learned
         restoring = training or DeobfuscatorConfig()
         translating = translation or TranslatorConfig(validation_people=min(100, len(people.names) // 5))
         if steps is not None:
             restoring = restoring.model_copy(update={"steps": steps})
             translating = translating.model_copy(update={"steps": steps})
-        images = _learned(cases, uploads, people, restoring, place, show=show)
+        images = _learned(kind, uploads, people, restoring, place, show=show)
         best[LEARNED] = (judged(LEARNED, None, "", images), images)
         teachers = {name: loaded[name] for name in attackers}
-        if _enough(people, translating):
-            cosines, limits = _translated(cases, uploads, people, teachers, known, translating, place, show=show)
+        if enough_held_out(people, translating):
+            cosines, limits = _translated(kind, uploads, people, teachers, known, translating, place, show=show)
             translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
         else:
             count = len(people.names)
-            note = f"Nothing was translated: {people.name} shows {count} people; some 60 are needed for a threshold."
+            note = f"Nothing was translated: {people.name} shows {count} people, too few for a threshold; name more."
     strongest = max(best.values(), key=lambda pair: pair[0].strength_key)[1]
     return Audit(
         faces=len(cases),
@@ -379,7 +379,10 @@ def _embed(network: FaceNetwork, images: Tensor) -> Floats:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _kind(cases: Sequence[Case]) -> tuple[str, tuple[tuple[str, int | str], ...], int | None]:
+_Kind = tuple[str, tuple[tuple[str, int | str], ...], int | None]
+
+
+def _kind(cases: Sequence[Case]) -> _Kind:
     """Variant, networks with their cuts, and number of steps of uploads that were all made alike.
 
     Raises:
@@ -394,15 +397,8 @@ def _kind(cases: Sequence[Case]) -> tuple[str, tuple[tuple[str, int | str], ...]
     return kinds.pop()
 
 
-def _enough(people: People, config: TranslatorConfig) -> bool:
-    """Whether the people held out of a translator's training give a threshold at a FAR of 1e-2."""
-    if len(people.names) <= config.validation_people:
-        return False
-    return comparisons([people.identities[int(row)] for row in split_people(people, config).validation]) >= 100
-
-
 def _learned(
-    cases: Sequence[Case],
+    kind: _Kind,
     uploads: Tensor,
     people: People,
     training: DeobfuscatorConfig,
@@ -411,7 +407,7 @@ def _learned(
     show: bool = False,
 ) -> Tensor:
     """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
-    variant, services, steps = _kind(cases)
+    variant, services, steps = kind
     shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
     config = variants.find(variant).config.model_validate({"steps": steps})
     with progress_bar("uploads to learn from", len(people), show=show) as advance:
@@ -428,7 +424,7 @@ def _learned(
 
 
 def _translated(
-    cases: Sequence[Case],
+    kind: _Kind,
     uploads: Tensor,
     people: People,
     teachers: Mapping[str, FaceNetwork],
@@ -439,16 +435,12 @@ def _translated(
     show: bool = False,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network."""
-    _, services, _ = _kind(cases)
-    name, cut = services[0]
+    name, cut = kind[1][0]
+    shared = ShallowModel(zoo.load(name, place), cut, name=name)
     weights = {one: zoo.weights_checksum(one) for one in (*teachers, name)}
-    asked = [name, cut, config.model_dump(mode="json"), people.fingerprint, weights, torch.__version__]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    folder = translator_folder(shared, people, config, weights)
     with progress_bar("learning to translate", config.steps, show=show) as advance:
-        translator = train_translator(
-            ShallowModel(zoo.load(name, place), cut, name=name), people, teachers, config,
-            folder=cache_dir() / "translator" / key, progress=advance,
-        ).to(place)  # fmt: skip
+        translator = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(place)
     said = translations(translator, uploads)
     cosines = {one: metrics.cosine(said[one], known[one]) for one in teachers}
     return cosines, translation_thresholds(translator, people, teachers, config)

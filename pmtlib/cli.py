@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        _complain("interrupted; what is done is kept, run again to go on")
+        _complain("interrupted; what was finished is kept, run again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
         if debug:
@@ -363,8 +363,8 @@ def audit(
         str | None,
         typer.Option(
             metavar="SET",
-            help="Also train two networks on these people: a set of PMT_DATA, a folder, or `samples`. Minutes to two "
-            "hours without a GPU.",
+            help="Also train two networks on these people: a set of PMT_DATA, a folder, or `samples`. Without "
+            "a GPU it takes minutes for `samples` and hours for a large set.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of each of those trainings.")] = None,

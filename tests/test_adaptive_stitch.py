@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from pmtlib.errors import ConfigError, DatasetError, ResultError
 from pmtlib.protocols import embed
 from pmtlib.shallow import ShallowModel
 from tests.crowd import crowd, gathered, smooth
+from tests.interruption import goes_on_to_the_same_bits
 from tests.small_network import SmallNetwork
 
 TINY = HeadConfig(
@@ -93,27 +93,9 @@ def test_it_is_usable_in_the_protocols() -> None:
     np.testing.assert_allclose(found[:3], network(people.tensor(range(3))).numpy(), atol=1e-5)
 
 
-class Stop(KeyboardInterrupt):
-    """Ctrl-C at a chosen step."""
-
-
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    people, done = crowd(5, 2), [0]
-    whole = train_head(shallow(), people, TINY, folder=tmp_path / "whole")
-
-    def stop(steps: int) -> None:
-        done[0] += steps
-        if done[0] == 4:
-            raise Stop
-
-    parts: dict[str, Any] = {"folder": tmp_path / "parts"}
-    with pytest.raises(Stop):
-        train_head(shallow(), people, TINY, **parts, progress=stop, checkpoint_seconds=0)
-    steps: list[int] = []
-    resumed = train_head(shallow(), people, TINY, **parts, progress=steps.append)
-    assert steps == [3, 1, 1, 1]
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    people = crowd(5, 2)
+    goes_on_to_the_same_bits(lambda **options: train_head(shallow(), people, TINY, **options), tmp_path)
 
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pmtlib.attacks.training import TRAINING
 from pmtlib.errors import ConfigError, DatasetError, ResultError
 from pmtlib.shallow import ShallowModel
 from tests.crowd import crowd
+from tests.interruption import goes_on_to_the_same_bits
 from tests.small_network import SmallNetwork
 
 TINY = TranslatorConfig(steps=6, batch_size=4, width=4, validation_people=2, validate_every=3, average=0.5)
@@ -120,27 +121,9 @@ def test_thresholds_are_those_of_translation_against_embedding_of_people_held_ou
     assert translate.comparisons("aabc") == 10
 
 
-class Stop(KeyboardInterrupt):
-    """Ctrl-C at a chosen step."""
-
-
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    people, done = crowd(5, 2), [0]
-    whole = train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path / "whole")
-
-    def stop(steps: int) -> None:
-        done[0] += steps
-        if done[0] == 4:
-            raise Stop
-
-    parts: dict[str, Any] = {"folder": tmp_path / "parts"}
-    with pytest.raises(Stop):
-        train_translator(shallow(), people, TEACHERS, TINY, **parts, progress=stop, checkpoint_seconds=0)
-    steps: list[int] = []
-    resumed = train_translator(shallow(), people, TEACHERS, TINY, **parts, progress=steps.append)
-    assert steps == [3, 1, 1, 1]
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    people = crowd(5, 2)
+    goes_on_to_the_same_bits(lambda **options: train_translator(shallow(), people, TEACHERS, TINY, **options), tmp_path)
 
 
 def test_a_finished_training_asks_the_teachers_for_their_sizes_only(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_network_can_learn_from_other_people(
     found = audit.run(cases, networks=[ATTACKER], **learning)
     assert found.attacks[-1].name == "learned"
     assert found.translated == {}
-    assert "some 60 are needed" in found.note
+    assert "too few for a threshold" in found.note
     assert "By a translation" not in found.verdict
     stored = [json.loads(path.read_text())["steps_done"] for path in tmp_path.glob("deobfuscator/*/deobfuscator.json")]
     assert stored == [2]

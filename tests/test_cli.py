@@ -319,7 +319,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_one_would_have(tmp_p
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
-        "error: interrupted; what is done is kept, run again to go on"
+        "error: interrupted; what was finished is kept, run again to go on"
     ]
     assert "Traceback" not in err
     kept = list(tmp_path.glob("out/*.png"))

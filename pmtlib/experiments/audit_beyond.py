@@ -20,7 +20,13 @@ from pmtlib import attribute_zoo, datasets, metrics, paths, results, zoo
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
-from pmtlib.attacks.adaptive.translate import Translator, train_translator, translation_thresholds, translations
+from pmtlib.attacks.adaptive.translate import (
+    Translator,
+    train_translator,
+    translation_thresholds,
+    translations,
+    translator_folder,
+)
 from pmtlib.attacks.attributes import AttributeEstimates, estimate, label_agreement
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.errors import AssetError, DatasetError
@@ -231,9 +237,15 @@ def strangers_of(
     return people.subset(kept), [name for name in people.names if spelled[name] in attacked]
 
 
-def _about(people: datasets.People, name: str, left_out: list[str]) -> dict[str, Any]:
+def _learned_from(people_set: str, sample: datasets.PairSet) -> tuple[datasets.People, dict[str, Any]]:
+    """The people that a head on the shared model learns from to attack a sample, and what is stored about them."""
+    try:
+        everybody = datasets.load_people(people_set)
+    except DatasetError as error:
+        raise AssetError(f"heads are trained on the people of {people_set}, who are not there") from error
+    people, left_out = strangers_of(everybody, people_set, sample)
     numbers = {"identities": len(people.names), "images": len(people), "left_out": len(left_out)}
-    return {"name": name, **numbers}
+    return people, {"name": people_set, **numbers}
 
 
 # -- stitching ---------------------------------------------------------------------------------------------------
@@ -251,11 +263,7 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     parameters = {"head": config.model_dump(mode="json"), "people": people_set, "without": EVALUATED}
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
-        try:
-            people = datasets.load_people(people_set)
-        except DatasetError as error:
-            raise AssetError(f"the head is trained on the people of {people_set}, who are not there") from error
-        people, left_out = strangers_of(people, people_set, sample)
+        people, about = _learned_from(people_set, sample)
         network = _head(audit, variant, people, config)
         rows = split_people(people, config).validation
         held = _embedded(network, people.tensor(rows), audit)
@@ -271,7 +279,7 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
             "same": photographs.same.astype(int).tolist(),
             "threshold": round(float(np.quantile(impostors, 1 - FAR)), 5),
             "cosines": found,
-            "people": _about(people, people_set, left_out),
+            "people": about,
         }
 
     return _obtain(audit, dataset, variant, "stitching", parameters, compute)
@@ -310,11 +318,7 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
     parameters["without"] = EVALUATED
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
-        try:
-            people = datasets.load_people(people_set)
-        except DatasetError as error:
-            raise AssetError(f"the translator is trained on the people of {people_set}, who are not there") from error
-        people, left_out = strangers_of(people, people_set, sample)
+        people, about = _learned_from(people_set, sample)
         translator, thresholds = _translator(audit, variant, people)
         photographs = audit.photographs(dataset)
         others = {name: audit.embed_once(name, photographs.others) for name in translator.sizes}
@@ -338,7 +342,7 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
             "photograph": photographs.place.tolist(),
             "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
             "attacks": found,
-            "people": _about(people, people_set, left_out),
+            "people": about,
         }
 
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
@@ -351,8 +355,7 @@ def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Tr
     assert config is not None
     names = [name for name in settings.networks if name != settings.authorised]
     weights = {name: zoo.weights_checksum(name) for name in (*names, settings.authorised)}
-    asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, weights, torch.__version__]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    folder = translator_folder(shared, people, config, weights)
 
     def teacher(name: str) -> Callable[[Tensor], Floats]:
         # Remembered: the translators of other cuts ask for the same.
@@ -360,9 +363,9 @@ def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Tr
 
     teachers = {name: teacher(name) for name in names}
     with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        translator = train_translator(
-            shared, people, teachers, config, folder=paths.cache_dir() / "translator" / key, progress=advance
-        ).to(audit.device)
+        translator = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(
+            audit.device
+        )
     return translator, translation_thresholds(translator, people, teachers, config, far=FAR)
 
 

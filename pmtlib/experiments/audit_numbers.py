@@ -172,11 +172,12 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
     Returns:
         DataFrame with columns dataset, variant, steps, own (whether that is the variant's own number); service: TAR of
         the authorised network on uploads as they are, clean: the same on photographs; others, others_low, others_high
-        and attack: the highest mean TAR of the other networks and what gives it; restored and restored_attack: the same
-        among attacks that make an image; translated: by translation alone (NaN where nothing was translated); ssim and
-        ssim_attack: the highest mean SSIM likewise; bound and bound_ssim: what a RecFace trained on photographs makes
-        of the photographs' own features at that cut; bound_best: or their translation, where that is higher. No filter
-        goes below these bounds that matches the features in full.
+        and attack: the highest mean TAR of the other networks and what gives it; restored, restored_low, restored_high
+        and restored_attack: the same among attacks that make an image; translated: by translation alone (NaN where
+        nothing was translated); ssim, ssim_low, ssim_high and ssim_attack: the highest mean SSIM likewise; n: pairs of
+        one person; bound and bound_ssim: what a RecFace trained on photographs makes of the photographs' own features
+        at that cut; bound_best: or their translation, where that is higher. No filter goes below these bounds that
+        matches the features in full.
     """
     points = []
     for block in blocks:
@@ -214,7 +215,9 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
                     "clean": by_name[PHOTOGRAPH]["service"],
                     **{name: strongest[name] for name in ("others", "others_low", "others_high", "attack")},
                     "restored": restored["others"], "restored_attack": restored["attack"],
+                    "restored_low": restored["others_low"], "restored_high": restored["others_high"],
                     "ssim": closest["ssim"], "ssim_attack": closest["attack"],
+                    "ssim_low": closest["ssim_low"], "ssim_high": closest["ssim_high"], "n": upload["n"],
                     "bound": bound.get("others", float("nan")), "bound_ssim": bound.get("ssim", float("nan")),
                     "translated": next(
                         (line["others"] for line in lines if line["attack"] == TRANSLATION), float("nan")
@@ -262,8 +265,9 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         DataFrame with columns dataset, variant, steps, own (whether that is the variant's own number), against, service
-        (share of clean), others and ssim (shares of what the published transform leaves at its own steps),
-        others_value, ssim_value, attack, reached. Where nothing was translated there is no line against every attack.
+        (share of clean), others and ssim (shares of what the published transform leaves at its own steps), others_value
+        with others_low and others_high, ssim_value, attack, n, reached. Where nothing was translated there is no line
+        against every attack.
     """
     lines: list[dict[str, Any]] = []
     for point in points.to_dict("records"):
@@ -273,20 +277,18 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
         share = _share(point["service"], point["clean"])
         own = bool(point["own"])
         for against, (_, least, most_others, most_ssim) in GOALS.items():
-            if (against == "filters" and not own) or (against == "all" and not point["translated"] >= 0):
+            if (against == "filters" and not own) or (against == "all" and pd.isna(point["translated"])):
                 continue
             part = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == point["variant"])]
-            ours = _met(part, against) if own else None
             theirs = _met(published, against)
-            found: dict[Any, Any] = point if ours is None else _strongest(ours)
-            if ours is None and against == "restored":
-                found = {**point, "others": point["restored"], "attack": point["restored_attack"]}
+            found = _strongest(_met(part, against)) if own else _at_point(point, against)
             others, ssim = (_share(found[name], theirs[name].max()) for name in ("others", "ssim"))
             lines.append(
                 {
                     "dataset": point["dataset"], "variant": point["variant"], "steps": point["steps"], "own": own,
                     "against": against, "service": share, "others": others, "ssim": ssim,
-                    "others_value": found["others"], "ssim_value": found["ssim"], "attack": found["attack"],
+                    "others_value": found["others"], "others_low": found["low"], "others_high": found["high"],
+                    "ssim_value": found["ssim"], "attack": found["attack"], "n": point["n"],
                     "reached": share >= least and others <= most_others and ssim <= most_ssim,
                 }
             )  # fmt: skip
@@ -296,7 +298,16 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 def _strongest(part: pd.DataFrame) -> dict[str, Any]:
     """The highest rate and the highest SSIM of some attacks, and what gives that rate."""
     strongest = max(part.to_dict("records"), key=lambda line: float(line["others"]))
-    return {"others": strongest["others"], "attack": strongest["attack"], "ssim": float(part["ssim"].max())}
+    found = {name: strongest[f"others{end}"] for name, end in (("others", ""), ("low", "_low"), ("high", "_high"))}
+    return {**found, "attack": strongest["attack"], "ssim": float(part["ssim"].max())}
+
+
+def _at_point(point: Mapping[Any, Any], against: str) -> dict[str, Any]:
+    """The same at a point of the frontier, among the attacks that a goal speaks of."""
+    best = "restored" if against == "restored" else "others"
+    attack = "restored_attack" if against == "restored" else "attack"
+    found = {"others": point[best], "low": point[f"{best}_low"], "high": point[f"{best}_high"]}
+    return {**found, "attack": point[attack], "ssim": point["ssim"]}
 
 
 def advice(frame: pd.DataFrame, points: pd.DataFrame) -> str:

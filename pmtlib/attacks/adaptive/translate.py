@@ -15,6 +15,8 @@ Mai, Cao, Yuen, Jain: On the reconstruction of face images from deep face templa
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from pmtlib.datasets import People
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches
 from pmtlib.metrics import Floats
+from pmtlib.paths import cache_dir
 from pmtlib.randomness import reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -269,7 +272,7 @@ def translation_thresholds(
     """
     rows = split_people(people, config).validation[:most]
     names = [people.identities[int(row)] for row in rows]
-    if comparisons(names) < 1 / far:
+    if not enough_held_out(people, config, far=far):
         raise ConfigError(
             f"{people.name}: the people held out give {comparisons(names)} comparisons of two people, too few for a "
             f"threshold at a rate of {far:g}; name a larger set"
@@ -284,6 +287,23 @@ def translation_thresholds(
         known = torch.cat([torch.as_tensor(part).cpu() for part in parts]).numpy()
         found[name] = float(np.quantile(link_scores(said[name], known, names, names).non_mated, 1 - far))
     return found
+
+
+def enough_held_out(people: People, config: TranslatorConfig, *, far: float = 1e-2) -> bool:
+    """Whether the people held out of a training give 1 / far comparisons, as a threshold at that rate needs."""
+    if len(people.names) <= config.validation_people:
+        return False
+    rows = split_people(people, config).validation
+    return comparisons([people.identities[int(row)] for row in rows]) >= 1 / far
+
+
+def translator_folder(
+    shallow: ShallowModel, people: People, config: TranslatorConfig, weights: Mapping[str, str]
+) -> Path:
+    """Where a translator is kept in the cache; ``weights`` are the checksums of the networks and of the service's."""
+    asked = [shallow.name, shallow.cut, config.model_dump(mode="json"), people.fingerprint, dict(weights)]
+    key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
+    return cache_dir() / "translator" / key
 
 
 def comparisons(identities: Sequence[str]) -> int:
