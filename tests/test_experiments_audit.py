@@ -141,6 +141,8 @@ def test_tables_and_figures_show_every_line(block: audit.AuditBlock) -> None:
     html = figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
     for name in frame["attack"]:
         assert name in html
+    count = frame["n"].iloc[0]
+    assert html.count(f">{count}, {IMAGES}<") == len(frame)
     axis = figures.audit_figure(frame).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["upload as it is", "gaussian", "contrast"]
 

@@ -197,6 +197,21 @@ def test_the_advice_follows_the_goals() -> None:
     assert seen in numbers.advice(frame, points)
 
 
+def test_an_attack_on_fewer_pairs_says_on_how_many() -> None:
+    one = block()
+    few = attacked({"2 copies": 0.4})
+    keep = 12
+    values = few.result.values
+    values["same"], values["photograph"] = values["same"][:keep], values["photograph"][:keep]
+    for network in values["attacks"]["2 copies"]["networks"].values():
+        network["own"], network["other"] = network["own"][:keep], network["other"][:keep]
+    text = numbers.reading(
+        numbers.table([dataclasses.replace(one, attacks={**one.attacks, "averaging": few})], SETTINGS)
+    )
+    assert f"(n = {sum(values['same'])})" in text
+    assert "(n = " not in numbers.reading(numbers.table([one], SETTINGS))
+
+
 def test_a_share_of_nothing() -> None:
     assert numbers._share(0.0, 0.0) == 0
     assert numbers._share(0.1, 0.0) == float("inf")

@@ -575,7 +575,7 @@ def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
             f"person, {int(upload['images'])} photographs): the service recognises {100 * upload['service']:.0f}% of "
             f"the uploads (of the photographs {100 * clean['service']:.0f}%). The other networks recognise "
             f"{_rate(upload)} of the uploads as they are, {_rate(clean)} of the photographs, and of what the strongest "
-            f"attack of each kind made of the uploads: {', '.join(f'{_named(line)} {_rate(line)}' for line in kinds)}. "
+            f"attack of each kind made of the uploads: {', '.join(_told(line, int(upload['n'])) for line in kinds)}. "
             f"The likeness is highest after {_named(closest)}: mean SSIM {closest['ssim']:.2f} "
             f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
             f"{closest['ssim_worst']:.2f}. **Verdict: the filter {verdict}** against {_named(worst)}, which gives the "
@@ -604,6 +604,12 @@ def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -
 
 def _named(line: Mapping[Any, Any]) -> str:
     return "no attack at all" if line["attack"] == UPLOAD else str(line["attack"])
+
+
+def _told(line: Mapping[Any, Any], usual: int) -> str:
+    """An attack and its rate, and its number of pairs where that is another."""
+    fewer = "" if line["n"] == usual else f" (n = {int(line['n'])})"
+    return f"{_named(line)} {_rate(line)}{fewer}"
 
 
 def _rate(line: Mapping[Any, Any]) -> str:

@@ -30,6 +30,7 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
         rows.append(
             {
                 "attack": line["attack"],
+                "pairs, images": f"{line['n']}, {line['images']}",
                 "others' TAR %": f"{100 * line['others']:.1f}<br>[{100 * line['others_low']:.1f}, "
                 f"{100 * line['others_high']:.1f}]",
                 "highest of them": f"{100 * line['highest']:.1f}<br>{line['network']}",
@@ -39,13 +40,12 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
                 **_likeness(line),
             }
         )
-    count, images = (int(part[name].max()) if len(part) else 0 for name in ("n", "images"))
     caption = (
         f"{TITLES.get(dataset, dataset)}, {variant}: what {settings.authorised}'s upload gives to someone who knows "
-        f"the filter. TAR at a FAR of 10⁻² against the person's other photograph, n = {count}, mean over the other "
-        "networks with 95% bootstrap interval; own photograph: the same against the photograph itself, "
-        f"{images} of them; false: pairs of two people accepted; SSIM and LPIPS (VGG) to the photograph, mean and "
-        f"worst case. Lines that begin with '{PHOTOGRAPH}' are controls."
+        "the filter. TAR at a FAR of 10⁻² against the person's other photograph, mean over the pairs of one person and "
+        "the other networks, with 95% bootstrap interval; own photograph: the same against the photograph itself, of "
+        "all images; false: pairs of two people accepted; SSIM and LPIPS (VGG) to the photograph, mean and worst case. "
+        f" Lines that begin with '{PHOTOGRAPH}' are controls."
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
