@@ -136,7 +136,15 @@ def audit_figure(frame: pd.DataFrame) -> Figure:
         _points(row[1], part, names, "ssim", "mean SSIM to the photograph")
         row[0].set_title(TITLES.get(str(dataset), str(dataset)), loc="left", fontsize=10)
         # Above the panel: inside it there is always a point in the way.
-        row[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.99), ncols=3)
+        row[0].legend(
+            frameon=False,
+            fontsize=8,
+            loc="lower right",
+            bbox_to_anchor=(1, 0.99),
+            ncols=3,
+            handlelength=1,
+            columnspacing=1,
+        )
     plt.close(figure)
     return figure
 
