@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pmtlib import metrics
+from pmtlib import metrics, zoo
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.reconstruction import training_people
+from pmtlib.errors import AssetError
 from pmtlib.experiments import audit, audit_beyond
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
@@ -210,6 +211,30 @@ def test_an_attack_on_fewer_pairs_says_on_how_many() -> None:
     )
     assert f"(n = {sum(values['same'])})" in text
     assert "(n = " not in numbers.reading(numbers.table([one], SETTINGS))
+
+
+def test_portraits_do_without_networks_whose_weights_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.ready()
+    network_or_skip("sface")
+    settings = audit.AuditSettings(
+        datasets=("samples",), networks=("mobilefacenet", "mobilefacenet-casia", "sface"), pairs=4, copies=(1,),
+        strengths={"gaussian": 1.5}, pmt=PMTConfig(steps=1), pair_people=0,
+    )  # fmt: skip
+    load = zoo.load
+
+    def some(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "mobilefacenet-casia":
+            raise AssetError("cannot get it")
+        return load(name, *arguments, **options)
+
+    monkeypatch.setattr(zoo, "load", some)
+    bench = audit.Audit(settings, torch.device("cpu"))
+    (portrait,) = bench.portraits(1, {"pmt": NOTHING})
+    assert bench.skipped == {"mobilefacenet-casia": "cannot get it"}
+    sface = bench.network("sface")
+    images = [audit.to_tensor([portrait.images[name]]) for name in ("pmt", "photograph")]
+    cosine = torch.cosine_similarity(*(sface(image) for image in images)).item()
+    assert portrait.below["pmt"].endswith(f"cosine {cosine:.2f}")
 
 
 def test_a_share_of_nothing() -> None:

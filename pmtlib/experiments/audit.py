@@ -332,10 +332,15 @@ class Audit(Variants[AuditSettings]):
 
         return self.obtain(request, source, compute)
 
-    def _alike(self, images: Tensor, originals: Tensor) -> Floats:
-        others = [name for name in self.settings.networks if name != self.settings.authorised]
+    def _alike(self, images: Tensor, originals: Tensor, names: Sequence[str] = ()) -> Floats:
+        others = names or self.others
         found = [metrics.cosine(self.embed(name, images), self.embed_once(name, originals)) for name in others]
         return np.asarray(np.mean(found, axis=0))
+
+    @property
+    def others(self) -> list[str]:
+        """The networks that are not authorised."""
+        return [name for name in self.settings.networks if name != self.settings.authorised]
 
     def choice(self) -> Outcome:
         """Candidates for a better filter, on other people, by filters, without learning.
@@ -681,7 +686,11 @@ class Audit(Variants[AuditSettings]):
         return quantise(torch.cat(parts))
 
     def portraits(self, people: int, tuned: Mapping[str, Outcome]) -> list[Portrait]:
-        """Sample photographs, one a person, their uploads of each variant, and what the attackers make of those."""
+        """Sample photographs, one a person, their uploads of each variant, and what the attackers make of those.
+
+        The cosines are means over the other networks whose weights are here; ``skipped`` says which are not.
+        """
+        others = self.usable(self.others)
         shown = {photo.persons: photo for photo in reversed(datasets.sample_photos()) if photo.display}
         photos = list(reversed(shown.values()))[:people]
         originals = to_tensor([photo.crops()[0].image for photo in photos])
@@ -700,7 +709,7 @@ class Audit(Variants[AuditSettings]):
             made[f"{variant}, {DEOBFUSCATOR}"] = self.through(learned, copies[0])
         below = {}
         for name, images in made.items():
-            alike, ssim = self._alike(images, originals), metrics.ssim(images, originals)
+            alike, ssim = self._alike(images, originals, others), metrics.ssim(images, originals)
             below[name] = [f"SSIM {a:.2f}, cosine {b:.2f}" for a, b in zip(ssim, alike, strict=True)]
         pictures = {name: to_uint8(images) for name, images in made.items()}
         return [

@@ -135,7 +135,7 @@ def linked(audit: Audit, dataset: str, variant: str, best: Purification) -> Outc
         who_first = [people[index] for index in np.unique(sample.pairs[:, 0])]
         who_second = [people[index] for index in second]
         found: dict[str, Any] = {}
-        names = [name for name in settings.networks if name != settings.authorised]
+        names = audit.others
         with progress_bar(f"{dataset}, {variant}, linkage", len(names) * len(first)) as advance:
             for network in names:
                 known, among = audit.embed(network, targets), audit.embed(network, crowd)
@@ -353,7 +353,7 @@ def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Tr
     settings, shared = audit.settings, audit.shared(variant)
     config = settings.translator
     assert config is not None
-    names = [name for name in settings.networks if name != settings.authorised]
+    names = audit.others
     weights = {name: zoo.weights_checksum(name) for name in (*names, settings.authorised)}
     folder = translator_folder(shared, people, config, weights)
 
