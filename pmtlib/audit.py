@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmtlib import attribute_zoo, calibration, devices, faces, metrics, variants, zoo
+from pmtlib import attribute_zoo, devices, faces, metrics, variants, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
 from pmtlib.attacks.adaptive.translate import (
@@ -369,7 +369,7 @@ def _name(one: Purification) -> str:
 
 
 def _threshold(name: str) -> float | None:
-    entry = calibration.find(name, calibration.DEFAULT_DATASET, weights=zoo.weights_checksum(name))
+    entry = zoo.calibration(name)
     return None if entry is None else entry.threshold_far_1e2
 
 

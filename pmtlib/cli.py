@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from pmtlib import __version__
 from pmtlib.errors import ConfigError, PMTError
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
+    from pmtlib.adding import Addition
     from pmtlib.audit import Audit
     from pmtlib.inventory import Check
     from pmtlib.pipeline import Summary
@@ -46,6 +48,22 @@ app = typer.Typer(
     "recognises them. It is no protection to rely on: `pmt verify` and `pmt audit` show some of what is left.",
     epilog=EXIT_CODES,
 )
+
+
+class _ListByDefault(TyperGroup):
+    """``pmt networks`` and ``pmt networks NAME...`` list; ``add`` and ``remove`` are commands of their own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+networks_app = typer.Typer(
+    cls=_ListByDefault,
+    help="Recognition networks: `pmt networks [NAME...]` lists them; add one from a checkpoint, or remove it.",
+)
+app.add_typer(networks_app, name="networks")
 assets_app = typer.Typer(
     invoke_without_command=True, help="Weights and sample photographs: where they are, and fetching them."
 )
@@ -448,7 +466,7 @@ def _show_audit(found: Audit) -> None:
         print(f"failed: {shown(name)}: {shown(why)}")
 
 
-@app.command(epilog=EXIT_CODES)
+@networks_app.command("list", epilog=EXIT_CODES)
 def networks(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="All, by default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Verify with each now; one at chance is refused.")] = False,
@@ -511,6 +529,96 @@ def networks(
     console.print(shape)
     console.print()
     console.print(origin)
+    return DONE
+
+
+@networks_app.command("add", epilog=EXIT_CODES)
+def add_network(
+    publisher: Annotated[
+        str,
+        typer.Argument(
+            metavar="PUBLISHER",
+            help="Whose checkpoint it is: robfr, evolve (face.evoLVe), insightface (arcface_torch), facenet.",
+        ),
+    ],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="FILE", help="A file of torch.save.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="By which you will ask for it.")],
+    channels: Annotated[
+        str, typer.Option(help="rgb, bgr, or auto: by the file's name, else the better of both, measured.")
+    ] = "auto",
+    sets: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            metavar="SET",
+            help="Verified on: lfw, cfp_ff, ..., samples or a path.",
+            show_default="the first at hand",
+        ),
+    ] = None,
+    replacing: Annotated[bool, typer.Option("--replace", help="Replace an added network of that name.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Add the network of a checkpoint: recognise its architecture, verify with it, keep it unless it is at chance."""
+    _warm_up(quiet or as_json)
+    from pmtlib import adding, architectures
+
+    if publisher not in architectures.PUBLISHERS:
+        raise ConfigError(f"no publisher {publisher!r}; known are {', '.join(architectures.PUBLISHERS)}")
+    if channels not in ("auto", "rgb", "bgr"):
+        raise ConfigError(f"no channel order {channels!r}; give rgb, bgr or auto")
+    found = adding.add_checkpoint(
+        checkpoint,
+        publisher,
+        name,
+        channels=channels,  # type: ignore[arg-type]
+        dataset=sets,
+        device=device,
+        replacing=replacing,
+        show=not quiet,
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    elif not quiet:
+        _print_addition(found)
+    return DONE
+
+
+def _print_addition(found: Addition) -> None:
+    record, measured = found.record, found.measured
+    order = "BGR" if record.bgr else "RGB"
+    print(
+        f"{record.name}: {record.title} ({record.architecture}), {record.parameters / 1e6:.2f} M parameters, "
+        f"{record.embedding} dimensions, input {order} (x - 127.5) / {record.scale:g}"
+    )
+    if found.ignored:
+        print(f"left out, as it belongs to the training: {_count(found.ignored, 'tensor')}")
+    if found.orders:
+        tried = ", ".join(f"{label.upper()} {area:.4f}" for label, area in found.orders.items())
+        print(f"channel order by AUC: {tried}")
+    low, high = measured.accuracy_interval
+    print(
+        f"{measured.dataset}, {measured.n} pairs: accuracy {measured.accuracy_mean:.4f} [{low:.4f}, {high:.4f}], "
+        f"TAR@1e-3 {measured.tar_far_1e3:.3f}, threshold {measured.threshold_accuracy:.3f}"
+    )
+    if found.published is not None:
+        print(f"its publisher gives {found.published:.4f} on LFW")
+    if found.note:
+        print(found.note)
+    print(f"stored; use it as --authorise {record.name}")
+
+
+@networks_app.command("remove", epilog=EXIT_CODES)
+def remove_network(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An added network.")], quiet: QuietOption = False
+) -> int:
+    """Remove a network that was added; those of the package stay."""
+    from pmtlib import added
+
+    added.remove(name)
+    if not quiet:
+        print(f"{name} is removed")
     return DONE
 
 

@@ -96,6 +96,8 @@ def is_present(name: str) -> bool:
     Raises:
         NetworkError: there is no such network.
     """
+    if zoo.is_added(name):
+        return True
     return zoo.converted_path(name).is_file() or all(assets.available(asset) for asset in zoo.card(name).assets)
 
 
@@ -163,7 +165,7 @@ def check(
     chosen = dataset or next((name for name in CHECK_SETS if datasets.available(name)), CHECK_SETS[-1])
     pairset = datasets.load(chosen)
     for name in names or zoo.names():
-        stored = calibration.find(name, pairset.name, weights=zoo.weights_checksum(name))
+        stored = zoo.calibration(name, pairset.name)
         try:
             measured = protocols.check(name, pairset, device=device, progress=show)
         except NetworkError as error:

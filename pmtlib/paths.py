@@ -34,6 +34,21 @@ def cache_dir() -> Path:
     return (_from_env("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmtlib"
 
 
+def networks_dir() -> Path:
+    """Networks that the user has added: ``PMT_NETWORKS``, else the platform's folder for data. Not created here.
+
+    They are no cache: nothing else holds what is in there.
+    """
+    chosen = _from_env("PMT_NETWORKS")
+    if chosen is not None:
+        return chosen
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "pmtlib" / "networks"
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA", str(Path.home() / "AppData" / "Roaming"))) / "pmtlib" / "networks"
+    return (_from_env("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "pmtlib" / "networks"
+
+
 def project_dir() -> Path:
     """The checkout that holds ``notebooks/`` and ``results/``: ``PMT_PROJECT``, the package's parent, or the
     nearest such parent of the working directory."""

@@ -14,7 +14,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.model_selection import StratifiedKFold
 
 from pmtlib import datasets, devices, zoo
-from pmtlib.calibration import CALIBRATION_FILE, Calibration, find, write
+from pmtlib.calibration import Calibration, find, write
 from pmtlib.datasets import PairSet
 from pmtlib.errors import DatasetError, NetworkError
 from pmtlib.images import batches
@@ -281,7 +281,7 @@ def calibrate(
     device: torch.device | str = "cpu",
     progress: bool = False,
     recompute: bool = False,
-    path: Path = CALIBRATION_FILE,
+    path: Path | None = None,
 ) -> tuple[Calibration, ...]:
     """Evaluate networks over whole protocols and keep the figures in the calibration file.
 
@@ -289,13 +289,13 @@ def calibrate(
     interrupted run goes on where it stopped.
 
     Args:
-        names: in the zoo; None for all of it.
+        names: in the zoo; None for all that come with the package.
         pairset_names: data sets to load.
         batch: images per forward pass.
         device: where to compute.
         progress: show a bar on standard error.
         recompute: measure again what is there for the same weights and the same data.
-        path: the calibration file.
+        path: the calibration file; None for each network's own, see :func:`pmtlib.zoo.calibration_file`.
 
     Returns:
         The entries asked for, new and kept.
@@ -306,7 +306,7 @@ def calibrate(
         DatasetError: a data set is absent or malformed.
         ResultError: the existing calibration file is damaged.
     """
-    chosen = tuple(names) if names is not None else zoo.names()
+    chosen = tuple(names) if names is not None else tuple(zoo.CARDS)
     for name in chosen:
         zoo.card(name)
     # All sets before the first network: a missing one should not show after an hour.
@@ -314,27 +314,31 @@ def calibrate(
     entries = []
     for pairset in pairsets:
         for name in chosen:
-            weights = zoo.weights_checksum(name)
-            entry = find(name, pairset.name, weights=weights, path=path)
+            weights, kept_in = zoo.weights_checksum(name), path or zoo.calibration_file(name)
+            entry = find(name, pairset.name, weights=weights, path=kept_in)
             if recompute or entry is None or entry.fingerprint != pairset.fingerprint:
-                found = check(name, pairset, batch, device, progress)
-                entry = Calibration(
-                    network=name,
-                    dataset=pairset.name,
-                    weights=weights,
-                    fingerprint=found.fingerprint,
-                    n=found.n,
-                    accuracy_mean=found.accuracy_mean,
-                    accuracy_std=found.accuracy_std,
-                    auc=found.auc,
-                    eer=found.eer,
-                    tar_far_1e2=found.tar_far_1e2,
-                    tar_far_1e3=found.tar_far_1e3,
-                    tar_far_1e3_interval=found.tar_far_1e3_interval,
-                    threshold_accuracy=found.threshold_accuracy,
-                    threshold_far_1e2=found.threshold_far_1e2,
-                    threshold_far_1e3=found.threshold_far_1e3,
-                )
-                write([entry], path)
+                entry = operating_points(name, weights, check(name, pairset, batch, device, progress))
+                write([entry], kept_in)
             entries.append(entry)
     return tuple(entries)
+
+
+def operating_points(name: str, weights: str, found: Verification) -> Calibration:
+    """What is stored of a verification, for a network of that name whose weights have that checksum."""
+    return Calibration(
+        network=name,
+        dataset=found.dataset,
+        weights=weights,
+        fingerprint=found.fingerprint,
+        n=found.n,
+        accuracy_mean=found.accuracy_mean,
+        accuracy_std=found.accuracy_std,
+        auc=found.auc,
+        eer=found.eer,
+        tar_far_1e2=found.tar_far_1e2,
+        tar_far_1e3=found.tar_far_1e3,
+        tar_far_1e3_interval=found.tar_far_1e3_interval,
+        threshold_accuracy=found.threshold_accuracy,
+        threshold_far_1e2=found.threshold_far_1e2,
+        threshold_far_1e3=found.threshold_far_1e3,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -71,7 +70,7 @@ class ShallowModel(nn.Module):
         self.name = name or type(network).__name__
         # A copy without the units behind the cut: this model is handed out, and the caller's network stays as it is.
         self.network = copy.deepcopy(network)
-        self.network.units = nn.Sequential(OrderedDict(list(self.network.units.named_children())[: self.cut]))
+        self.network.truncate(self.cut)
         self.requires_grad_(False)
         self.eval()
 

@@ -7,6 +7,8 @@
 
 Weights come in foreign formats (TFLite, ONNX, TF.js, dlib, torch). Each is converted once to a safetensors file with
 the names of our own module, which is kept in the cache and checked whenever it is read.
+
+Networks that the user has added (:mod:`pmtlib.added`) stand beside those and are asked for in the same way.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pmtlib import assets, converted, devices
-from pmtlib.calibration import Calibration, find
+from pmtlib import added, assets, converted, devices
+from pmtlib.calibration import CALIBRATION_FILE, DEFAULT_DATASET, Calibration, calibrations, find
 from pmtlib.errors import NetworkError
 from pmtlib.networks.base import FaceNetwork
 
@@ -66,8 +68,8 @@ class NetworkCard:
 
 
 def names() -> tuple[str, ...]:
-    """The names of all networks."""
-    return tuple(CARDS)
+    """The names of all networks, those that the user has added last."""
+    return (*CARDS, *(name for name in added.names() if name not in CARDS))
 
 
 def card(name: str) -> NetworkCard:
@@ -78,9 +80,44 @@ def card(name: str) -> NetworkCard:
     """
     if name in CARDS:
         return CARDS[name]
-    close = difflib.get_close_matches(name, CARDS, n=1, cutoff=0.5)
+    if added.exists(name):
+        return _added_card(added.read(name))
+    known = names()
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" did you mean {close[0]!r}?" if close else ""
-    raise NetworkError(f"no network {name!r};{guess} known are {', '.join(CARDS)}")
+    raise NetworkError(f"no network {name!r};{guess} known are {', '.join(known)}")
+
+
+def is_added(name: str) -> bool:
+    """Whether the network is one that the user has added."""
+    return name not in CARDS and added.exists(name)
+
+
+def _added_card(record: added.AddedNetwork) -> NetworkCard:
+    from pmtlib.architectures import Options, build
+
+    def gone(_: Mapping[str, Path]) -> dict[str, Tensor]:
+        # Reached where the stored weights are absent or damaged: there is no original to make them from.
+        raise NetworkError(
+            f"{added.weights_path(record.name)}: the weights of {record.name} are absent or damaged; "
+            f"`pmt networks remove {record.name}` and add it again"
+        )
+
+    channels = "BGR" if record.bgr else "RGB"
+    left, right = record.columns
+    return NetworkCard(
+        name=record.name,
+        build=lambda: build(record.architecture, Options(record.embedding, record.bgr, record.scale, record.columns)),
+        convert=gone,
+        assets=(),
+        training_set=record.training_set,
+        loss=record.loss,
+        licence="that of the checkpoint",
+        embedding=record.embedding,
+        parameters=record.parameters,
+        input=f"112x{right - left} {channels}, (x - 127.5) / {record.scale:g}",
+        note=f"{record.title}, added from {record.source}",
+    )
 
 
 def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
@@ -118,13 +155,13 @@ def available(name: str) -> bool:
 def weights_checksum(name: str) -> str:
     """SHA-256 that stands for a network's weights: of its assets' checksums and the version of their conversion.
 
-    It comes from the asset table alone; no file is needed.
+    It comes from the asset table alone, or from the record of an added network; no weights are read.
 
     Raises:
         NetworkError: there is no such network.
     """
     wanted = card(name)
-    return converted.checksum(wanted.assets, wanted.conversion)
+    return added.read(name).weights if is_added(name) else converted.checksum(wanted.assets, wanted.conversion)
 
 
 def converted_path(name: str) -> Path:
@@ -133,17 +170,30 @@ def converted_path(name: str) -> Path:
     Raises:
         NetworkError: there is no such network.
     """
-    return converted.location(name, weights_checksum(name))
+    return added.weights_path(name) if is_added(name) else converted.location(name, weights_checksum(name))
 
 
-def calibration(name: str) -> Calibration | None:
-    """The shipped operating points on LFW of a network with its present weights, or None where there are none.
+def calibration_file(name: str) -> Path:
+    """Where a network's operating points are: shipped with the package, or beside the weights of an added network."""
+    return added.calibration_path(name) if is_added(name) else CALIBRATION_FILE
+
+
+def calibration(name: str, dataset: str | None = None) -> Calibration | None:
+    """The stored operating points of a network with its present weights, or None where there are none.
+
+    Args:
+        name: one of :func:`names`.
+        dataset: on which they were measured; None for LFW, or what an added network was measured on in its place.
 
     Raises:
         NetworkError: there is no such network.
-        ResultError: the shipped file is damaged.
+        ResultError: the file is damaged.
     """
-    return find(name, weights=weights_checksum(name))
+    weights, path = weights_checksum(name), calibration_file(name)
+    found = find(name, dataset or DEFAULT_DATASET, weights=weights, path=path)
+    if found is None and dataset is None and is_added(name):
+        return next((entry for entry in calibrations(path) if entry.weights == weights), None)
+    return found
 
 
 def _network(module: str, function: str, *constants: str) -> Callable[..., Any]:
@@ -274,4 +324,4 @@ _TABLE = (
 )
 
 CARDS: Mapping[str, NetworkCard] = MappingProxyType({entry.name: entry for entry in _TABLE})
-"""Every network by its name."""
+"""Every network that comes with the package, by its name."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pmtlib.cli import main
+
+# Networks that the developer has added are no part of what is tested; the folder is never made.
+os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
 
 
 class Done:

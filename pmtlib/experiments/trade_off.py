@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pmtlib import calibration, datasets, metrics, zoo
+from pmtlib import datasets, metrics, zoo
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings
 from pmtlib.experiments.variants import CALIBRATED, PAPER, Variants, VariantSettings, recomputed, up_lines
@@ -234,7 +234,7 @@ def threshold_set(dataset: str) -> str:
 
 def far_thresholds(network: str, dataset: str) -> dict[str, float] | None:
     """A network's stored thresholds at FAR 1e-2 and 1e-3, found on another data set; None where there are none."""
-    entry = calibration.find(network, threshold_set(dataset), weights=zoo.weights_checksum(network))
+    entry = zoo.calibration(network, threshold_set(dataset))
     if entry is None:
         return None
     return {"far_1e2": round(entry.threshold_far_1e2, 5), "far_1e3": round(entry.threshold_far_1e3, 5)}

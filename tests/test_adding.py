@@ -1,0 +1,347 @@
+"""Recognising checkpoints, and networks that the user adds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pmtlib import added, adding, architectures, datasets, protocols, zoo
+from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
+from pmtlib.datasets import Images, PairSet
+from pmtlib.errors import AssetError, NetworkError
+from pmtlib.networks.mobileface import MobileFace
+from tests.oracles import asset_or_skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PMT_NETWORKS", str(tmp_path / "networks"))
+    return tmp_path / "networks"
+
+
+def untrained(embedding: int = 32, seed: int = 0) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dict(MobileFace(embedding=embedding).state_dict())
+
+
+def checkpoint(folder: Path, content: object, name: str = "net.pth") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+class Pictures(Images):
+    """Pictures in memory."""
+
+    def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return self.pictures[index]
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def content(self, index: int) -> bytes:
+        return self.pictures[index].tobytes()
+
+
+def doubles(pairs: int = 40, stand_in: bool = False) -> PairSet:
+    """Random pictures, each with a slightly noisy copy: even an untrained network tells the pairs from others."""
+    random = np.random.default_rng(0)
+    first = random.integers(0, 256, (pairs, 112, 112, 3))
+    second = np.clip(first + random.integers(-3, 4, first.shape), 0, 255)
+    images: NDArray[np.uint8] = np.concatenate([first, second]).astype(np.uint8)
+    here = np.arange(pairs)
+    found = np.concatenate([np.stack([here, here + pairs], 1), np.stack([here, np.roll(here, 1) + pairs], 1)])
+    folds = np.concatenate([here % 10, here % 10])
+    return PairSet(
+        "doubles", Pictures(images), found, np.arange(2 * pairs) < pairs, folds, None, "Doubles", "", stand_in
+    )
+
+
+# Recognition -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_recognised_by_its_tensors_alone(name: str) -> None:
+    with torch.device("meta"):
+        state = ARCHITECTURES[name].build(Options(embedding=96)).state_dict()
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    found = {other: architectures._options(state, architecture) for other, architecture in ARCHITECTURES.items()}
+    assert {other for other, options in found.items() if options is not None} == {name}
+    assert found[name].embedding == 96
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "net_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.net."])
+def test_wrappers_and_prefixes_make_no_difference(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
+    state = untrained()
+    content: Any = {f"{prefix}{key}": value for key, value in state.items()}
+    if wrapper:
+        content = {wrapper: content, "epoch": 3}
+    found = recognise(checkpoint(tmp_path, content), "robfr")
+    assert found.architecture.name == "mobileface"
+    assert found.options == Options(embedding=32, bgr=True, scale=128.0)
+    torch.testing.assert_close(found.state["conv1.conv.weight"], state["conv1.conv.weight"])
+
+
+def test_a_112x96_network_is_told_by_its_last_kernel(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, MobileFace(embedding=16, columns=(8, 104)).state_dict())
+    assert recognise(path, "robfr").options.columns == (8, 104)
+
+
+def test_tensors_of_the_training_are_left_out(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = ARCHITECTURES["inception-resnet-v1"].build(Options()).state_dict()
+    kept, ignored = architectures._without_heads(
+        {**state, "logits.weight": torch.zeros(7, 512), "logits.bias": torch.zeros(7)},
+        ARCHITECTURES["inception-resnet-v1"],
+    )
+    assert ignored == ("logits.weight", "logits.bias")
+    assert kept.keys() == state.keys()
+
+
+def test_file_names_of_public_checkpoints_give_the_variant(tmp_path: Path) -> None:
+    for name, published in PUBLISHED.items():
+        assert published.architecture in ARCHITECTURES
+        assert published.publisher in ARCHITECTURES[published.architecture].publishers, name
+    name = next(name for name, published in PUBLISHED.items() if published.title == "MobileFace")
+    found = recognise(checkpoint(tmp_path, untrained(512), name), "robfr")
+    assert found.published is PUBLISHED[name]
+    assert found.bgr is True
+    # The same name on another architecture says nothing.
+    other = next(name for name, published in PUBLISHED.items() if published.title == "ResNet50-casia")
+    assert recognise(checkpoint(tmp_path, untrained(512), other), "robfr").published is None
+
+
+def damaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**state, "conv1.conv.weight": torch.full_like(state["conv1.conv.weight"], torch.nan)}
+
+
+@pytest.mark.parametrize(
+    ("content", "publisher", "kind", "says"),
+    [
+        (lambda state: [1, 2], "robfr", NetworkError, "holds list, not a state dict"),
+        (lambda state: {"epoch": 3}, "robfr", NetworkError, "holds no tensors"),
+        (lambda state: {"a": torch.zeros(2)}, "robfr", NetworkError, "of no architecture known here; known are"),
+        (
+            lambda state: {key: value for key, value in state.items() if key != "linear7.bn.bias"},
+            "robfr",
+            NetworkError,
+            "nearest is MobileFaceNet, 100% the same; linear7.bn.bias is missing",
+        ),
+        (
+            lambda state: {**state, "conv2.conv.weight": torch.zeros(500, 128, 1, 1)},
+            "robfr",
+            NetworkError,
+            "conv2.conv.weight has shape (500, 128, 1, 1), not (512, 128, 1, 1)",
+        ),
+        (lambda state: state, "insightface", NetworkError, "not insightface's; use `pmt networks add robfr`"),
+        (damaged, "robfr", NetworkError, "conv1.conv.weight holds values that are not finite"),
+    ],
+)
+def test_what_is_no_such_checkpoint_gets_one_line(
+    tmp_path: Path, content: Any, publisher: Any, kind: type[Exception], says: str
+) -> None:
+    path = checkpoint(tmp_path, content(untrained()))
+    with pytest.raises(kind) as error:
+        recognise(path, publisher)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, {"state_dict": Hostile(tmp_path / "ran")})
+    with pytest.raises(AssetError, match="tensors and plain containers"):
+        recognise(path, "robfr")
+    assert not (tmp_path / "ran").exists()
+    for name, text in (("words.pth", b"not a checkpoint"), ("empty.pth", b"")):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(AssetError, match=name):
+            recognise(tmp_path / name, "robfr")
+
+
+# Adding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def easy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set on which an untrained network stands; for what happens around the figures, never for the figures."""
+    monkeypatch.setattr(datasets, "available", lambda name: name == "lfw")
+    monkeypatch.setattr(datasets, "load", lambda name: doubles())
+
+
+def test_an_added_network_is_used_like_any_other(pmt: Any, tmp_path: Path, home: Path, easy: None) -> None:
+    path = checkpoint(tmp_path, {"state_dict": {f"module.{key}": value for key, value in untrained().items()}})
+    done = pmt(
+        "networks", "add", "robfr", "--checkpoint", path, "--name", "mine", "--json", "--quiet", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert (said["architecture"], said["embedding"], said["source"]) == ("mobileface", 32, "net.pth")
+    assert set(said["orders"]) == {"rgb", "bgr"}
+    assert said["bgr"] == (said["orders"]["bgr"] > said["orders"]["rgb"])
+    assert zoo.names()[-1] == "mine"
+    assert zoo.is_added("mine")
+    network = zoo.load("mine")
+    torch.testing.assert_close(network.state_dict()["linear1.conv.weight"], untrained()["linear1.conv.weight"])
+    images = torch.rand(1, 3, 112, 112)
+    straight = MobileFace(embedding=32, bgr=said["bgr"])
+    straight.load_state_dict(untrained())
+    torch.testing.assert_close(network(images), straight.eval()(images))
+    stored = zoo.calibration("mine")
+    assert stored is not None
+    assert stored.threshold_accuracy == pytest.approx(said["measured"]["threshold_accuracy"])
+    assert stored.weights == zoo.weights_checksum("mine")
+    row = json.loads(pmt("networks", "mine", "--json").out)[0]
+    assert row["present"]
+    assert row["dataset"] == "doubles"
+    assert "added from net.pth" in row["note"]
+    # Measured anew, the figures go beside its weights, not into the file of the package.
+    assert protocols.calibrate(["mine"], ["doubles"], recompute=True)[0] == stored
+    assert added.calibration_path("mine").is_file()
+    table = pmt(
+        "networks", "add", "robfr", "--checkpoint", path, "--name", "other", "--channels", "bgr", "--device", "cpu"
+    )
+    assert "MobileFaceNet (mobileface), 0.95 M" in table.out
+    assert "input BGR (x - 127.5) / 128" in table.out
+    assert "channel order" not in table.out
+    assert table.out.rstrip().endswith("stored; use it as --authorise other")
+    assert pmt("networks", "remove", "mine").out == "mine is removed\n"
+    assert added.names() == ("other",)
+    assert not (home / "mine").exists()
+
+
+def test_a_network_at_chance_is_refused_and_nothing_is_kept(
+    pmt: Any, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = doubles()
+    same = np.random.default_rng(1).permutation(mixed.same)
+    monkeypatch.setattr(datasets, "available", lambda name: True)
+    monkeypatch.setattr(
+        datasets,
+        "load",
+        lambda name: PairSet("mixed", mixed.images, mixed.pairs, same, mixed.folds, None, "Mixed"),
+    )
+    path = checkpoint(tmp_path, untrained())
+    done = pmt("networks", "add", "robfr", "--checkpoint", path, "--name", "mine", "--quiet", "--device", "cpu")
+    assert done.code == 2
+    assert "mine is at chance on mixed" in done.error
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mobilefacenet", "is a network of the package"),
+        ("add", "cannot be called 'add'"),
+        ("../up", "cannot be called '../up'"),
+        ("Ünlü", "use lower-case letters"),
+        ("", "cannot be called ''"),
+    ],
+)
+def test_names_that_cannot_be_used(pmt: Any, tmp_path: Path, home: Path, name: str, says: str) -> None:
+    path = checkpoint(tmp_path, untrained())
+    done = pmt("networks", "add", "robfr", "--checkpoint", path, "--name", name, "--quiet")
+    assert done.code == 2
+    assert says in done.error
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nobody", "--checkpoint", "x", "--name", "a"], "no publisher 'nobody'; known are robfr, evolve"),
+        (["robfr", "--checkpoint", "absent.pth", "--name", "a"], "there is no file absent.pth"),
+        (["robfr", "--checkpoint", "x", "--name", "a", "--channels", "grb"], "no channel order 'grb'"),
+        (["robfr", "--name", "a"], "Missing option '--checkpoint'"),
+    ],
+)
+def test_wrong_usage_is_one_line(pmt: Any, arguments: list[str], says: str) -> None:
+    done = pmt("networks", "add", *arguments)
+    assert done.code == 2
+    assert says in done.error
+
+
+def test_a_name_in_use_is_replaced_only_when_asked(tmp_path: Path, easy: None) -> None:
+    first, second = (checkpoint(tmp_path, untrained(seed=seed), f"{seed}.pth") for seed in (1, 2))
+
+    def add(path: Path, **options: Any) -> adding.Addition:
+        return adding.add_checkpoint(path, "robfr", "mine", channels="rgb", device="cpu", show=False, **options)
+
+    kept = add(first).record
+    with pytest.raises(NetworkError, match="or give --replace"):
+        add(second)
+    assert added.read("mine") == kept
+    new = add(second, replacing=True).record
+    assert new.source == "2.pth"
+    assert new.weights != kept.weights == add(first, replacing=True).record.weights
+
+
+def test_on_the_samples_an_unknown_channel_order_has_to_be_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "available", lambda name: False)
+    monkeypatch.setattr(datasets, "load", lambda name: doubles(stand_in=True))
+    entry = ARCHITECTURES["mobileface"]
+    unsure = architectures.Architecture(entry.name, entry.title, entry.build, entry.embedding, {"robfr": (None, 128.0)})
+    path = checkpoint(tmp_path, untrained())
+    known = adding.add_checkpoint(path, "robfr", "known", device="cpu", show=False)
+    assert known.record.bgr
+    assert "rough guide" in known.note
+    monkeypatch.setattr(architectures, "ARCHITECTURES", {"mobileface": unsure})
+    with pytest.raises(NetworkError, match="give --channels rgb or bgr"):
+        adding.add_checkpoint(path, "robfr", "unsure", device="cpu", show=False)
+
+
+def test_damaged_and_foreign_files_of_an_added_network_are_named(tmp_path: Path, home: Path, easy: None) -> None:
+    path = checkpoint(tmp_path, untrained())
+    adding.add_checkpoint(path, "robfr", "mine", channels="rgb", device="cpu", show=False)
+    record = home / "mine" / "network.json"
+    good = record.read_text()
+    for text in ("{", good.replace('"format": 1', '"format": 9'), good.replace('"scale"', '"skale"')):
+        record.write_text(text)
+        with pytest.raises(NetworkError, match="`pmt networks remove mine` and add it again"):
+            zoo.load("mine")
+    record.write_text(good)
+    weights = home / "mine" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(NetworkError, match="absent or damaged"):
+        zoo.load("mine")
+    (home / "half-way").mkdir()
+    assert added.names() == ("mine",)
+    with pytest.raises(NetworkError, match="no added network 'half-way' to remove; added are mine"):
+        added.remove("half-way")
+
+
+def test_a_real_checkpoint_in_robfrs_form_recognises_people(tmp_path: Path) -> None:
+    """Xiaoccer's MobileFaceNet has RobFR's names: the same weights as ``mobilefacenet-casia``, which is folded."""
+    path = asset_or_skip("mobilefacenet-casia-ckpt")
+    done = adding.add_checkpoint(path, "robfr", "casia", channels="rgb", dataset="samples", device="cpu", show=False)
+    assert done.record.columns == (8, 104)
+    assert done.measured.auc > 0.95
+    images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(zoo.load("casia")(images), zoo.load("mobilefacenet-casia")(images), atol=1e-4, rtol=1e-4)
