@@ -1,8 +1,8 @@
 """Networks that the user has added to the zoo: their records and weights, one folder each.
 
 A folder of :func:`pmtlib.paths.networks_dir` holds ``network.json``, the record; ``weights.safetensors``, under the
-names of the architecture; and ``calibration.json``, its operating points. How a network gets there is in
-:mod:`pmtlib.adding`; :mod:`pmtlib.zoo` loads it like any other.
+names of the architecture, or ``model.onnx``; and ``calibration.json``, its operating points. How a network gets there
+is in :mod:`pmtlib.adding`; :mod:`pmtlib.zoo` loads it like any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from pmtlib.images import write_atomic
 from pmtlib.paths import networks_dir
 
 _FORMAT = 1
-_RECORD, _WEIGHTS, _CALIBRATION = "network.json", "weights.safetensors", "calibration.json"
+_RECORD, _CALIBRATION = "network.json", "calibration.json"
+_WEIGHTS, _MODEL = "weights.safetensors", "model.onnx"
+ONNX = "onnx"
+"""The architecture of a network that is read from its own graph."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,13 @@ class AddedNetwork:
 
     Attributes:
         name: by which it is asked for.
-        architecture: a key of :data:`pmtlib.architectures.ARCHITECTURES`.
+        architecture: a key of :data:`pmtlib.architectures.ARCHITECTURES`, or :data:`ONNX`.
         publisher: whose conventions its input follows.
         title: the publisher's name of the checkpoint, or the architecture's title.
         embedding: length of the embedding.
         bgr: the network takes blue, green, red.
-        scale: the images, in 0..255, minus 127.5, are divided by it.
+        mean: subtracted from the images, in 0..255.
+        scale: the difference is divided by it.
         columns: columns of the 112-wide crop that the network sees, half open.
         parameters: how many it has.
         training_set: what it was trained on, or "not stated".
@@ -42,6 +46,7 @@ class AddedNetwork:
         source: the checkpoint's file name.
         source_sha256: the checkpoint's checksum.
         weights: checksum of the stored weights.
+        default_cut: units of the shallow model unless another cut is asked for.
         format: of this record.
     """
 
@@ -51,6 +56,7 @@ class AddedNetwork:
     title: str
     embedding: int
     bgr: bool
+    mean: float
     scale: float
     columns: tuple[int, int]
     parameters: int
@@ -59,6 +65,7 @@ class AddedNetwork:
     source: str
     source_sha256: str
     weights: str
+    default_cut: int = 5
     format: int = _FORMAT
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -69,9 +76,9 @@ def folder(name: str) -> Path:
     return networks_dir() / name
 
 
-def weights_path(name: str) -> Path:
-    """The weights of an added network."""
-    return folder(name) / _WEIGHTS
+def weights_path(name: str, architecture: str) -> Path:
+    """The weights of an added network: a safetensors file, or the ONNX file itself."""
+    return folder(name) / (_MODEL if architecture == ONNX else _WEIGHTS)
 
 
 def calibration_path(name: str) -> Path:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pmtlib import added, calibration, converted, datasets, devices, metrics, protocols, zoo
-from pmtlib.architectures import Options, Publisher, Recognised, recognise, valid_name
+from pmtlib.architectures import Publisher, recognise, valid_name
 from pmtlib.errors import NetworkError
+from pmtlib.images import write_atomic
 from pmtlib.inventory import CHECK_SETS
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.shallow import DEFAULT_CUT
 
 Channels = Literal["auto", "rgb", "bgr"]
 RESERVED = ("add", "list", "remove")
 """Words of ``pmt networks``, which no network may be called."""
-ORDER_PAIRS = 600
-"""Pairs on which both channel orders are tried."""
+TRIAL_PAIRS = 600
+"""Pairs on which ways to prepare the input are tried."""
+INPUTS = ((127.5, 127.5), (0.0, 1.0), (0.0, 255.0))
+"""(mean, scale) of the inputs that are tried for an ONNX file: -1..1, 0..255, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,9 @@ class Addition:
     Attributes:
         record: what is stored of it.
         measured: how it does on the verification set.
-        orders: area under the ROC curve by channel order, on :data:`ORDER_PAIRS` pairs, where both were tried.
+        tried: area under the ROC curve of each way to prepare the input, on :data:`TRIAL_PAIRS` pairs, where more than
+            one was tried.
+        units: its units and the shapes of their outputs for one image.
         published: the publisher's accuracy on LFW, a share, where the file is a public one.
         ignored: how many tensors of the training were left out.
         note: what a reader of the figures has to know.
@@ -38,7 +47,8 @@ class Addition:
 
     record: added.AddedNetwork
     measured: protocols.Verification
-    orders: Mapping[str, float]
+    tried: Mapping[str, float]
+    units: Mapping[str, tuple[int, ...]]
     published: float | None = None
     ignored: int = 0
     note: str = ""
@@ -48,7 +58,8 @@ class Addition:
         return {
             **asdict(self.record),
             "measured": self.measured.to_dict(),
-            "orders": dict(self.orders),
+            "tried": dict(self.tried),
+            "units": {name: list(shape) for name, shape in self.units.items()},
             "published_lfw": self.published,
             "ignored": self.ignored,
             "note": self.note or None,
@@ -69,8 +80,8 @@ def add_checkpoint(
     """Add the network of a checkpoint to the zoo under a name of one's own.
 
     The architecture is recognised from the tensors (:func:`pmtlib.architectures.recognise`). The channel order is the
-    one that is asked for; else that of the public file of this name; else the better of both on
-    :data:`ORDER_PAIRS` pairs, by area under the ROC curve. Then the whole set is verified with it. A network at chance
+    one that is asked for; else that of the public file of this name; else the publisher's, unless the other separates
+    :data:`TRIAL_PAIRS` pairs surely better. Then the whole set is verified with it. A network at chance
     (:func:`pmtlib.protocols.check`) is refused, and nothing is kept of it.
 
     Args:
@@ -92,58 +103,211 @@ def add_checkpoint(
     """
     _check_name(name, replacing)
     found = recognise(path, publisher)
-    place = devices.resolve(device)
-    chosen = dataset or next((known for known in CHECK_SETS if datasets.available(known)), CHECK_SETS[-1])
-    pairset = datasets.load(chosen)
-    orders: dict[str, float] = {}
+    trial = _Trial(path, name, dataset, device, show)
     if channels != "auto":
-        bgr = channels == "bgr"
-    elif found.published is not None and found.bgr is not None:
-        bgr = found.bgr
-    elif pairset.stand_in:
-        if found.bgr is None:
-            raise NetworkError(
-                f"{path}: neither its name nor {publisher} tells the channel order of {found.architecture.title}, and "
-                f"{pairset.name} is too small a set to measure it; give --channels rgb or bgr"
-            )
-        bgr = found.bgr
+        orders = [channels == "bgr"]
+    elif found.bgr is not None and (found.published is not None or trial.pairset.stand_in):
+        orders = [found.bgr]
     else:
-        some = pairset.sample(min(ORDER_PAIRS, 2 * int(min(pairset.same.sum(), (~pairset.same).sum()))), 0)
-        for label in ("rgb", "bgr"):
-            network = _network(found, replace(found.options, bgr=label == "bgr"), place)
-            orders[label] = metrics.auc(protocols.pair_scores(network, some, progress=show), some.same)
-        bgr = orders["bgr"] > orders["rgb"]
-    options = replace(found.options, bgr=bgr)
-    network = _network(found, options, place)
-    scores = protocols.pair_scores(network, pairset, progress=show)
-    measured = protocols.summarise(scores, pairset)
-    protocols.refuse_chance(name, measured, scores, pairset.same)
+        orders = [bool(found.bgr), not found.bgr]
+
+    def network(bgr: bool) -> FaceNetwork:
+        with torch.random.fork_rng(devices=[]):
+            built = found.architecture.build(replace(found.options, bgr=bgr))
+        built.load_state_dict(dict(found.state))
+        return built
+
+    bgr, tried = trial.best({bgr: _order(bgr) for bgr in orders}, network, "--channels rgb or bgr")
+    chosen = network(bgr)
+    measured = trial.measure(chosen)
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in chosen.state_dict().items()}
+    published = found.published
     record = added.AddedNetwork(
         name=name,
         architecture=found.architecture.name,
         publisher=publisher,
-        title=found.published.title if found.published is not None else found.architecture.title,
-        embedding=options.embedding,
-        bgr=options.bgr,
-        scale=options.scale,
-        columns=options.columns,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        training_set=found.published.training_set if found.published is not None else "not stated",
-        loss=found.published.loss if found.published is not None else "not stated",
+        title=published.title if published is not None else found.architecture.title,
+        embedding=found.options.embedding,
+        bgr=bgr,
+        mean=127.5,
+        scale=found.options.scale,
+        columns=found.options.columns,
+        parameters=_parameters(chosen),
+        training_set=published.training_set if published is not None else "not stated",
+        loss=published.loss if published is not None else "not stated",
         source=path.name,
         source_sha256=_sha256(path),
-        weights=_store(name, network, replacing),
+        weights=converted.digest(state),
+        default_cut=DEFAULT_CUT,
     )
-    calibration.write([protocols.operating_points(name, record.weights, measured)], added.calibration_path(name))
-    added.write_record(record)
+    _store(record, measured, lambda target: converted.write(target, state))
     return Addition(
         record,
         measured,
-        orders,
-        published=None if found.published is None else found.published.lfw,
+        tried,
+        _shapes(chosen),
+        published=None if published is None else published.lfw,
         ignored=len(found.ignored),
-        note=f"{pairset.name} is a demonstration set: its threshold is a rough guide" if pairset.stand_in else "",
+        note=trial.note,
     )
+
+
+def add_onnx(
+    path: Path,
+    name: str,
+    *,
+    channels: Channels = "auto",
+    mean: float | None = None,
+    scale: float | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    replacing: bool = False,
+    show: bool = True,
+) -> Addition:
+    """Add a recognition network that is an ONNX file, see :class:`pmtlib.networks.onnx_graph.OnnxNetwork`.
+
+    What the file does not tell, the channel order, the mean and the scale of its input, is what is asked for; what is
+    not asked for is tried on :data:`TRIAL_PAIRS` pairs (:data:`INPUTS`, both orders), and of those that are not surely
+    worse than the best by area under the ROC curve, the first is taken. The default cut is the first unit whose map is
+    at most a quarter as high as the image, the paper's 28x28.
+
+    Args:
+        path: the ONNX file, with its weights in it.
+        name: by which it will be asked for.
+        channels: the order in which the network takes the colours.
+        mean: subtracted from the images, in 0..255; given together with ``scale``.
+        scale: the difference is divided by it.
+        dataset: as in :func:`add_checkpoint`.
+        device: where to compute.
+        replacing: an added network of that name is replaced.
+        show: draw progress bars on standard error.
+
+    Raises:
+        NetworkError: the name cannot be used, the file is no recognition network that can be converted, its input
+            cannot be told, or it is at chance.
+        DatasetError: the set is absent or damaged.
+        OSError: the network cannot be stored.
+    """
+    from pmtlib.networks.onnx_graph import OnnxNetwork
+
+    _check_name(name, replacing)
+    if (mean is None) != (scale is None):
+        raise NetworkError("mean and scale belong together; give both, or neither")
+    if scale is not None and not (math.isfinite(scale) and scale > 0 and math.isfinite(mean or 0.0)):
+        raise NetworkError(f"mean {mean:g} and scale {scale:g} are no preparation; give numbers, the scale above zero")
+    # Read before the set is: most files that cannot be used are refused at once.
+    network = OnnxNetwork(path).requires_grad_(False)
+    _check_batch(network, path)
+    trial = _Trial(path, name, dataset, device, show)
+    inputs = INPUTS if mean is None or scale is None else ((mean, scale),)
+    orders = (False, True) if channels == "auto" else (channels == "bgr",)
+    ways = {
+        (bgr, *prepared): f"{_order(bgr)} (x - {prepared[0]:g}) / {prepared[1]:g}"
+        for prepared in inputs
+        for bgr in orders
+    }
+
+    def prepared(way: tuple[bool, float, float]) -> FaceNetwork:
+        network.bgr, network.mean, network.scale = way
+        return network
+
+    way, tried = trial.best(ways, prepared, "--channels, --mean and --scale")
+    measured = trial.measure(prepared(way))
+    content = path.read_bytes()
+    shapes = _shapes(network)
+    maps = [place for place, shape in enumerate(shapes.values(), start=1) if len(shape) == 3 and shape[1] <= _QUARTER]
+    record = added.AddedNetwork(
+        name=name,
+        architecture=added.ONNX,
+        publisher="onnx",
+        title=path.name,
+        embedding=next(reversed(shapes.values()))[0],
+        bgr=way[0],
+        mean=way[1],
+        scale=way[2],
+        columns=(0, 112),
+        parameters=_parameters(network),
+        training_set="not stated",
+        loss="not stated",
+        source=path.name,
+        source_sha256=hashlib.sha256(content).hexdigest(),
+        weights=hashlib.sha256(content).hexdigest(),
+        default_cut=maps[0] if maps else min(DEFAULT_CUT, len(shapes) - 1),
+    )
+    _store(record, measured, lambda target: write_atomic(target, content))
+    return Addition(record, measured, tried, shapes, note=trial.note)
+
+
+_QUARTER = 28
+_Way = TypeVar("_Way")
+
+
+class _Trial:
+    """The verification set and what is done on it before a network is kept."""
+
+    def __init__(self, path: Path, name: str, dataset: str | None, device: str, show: bool) -> None:
+        self.path, self.name, self.show = path, name, show
+        self.place = devices.resolve(device)
+        chosen = dataset or next((known for known in CHECK_SETS if datasets.available(known)), CHECK_SETS[-1])
+        self.pairset = datasets.load(chosen)
+        self.note = (
+            f"{self.pairset.name} is a demonstration set: its threshold is a rough guide"
+            if self.pairset.stand_in
+            else ""
+        )
+
+    def best(
+        self, ways: Mapping[_Way, str], network: Callable[[_Way], FaceNetwork], remedy: str
+    ) -> tuple[_Way, dict[str, float]]:
+        """The first of the ways that is not surely worse than the best, and the areas under the ROC curve by label.
+
+        Surely: the 95% bootstrap interval over pairs of the difference to the best excludes zero. A few pairs must not
+        turn a convention over. A single way is not tried.
+        """
+        if len(ways) == 1:
+            return next(iter(ways)), {}
+        if self.pairset.stand_in:
+            raise NetworkError(
+                f"{self.path}: nothing tells how its input is prepared, and {self.pairset.name} is too small a set to "
+                f"measure it; give {remedy}"
+            )
+        alike = int(self.pairset.same.sum())
+        some = self.pairset.sample(min(TRIAL_PAIRS, 2 * min(alike, len(self.pairset) - alike)), 0)
+        scores: dict[_Way, metrics.Floats] = {}
+        for way in ways:
+            built = network(way).to(self.place).eval().requires_grad_(False)
+            scores[way] = protocols.pair_scores(built, some, progress=self.show)
+        areas = {way: metrics.auc(found, some.same) for way, found in scores.items()}
+        best = max(areas, key=lambda way: areas[way])
+        chosen = next(way for way in ways if not surely_less(scores[way], scores[best], some.same))
+        return chosen, {ways[way]: area for way, area in areas.items()}
+
+    def measure(self, network: FaceNetwork) -> protocols.Verification:
+        """Verify the whole set, and refuse a network at chance."""
+        network.to(self.place).eval().requires_grad_(False)
+        scores = protocols.pair_scores(network, self.pairset, progress=self.show)
+        measured = protocols.summarise(scores, self.pairset)
+        protocols.refuse_chance(self.name, measured, scores, self.pairset.same)
+        return measured
+
+
+def surely_less(one: metrics.Floats, best: metrics.Floats, same: NDArray[np.bool_], draws: int = 500) -> bool:
+    """Whether scores (P,) separate the pairs worse than others of the same pairs, beyond what the pairs' choice can do.
+
+    The share of ``draws`` bootstrap samples, of same and of different pairs apart, in which the area under the ROC
+    curve of ``one`` is at least that of ``best``, is below 2.5%.
+    """
+    random = np.random.default_rng(0)
+    alike, unlike = np.flatnonzero(same), np.flatnonzero(~same)
+    level = 0
+    for _ in range(draws):
+        rows = np.concatenate([random.choice(alike, len(alike)), random.choice(unlike, len(unlike))])
+        level += metrics.auc(one[rows], same[rows]) >= metrics.auc(best[rows], same[rows])
+    return level < 0.025 * draws
+
+
+def _order(bgr: bool) -> str:
+    return "BGR" if bgr else "RGB"
 
 
 def _check_name(name: str, replacing: bool) -> None:
@@ -158,20 +322,44 @@ def _check_name(name: str, replacing: bool) -> None:
         raise NetworkError(f"there is a network {name} already; choose another name, or give --replace")
 
 
-def _network(found: Recognised, options: Options, place: torch.device) -> FaceNetwork:
-    with torch.random.fork_rng(devices=[]):
-        network = found.architecture.build(options)
-    network.load_state_dict(dict(found.state))
-    return network.to(place).eval().requires_grad_(False)
+@torch.no_grad()
+def _check_batch(network: FaceNetwork, path: Path) -> None:
+    """Two images at once give what each gives alone, or the file has a batch of one built in."""
+    images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    try:
+        alone = torch.cat([network.eval()(image[None]) for image in images])
+        together = network(images)
+    except Exception as error:
+        # Whatever its operators raise on shapes that they were not made for.
+        why = " ".join(str(error).split())[:160]
+        raise NetworkError(
+            f"{path}: does not run on one image and on two ({why}); export it with a free batch axis"
+        ) from error
+    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
+        raise NetworkError(f"{path}: gives other embeddings in a batch than alone; export it with a free batch axis")
 
 
-def _store(name: str, network: FaceNetwork, replacing: bool) -> str:
-    """Keep the weights and give their checksum. What is replaced goes first, so that no record has foreign weights."""
-    if replacing and added.exists(name):
-        added.remove(name)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    converted.write(added.weights_path(name), state)
-    return converted.digest(state)
+@torch.no_grad()
+def _shapes(network: FaceNetwork) -> dict[str, tuple[int, ...]]:
+    parameter = next(network.parameters())
+    blank = torch.zeros(1, 3, 112, 112, device=parameter.device)
+    outputs = network.run_units(network.prepare(blank), 0, len(network.units))
+    return {name: tuple(output.shape[1:]) for name, output in zip(network.unit_names, outputs, strict=True)}
+
+
+def _parameters(network: FaceNetwork) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _store(record: added.AddedNetwork, measured: protocols.Verification, write: Callable[[Path], None]) -> None:
+    """Weights, figures and, last, the record. What is replaced goes first, so that no record has foreign weights."""
+    if added.exists(record.name):
+        added.remove(record.name)
+    write(added.weights_path(record.name, record.architecture))
+    calibration.write(
+        [protocols.operating_points(record.name, record.weights, measured)], added.calibration_path(record.name)
+    )
+    added.write_record(record)
 
 
 def _sha256(path: Path) -> str:

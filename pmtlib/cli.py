@@ -534,18 +534,27 @@ def networks(
 
 @networks_app.command("add", epilog=EXIT_CODES)
 def add_network(
-    publisher: Annotated[
+    kind: Annotated[
         str,
         typer.Argument(
-            metavar="PUBLISHER",
-            help="Whose checkpoint it is: robfr, evolve (face.evoLVe), insightface (arcface_torch), facenet.",
+            metavar="KIND",
+            help="onnx, or whose checkpoint it is: robfr, evolve (face.evoLVe), insightface (arcface_torch), facenet.",
         ),
     ],
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="FILE", help="A file of torch.save.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", metavar="FILE", help="A file of torch.save, or an ONNX file.")
+    ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="By which you will ask for it.")],
     channels: Annotated[
-        str, typer.Option(help="rgb, bgr, or auto: by the file's name, else the better of both, measured.")
+        str,
+        typer.Option(
+            help="rgb, bgr, or auto: by the file's name, else as is usual, unless the other is surely better."
+        ),
     ] = "auto",
+    mean: Annotated[
+        float | None, typer.Option(help="Of an ONNX file: subtracted from 0..255. Measured where it is not given.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Of an ONNX file: the difference is divided by it.")] = None,
     sets: Annotated[
         str | None,
         typer.Option(
@@ -562,22 +571,27 @@ def add_network(
 ) -> int:
     """Add the network of a checkpoint: recognise its architecture, verify with it, keep it unless it is at chance."""
     _warm_up(quiet or as_json)
-    from pmtlib import adding, architectures
+    from pmtlib import added, adding, architectures
 
-    if publisher not in architectures.PUBLISHERS:
-        raise ConfigError(f"no publisher {publisher!r}; known are {', '.join(architectures.PUBLISHERS)}")
+    if kind != added.ONNX and kind not in architectures.PUBLISHERS:
+        raise ConfigError(
+            f"no kind {kind!r} of network; known are {', '.join((*architectures.PUBLISHERS, added.ONNX))}"
+        )
+    if kind != added.ONNX and not mean is scale is None:
+        raise ConfigError("--mean and --scale are for ONNX files; a checkpoint's are known")
     if channels not in ("auto", "rgb", "bgr"):
         raise ConfigError(f"no channel order {channels!r}; give rgb, bgr or auto")
-    found = adding.add_checkpoint(
-        checkpoint,
-        publisher,
-        name,
-        channels=channels,  # type: ignore[arg-type]
-        dataset=sets,
-        device=device,
-        replacing=replacing,
-        show=not quiet,
-    )
+    options: dict[str, Any] = {
+        "channels": channels,
+        "dataset": sets,
+        "device": device,
+        "replacing": replacing,
+        "show": not quiet,
+    }
+    if kind == added.ONNX:
+        found = adding.add_onnx(checkpoint, name, mean=mean, scale=scale, **options)
+    else:
+        found = adding.add_checkpoint(checkpoint, kind, name, **options)  # type: ignore[arg-type]
     if as_json:
         _print_json(found.to_dict())
     elif not quiet:
@@ -590,13 +604,16 @@ def _print_addition(found: Addition) -> None:
     order = "BGR" if record.bgr else "RGB"
     print(
         f"{record.name}: {record.title} ({record.architecture}), {record.parameters / 1e6:.2f} M parameters, "
-        f"{record.embedding} dimensions, input {order} (x - 127.5) / {record.scale:g}"
+        f"{record.embedding} dimensions, input {order} (x - {record.mean:g}) / {record.scale:g}"
     )
+    shape = "x".join(map(str, list(found.units.values())[record.default_cut - 1]))
+    last = list(found.units)[record.default_cut - 1]
+    print(f"{_count(len(found.units), 'unit')}, cut by default behind unit {record.default_cut}, {last}, at {shape}")
     if found.ignored:
         print(f"left out, as it belongs to the training: {_count(found.ignored, 'tensor')}")
-    if found.orders:
-        tried = ", ".join(f"{label.upper()} {area:.4f}" for label, area in found.orders.items())
-        print(f"channel order by AUC: {tried}")
+    if found.tried:
+        tried = ", ".join(f"{label} {area:.4f}" for label, area in found.tried.items())
+        print(f"input by AUC: {tried}")
     low, high = measured.accuracy_interval
     print(
         f"{measured.dataset}, {measured.n} pairs: accuracy {measured.accuracy_mean:.4f} [{low:.4f}, {high:.4f}], "

@@ -14,6 +14,7 @@ Networks that the user has added (:mod:`pmtlib.added`) stand beside those and ar
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,12 +95,22 @@ def is_added(name: str) -> bool:
 
 
 def _added_card(record: added.AddedNetwork) -> NetworkCard:
-    from pmtlib.architectures import Options, build
+    path = added.weights_path(record.name, record.architecture)
+
+    def build() -> FaceNetwork:
+        if record.architecture == added.ONNX:
+            from pmtlib.networks.onnx_graph import OnnxNetwork
+
+            return OnnxNetwork(path, mean=record.mean, scale=record.scale, bgr=record.bgr)
+        from pmtlib import architectures
+
+        options = architectures.Options(record.embedding, record.bgr, record.scale, record.columns)
+        return architectures.build(record.architecture, options)
 
     def gone(_: Mapping[str, Path]) -> dict[str, Tensor]:
         # Reached where the stored weights are absent or damaged: there is no original to make them from.
         raise NetworkError(
-            f"{added.weights_path(record.name)}: the weights of {record.name} are absent or damaged; "
+            f"{path}: the weights of {record.name} are absent or damaged; "
             f"`pmt networks remove {record.name}` and add it again"
         )
 
@@ -107,7 +118,7 @@ def _added_card(record: added.AddedNetwork) -> NetworkCard:
     left, right = record.columns
     return NetworkCard(
         name=record.name,
-        build=lambda: build(record.architecture, Options(record.embedding, record.bgr, record.scale, record.columns)),
+        build=build,
         convert=gone,
         assets=(),
         training_set=record.training_set,
@@ -115,7 +126,8 @@ def _added_card(record: added.AddedNetwork) -> NetworkCard:
         licence="that of the checkpoint",
         embedding=record.embedding,
         parameters=record.parameters,
-        input=f"112x{right - left} {channels}, (x - 127.5) / {record.scale:g}",
+        input=f"112x{right - left} {channels}, (x - {record.mean:g}) / {record.scale:g}",
+        default_cut=record.default_cut,
         note=f"{record.title}, added from {record.source}",
     )
 
@@ -137,10 +149,25 @@ def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
     """
     wanted = card(name)
     target = devices.resolve(device) if isinstance(device, str) else device
+    if is_added(name):
+        return _load_added(added.read(name), wanted).to(target)
     network = converted.load(
         name, converted_path(name), wanted.build, lambda: wanted.convert(assets.fetch(wanted.assets))
     )
     return network.to(target)
+
+
+def _load_added(record: added.AddedNetwork, wanted: NetworkCard) -> FaceNetwork:
+    path = added.weights_path(record.name, record.architecture)
+    if record.architecture != added.ONNX:
+        return converted.load(record.name, path, wanted.build, lambda: wanted.convert({}))
+    try:
+        whole = hashlib.sha256(path.read_bytes()).hexdigest() == record.weights
+    except OSError:
+        whole = False
+    if not whole:
+        wanted.convert({})
+    return wanted.build().eval().requires_grad_(False)
 
 
 def available(name: str) -> bool:
@@ -170,7 +197,9 @@ def converted_path(name: str) -> Path:
     Raises:
         NetworkError: there is no such network.
     """
-    return added.weights_path(name) if is_added(name) else converted.location(name, weights_checksum(name))
+    if is_added(name):
+        return added.weights_path(name, added.read(name).architecture)
+    return converted.location(name, weights_checksum(name))
 
 
 def calibration_file(name: str) -> Path:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmtlib import added, adding, architectures, datasets, protocols, zoo
 from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
 from pmtlib.datasets import Images, PairSet
 from pmtlib.errors import AssetError, NetworkError
 from pmtlib.networks.mobileface import MobileFace
+from pmtlib.networks.onnx_graph import OnnxNetwork
+from pmtlib.shallow import ServerModel, ShallowModel
 from tests.oracles import asset_or_skip
 
 
@@ -202,8 +206,8 @@ def test_an_added_network_is_used_like_any_other(pmt: Any, tmp_path: Path, home:
     assert done.code == 0, done.err
     said = json.loads(done.out)
     assert (said["architecture"], said["embedding"], said["source"]) == ("mobileface", 32, "net.pth")
-    assert set(said["orders"]) == {"rgb", "bgr"}
-    assert said["bgr"] == (said["orders"]["bgr"] > said["orders"]["rgb"])
+    assert set(said["tried"]) == {"RGB", "BGR"}
+    assert (said["default_cut"], said["units"]["blocks2"]) == (5, [64, 28, 28])
     assert zoo.names()[-1] == "mine"
     assert zoo.is_added("mine")
     network = zoo.load("mine")
@@ -228,7 +232,8 @@ def test_an_added_network_is_used_like_any_other(pmt: Any, tmp_path: Path, home:
     )
     assert "MobileFaceNet (mobileface), 0.95 M" in table.out
     assert "input BGR (x - 127.5) / 128" in table.out
-    assert "channel order" not in table.out
+    assert "AUC" not in table.out
+    assert "20 units, cut by default behind unit 5, blocks2, at 64x28x28" in table.out
     assert table.out.rstrip().endswith("stored; use it as --authorise other")
     assert pmt("networks", "remove", "mine").out == "mine is removed\n"
     assert added.names() == ("other",)
@@ -274,7 +279,7 @@ def test_names_that_cannot_be_used(pmt: Any, tmp_path: Path, home: Path, name: s
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nobody", "--checkpoint", "x", "--name", "a"], "no publisher 'nobody'; known are robfr, evolve"),
+        (["nobody", "--checkpoint", "x", "--name", "a"], "no kind 'nobody' of network; known are robfr, evolve"),
         (["robfr", "--checkpoint", "absent.pth", "--name", "a"], "there is no file absent.pth"),
         (["robfr", "--checkpoint", "x", "--name", "a", "--channels", "grb"], "no channel order 'grb'"),
         (["robfr", "--name", "a"], "Missing option '--checkpoint'"),
@@ -345,3 +350,180 @@ def test_a_real_checkpoint_in_robfrs_form_recognises_people(tmp_path: Path) -> N
     assert done.measured.auc > 0.95
     images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(zoo.load("casia")(images), zoo.load("mobilefacenet-casia")(images), atol=1e-4, rtol=1e-4)
+
+
+# ONNX ------------------------------------------------------------------------------------------------------------
+
+
+class Exported(nn.Module):
+    """What is exported: the units alone, as publishers do, with what a file may hold besides."""
+
+    def __init__(self, network: MobileFace, *, last: bool = False, dropout: bool = False) -> None:
+        super().__init__()
+        self.units, self.last = network.units, last
+        self.dropout = nn.Dropout(0.4) if dropout else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dropout(self.units(images.permute(0, 3, 1, 2) if self.last else images))
+
+
+def network_of(seed: int = 0) -> MobileFace:
+    network = MobileFace(embedding=32, bgr=False)
+    network.load_state_dict(untrained(seed=seed))
+    return network.eval().requires_grad_(False)
+
+
+def export(module: nn.Module, shape: tuple[int, ...], path: Path, *, free: bool = True) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.rand(shape),),
+            str(path),
+            dynamo=False,
+            input_names=["image"],
+            output_names=["embedding"],
+            dynamic_axes={"image": {0: "n"}, "embedding": {0: "n"}} if free else None,
+            opset_version=17,
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(Exported(network_of()), (1, 3, 112, 112), tmp_path_factory.mktemp("onnx") / "mobileface.onnx")
+
+
+def test_an_onnx_file_gives_the_embeddings_gradients_and_units_of_the_network(exported: Path) -> None:
+    found, straight = OnnxNetwork(exported, mean=127.5, scale=128).eval(), network_of()
+    images = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    one, other = images.clone().requires_grad_(), images.clone().requires_grad_()
+    torch.testing.assert_close(found(one), straight(other), atol=1e-5, rtol=1e-4)
+    found(one).square().sum().backward()
+    straight(other).square().sum().backward()
+    torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-3)
+    outputs = dict(zip(found.unit_names, found.run_units(found.prepare(images), 0, len(found.units)), strict=True))
+    # Every map of the network is the end of a unit; a bottleneck without a shortcut can be cut inside as well.
+    for name, output in zip(
+        straight.unit_names, straight.run_units(straight.prepare(images), 0, len(straight.units)), strict=True
+    ):
+        close = [
+            unit
+            for unit, value in outputs.items()
+            if value.shape == output.shape and torch.allclose(value, output, atol=1e-4)
+        ]
+        assert close, name
+    assert list(outputs)[-1] == "head"
+
+
+def test_a_cut_of_an_onnx_file_holds_the_units_before_it_and_the_server_the_rest(exported: Path) -> None:
+    network = OnnxNetwork(exported, scale=128).eval()
+    images = torch.rand(2, 3, 112, 112)
+    for cut in (1, 5, "7x7"):
+        shallow, server = ShallowModel(network, cut), ServerModel(network, cut)
+        torch.testing.assert_close(server(shallow.feature(images)), network(images))
+        kept, all_of_them = (sum(value.numel() for value in one.state_dict().values()) for one in (shallow, network))
+        assert 0 < kept < all_of_them
+
+
+def test_layout_size_and_dropout_of_an_onnx_file(tmp_path: Path) -> None:
+    network = network_of()
+    images = torch.rand(2, 3, 112, 112)
+    last = export(Exported(network, last=True, dropout=True), (1, 112, 112, 3), tmp_path / "last.onnx")
+    found = OnnxNetwork(last, scale=128).train()
+    assert found.channels_last
+    torch.testing.assert_close(found.eval()(images), network(images), atol=1e-5, rtol=1e-4)
+    narrow = MobileFace(embedding=32, bgr=False, columns=(8, 104)).eval()
+    path = export(Exported(narrow), (1, 3, 112, 96), tmp_path / "narrow.onnx")
+    torch.testing.assert_close(OnnxNetwork(path, scale=128).eval()(images), narrow(images), atol=1e-5, rtol=1e-4)
+    large = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 6, 3, 2), nn.AdaptiveAvgPool2d(1))
+    wide = OnnxNetwork(export(large, (1, 3, 160, 160), tmp_path / "wide.onnx"), mean=0, scale=255, bgr=True).eval()
+    assert wide.prepare(images).shape == (2, 3, 160, 160)
+    enlarged = torch.nn.functional.interpolate(images.flip(1), size=(160, 160), mode="bilinear")
+    torch.testing.assert_close(wide(images), large(enlarged).flatten(1), atol=1e-5, rtol=1e-4)
+
+
+def test_quantised_weights_of_an_onnx_file_are_dequantised() -> None:
+    """OpenCV's SFace, block-wise int8, is the native module of the zoo."""
+    path = asset_or_skip("sface-onnx")
+    found = OnnxNetwork(path, mean=0.0, scale=1.0).eval()
+    images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found(images), zoo.load("sface")(images), atol=1e-4, rtol=1e-4)
+
+
+def test_an_added_onnx_file_is_used_like_any_other(pmt: Any, exported: Path, home: Path, easy: None) -> None:
+    said = json.loads(
+        pmt("networks", "add", "onnx", "--checkpoint", exported, "--name", "graph", "--json", "--device", "cpu").out
+    )
+    assert len(said["tried"]) == 6
+    assert (said["architecture"], said["embedding"], said["title"]) == ("onnx", 32, "mobileface.onnx")
+    assert (said["mean"], said["scale"], said["bgr"]) in [
+        (*given, bgr) for given in adding.INPUTS for bgr in (False, True)
+    ]
+    shape = list(said["units"].values())[said["default_cut"] - 1]
+    assert shape[1] == 28
+    images = torch.rand(2, 3, 112, 112)
+    straight = OnnxNetwork(exported, mean=said["mean"], scale=said["scale"], bgr=said["bgr"]).eval()
+    torch.testing.assert_close(zoo.load("graph")(images), straight(images))
+    assert zoo.card("graph").default_cut == said["default_cut"]
+    assert zoo.calibration("graph") is not None
+    kept = home / "graph" / "model.onnx"
+    assert kept.read_bytes() == exported.read_bytes()
+    kept.write_bytes(exported.read_bytes()[:-7])
+    with pytest.raises(NetworkError, match="absent or damaged"):
+        zoo.load("graph")
+
+
+def test_onnx_files_that_cannot_be_used(pmt: Any, tmp_path: Path, home: Path, easy: None) -> None:
+    def refused(path: Path, *options: str) -> str:
+        done = pmt("networks", "add", "onnx", "--checkpoint", path, "--name", "graph", "--quiet", *options)
+        assert done.code == 2
+        assert not home.exists()
+        return str(done.error)
+
+    (tmp_path / "words.onnx").write_text("no graph")
+    assert "words.onnx" in refused(tmp_path / "words.onnx")
+    assert "absent.onnx" in refused(tmp_path / "absent.onnx")
+    assert "its input is ? x 5" in refused(export(nn.Linear(5, 2), (1, 5), tmp_path / "flat.onnx"))
+    straight = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    path = export(straight, (1, 3, 112, 112), tmp_path / "one.onnx")
+    assert "has no shallow model" in refused(path)
+    assert "at most 512 pixels" in refused(export(straight, (1, 3, 600, 600), tmp_path / "large.onnx"))
+    two = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = onnx.load(str(export(two, (1, 3, 112, 112), tmp_path / "odd.onnx")))
+    model.graph.node[1].op_type = "NoSuchOperator"
+    onnx.save(model, str(tmp_path / "odd.onnx"))
+    assert "an operator cannot be converted" in refused(tmp_path / "odd.onnx")
+    assert "mean and scale belong together" in refused(path, "--mean", "3")
+    assert "the scale above zero" in refused(path, "--mean", "3", "--scale", "0")
+    assert (
+        "are for ONNX files"
+        in pmt("networks", "add", "robfr", "--checkpoint", path, "--name", "a", "--mean", "3").error
+    )
+
+
+class OneByOne(nn.Module):
+    """Ties the batch together: no embedding of an image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Conv2d(4, 4, 3, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.units(images).mean((2, 3))
+        return features - features.mean(0, keepdim=True) + features.sum()
+
+
+def test_a_file_that_mixes_the_images_of_a_batch_is_refused(tmp_path: Path, easy: None) -> None:
+    path = export(OneByOne(), (2, 3, 112, 112), tmp_path / "mixed.onnx")
+    with pytest.raises(NetworkError, match="other embeddings in a batch than alone"):
+        adding.add_onnx(path, "mixed", device="cpu", show=False)
+
+
+def test_a_convention_stands_unless_another_is_surely_better() -> None:
+    random = np.random.default_rng(3)
+    same = np.arange(400) < 200
+    good = random.normal(size=400) + 3 * same
+    assert not adding.surely_less(good, good, same)
+    assert not adding.surely_less(good + 0.05 * random.normal(size=400), good, same)
+    assert adding.surely_less(random.normal(size=400) + 1.5 * same, good, same)
