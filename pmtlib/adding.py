@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -71,7 +71,10 @@ def add_checkpoint(
     publisher: Publisher,
     name: str,
     *,
+    model: str | None = None,
     channels: Channels = "auto",
+    mean: float | None = None,
+    scale: float | None = None,
     dataset: str | None = None,
     device: str = "auto",
     replacing: bool = False,
@@ -88,7 +91,11 @@ def add_checkpoint(
         path: the checkpoint, a file of ``torch.save``.
         publisher: whose conventions its input follows.
         name: by which it will be asked for.
+        model: timm's name of the backbone, for that publisher alone.
         channels: the order in which the network takes the colours.
+        mean: subtracted from the images, in 0..255, and ``scale``, by which the difference is divided: where the
+            publisher's networks take more than one (DeepFace, timm), both or neither, and then they are tried as well.
+        scale: see ``mean``.
         dataset: the verification set; None for the first of LFW, CFP-FF and the sample photographs that is at hand.
         device: where to compute.
         replacing: an added network of that name is replaced.
@@ -102,23 +109,29 @@ def add_checkpoint(
         OSError: the network cannot be stored.
     """
     _check_name(name, replacing)
-    found = recognise(path, publisher)
+    _check_input(mean, scale)
+    if mean is not None and publisher not in ("deepface", "timm"):
+        raise NetworkError(f"the networks of {publisher} have a known mean and scale; leave --mean and --scale out")
+    found = recognise(path, publisher, model)
     trial = _Trial(path, name, dataset, device, show)
+    known = found.convention
     if channels != "auto":
         orders = [channels == "bgr"]
-    elif found.bgr is not None and (found.published is not None or trial.pairset.stand_in):
-        orders = [found.bgr]
+    elif known.bgr is not None and (found.published is not None or trial.pairset.stand_in):
+        orders = [known.bgr]
     else:
-        orders = [bool(found.bgr), not found.bgr]
+        orders = [bool(known.bgr), not known.bgr]
+    inputs = [(known.mean, known.scale)]
+    if mean is not None and scale is not None:
+        inputs = [(mean, scale)]
+    elif not known.firm and not trial.pairset.stand_in:
+        inputs = list(dict.fromkeys([*inputs, *INPUTS]))
 
-    def network(bgr: bool) -> FaceNetwork:
-        with torch.random.fork_rng(devices=[]):
-            built = found.architecture.build(replace(found.options, bgr=bgr))
-        built.load_state_dict(dict(found.state))
-        return built
+    def network(way: _Input) -> FaceNetwork:
+        return found.architecture.network(replace(found.options, bgr=way[0], mean=way[1], scale=way[2]), found.state)
 
-    bgr, tried = trial.best({bgr: _order(bgr) for bgr in orders}, network, "--channels rgb or bgr")
-    chosen = network(bgr)
+    way, tried = trial.best(_ways(orders, inputs), network, "--channels rgb or bgr")
+    chosen = network(way)
     measured = trial.measure(chosen)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in chosen.state_dict().items()}
     published = found.published
@@ -128,9 +141,9 @@ def add_checkpoint(
         publisher=publisher,
         title=published.title if published is not None else found.architecture.title,
         embedding=found.options.embedding,
-        bgr=bgr,
-        mean=127.5,
-        scale=found.options.scale,
+        bgr=way[0],
+        mean=way[1],
+        scale=way[2],
         columns=found.options.columns,
         parameters=_parameters(chosen),
         training_set=published.training_set if published is not None else "not stated",
@@ -191,27 +204,19 @@ def add_onnx(
     from pmtlib.networks.onnx_graph import OnnxNetwork
 
     _check_name(name, replacing)
-    if (mean is None) != (scale is None):
-        raise NetworkError("mean and scale belong together; give both, or neither")
-    if scale is not None and not (math.isfinite(scale) and scale > 0 and math.isfinite(mean or 0.0)):
-        raise NetworkError(f"mean {mean:g} and scale {scale:g} are no preparation; give numbers, the scale above zero")
+    _check_input(mean, scale)
     # Read before the set is: most files that cannot be used are refused at once.
     network = OnnxNetwork(path).requires_grad_(False)
     _check_batch(network, path)
     trial = _Trial(path, name, dataset, device, show)
     inputs = INPUTS if mean is None or scale is None else ((mean, scale),)
     orders = (False, True) if channels == "auto" else (channels == "bgr",)
-    ways = {
-        (bgr, *prepared): f"{_order(bgr)} (x - {prepared[0]:g}) / {prepared[1]:g}"
-        for prepared in inputs
-        for bgr in orders
-    }
 
-    def prepared(way: tuple[bool, float, float]) -> FaceNetwork:
+    def prepared(way: _Input) -> FaceNetwork:
         network.bgr, network.mean, network.scale = way
         return network
 
-    way, tried = trial.best(ways, prepared, "--channels, --mean and --scale")
+    way, tried = trial.best(_ways(orders, inputs), prepared, "--channels, --mean and --scale")
     measured = trial.measure(prepared(way))
     content = path.read_bytes()
     shapes = _shapes(network)
@@ -240,6 +245,8 @@ def add_onnx(
 
 _QUARTER = 28
 _Way = TypeVar("_Way")
+_Input = tuple[bool, float, float]
+"""Whether blue, green, red; mean; scale."""
 
 
 class _Trial:
@@ -291,7 +298,7 @@ class _Trial:
         return measured
 
 
-def surely_less(one: metrics.Floats, best: metrics.Floats, same: NDArray[np.bool_], draws: int = 500) -> bool:
+def surely_less(one: metrics.Floats, best: metrics.Floats, same: NDArray[np.bool_], draws: int = 200) -> bool:
     """Whether scores (P,) separate the pairs worse than others of the same pairs, beyond what the pairs' choice can do.
 
     The share of ``draws`` bootstrap samples, of same and of different pairs apart, in which the area under the ROC
@@ -306,8 +313,19 @@ def surely_less(one: metrics.Floats, best: metrics.Floats, same: NDArray[np.bool
     return level < 0.025 * draws
 
 
-def _order(bgr: bool) -> str:
-    return "BGR" if bgr else "RGB"
+def _ways(orders: Sequence[bool], inputs: Sequence[tuple[float, float]]) -> dict[_Input, str]:
+    return {
+        (bgr, mean, scale): f"{'BGR' if bgr else 'RGB'} (x - {mean:g}) / {scale:g}"
+        for mean, scale in inputs
+        for bgr in orders
+    }
+
+
+def _check_input(mean: float | None, scale: float | None) -> None:
+    if (mean is None) != (scale is None):
+        raise NetworkError("mean and scale belong together; give both, or neither")
+    if scale is not None and not (math.isfinite(scale) and scale > 0 and math.isfinite(mean or 0.0)):
+        raise NetworkError(f"mean {mean:g} and scale {scale:g} are no preparation; give numbers, the scale above zero")
 
 
 def _check_name(name: str, replacing: bool) -> None:

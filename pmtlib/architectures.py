@@ -6,56 +6,38 @@ channels and the scale of the input, comes from the publisher's convention or fr
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmtlib import assets
 from pmtlib.convert.state import fitted
 from pmtlib.errors import AssetError, NetworkError
-from pmtlib.networks.base import PublishedNetwork
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.graph import GraphNetwork, traced
 from pmtlib.networks.inception_resnet import InceptionResNetV1
 from pmtlib.networks.ir import IRESNET_BLOCKS, IResNet, IRNet
 from pmtlib.networks.mobileface import MobileFace, MobileNet
 from pmtlib.networks.resnet import ResNet
 
-Publisher = Literal["robfr", "evolve", "insightface", "facenet"]
+Publisher = Literal["robfr", "evolve", "insightface", "facenet", "deepface", "timm"]
 PUBLISHERS: tuple[Publisher, ...] = get_args(Publisher)
-"""RobFR; face.evoLVe; InsightFace's arcface_torch; facenet-pytorch."""
+"""RobFR; face.evoLVe; InsightFace's arcface_torch; facenet-pytorch; DeepFace's PyTorch networks; backbones of timm."""
 
 _CASIA_COLUMNS = (8, 104)
 # What training code wraps a state dict in, and what it puts before every name.
 _WRAPPERS = ("state_dict", "net_state_dict", "model_state_dict", "model", "backbone")
 _PREFIXES = ("module.", "backbone.", "model.", "net.")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One that checkpoints come in.
-
-    Attributes:
-        name: by which records name it.
-        title: for a reader.
-        build: gives the network, its parameters at random; takes the keywords of :class:`Options`.
-        embedding: the tensor whose rows are the dimensions of the embedding.
-        publishers: who publishes such checkpoints, with the channel order (True: blue, green, red; None: it differs
-            from file to file) and the scale of their input.
-        heads: prefixes of tensors that belong to the training, not to the network.
-    """
-
-    name: str
-    title: str
-    build: Callable[..., PublishedNetwork]
-    embedding: str
-    publishers: Mapping[Publisher, tuple[bool | None, float]]
-    heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,84 +47,239 @@ class Options:
     Attributes:
         embedding: length of the embedding.
         bgr: the network takes blue, green, red.
-        scale: the images, in 0..255, minus 127.5, are divided by it.
+        mean: subtracted from the images, in 0..255.
+        scale: the difference is divided by it.
         columns: columns of the 112-wide crop that the network sees, half open.
     """
 
     embedding: int = 512
     bgr: bool = False
+    mean: float = 127.5
     scale: float = 127.5
     columns: tuple[int, int] = (0, 112)
 
 
-def _ir(depth: Any, excitation: bool) -> Callable[..., PublishedNetwork]:
-    def build(options: Options) -> PublishedNetwork:
+@dataclass(frozen=True)
+class Convention:
+    """How a publisher's networks take their input.
+
+    Attributes:
+        bgr: blue, green, red; None where it differs from file to file.
+        mean: subtracted from the images, in 0..255.
+        scale: the difference is divided by it.
+        firm: mean and scale are known; otherwise the usual ones are tried besides.
+    """
+
+    bgr: bool | None
+    mean: float = 127.5
+    scale: float = 127.5
+    firm: bool = True
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One that checkpoints come in.
+
+    Attributes:
+        name: by which records name it.
+        title: for a reader.
+        module: gives the publisher's module, its parameters at random.
+        embedding: the tensor whose rows are the dimensions of the embedding.
+        publishers: who publishes such checkpoints, and how they take their input.
+        heads: prefixes of tensors that belong to the training, not to the network.
+        wrap: makes a network with units of the module, where it is none itself.
+    """
+
+    name: str
+    title: str
+    module: Callable[[Options], nn.Module]
+    embedding: str
+    publishers: Mapping[Publisher, Convention]
+    heads: tuple[str, ...] = ()
+    wrap: Callable[[nn.Module, Options], FaceNetwork] | None = None
+
+    def network(self, options: Options, state: Mapping[str, Tensor] | None = None) -> FaceNetwork:
+        """The network, with a checkpoint's tensors or its parameters at random; torch's random state is kept.
+
+        Raises:
+            NetworkError: a foreign module cannot be cut into units, or its package is absent.
+        """
+        with torch.random.fork_rng(devices=[]):
+            module = self.module(options)
+        if state is not None:
+            module.load_state_dict(dict(state))
+        if self.wrap is not None:
+            return self.wrap(module.eval(), options)
+        assert isinstance(module, FaceNetwork)
+        return module
+
+
+def _ir(depth: Any, excitation: bool) -> Callable[[Options], nn.Module]:
+    def module(options: Options) -> nn.Module:
         return IRNet(depth, excitation=excitation, scale=options.scale, bgr=options.bgr, embedding=options.embedding)
 
-    return build
+    return module
 
 
-def _iresnet(depth: int) -> Callable[..., PublishedNetwork]:
+def _iresnet(depth: int) -> Callable[[Options], nn.Module]:
     return lambda options: IResNet(depth, bgr=options.bgr, embedding=options.embedding)
 
 
-def _resnet(depth: Any) -> Callable[..., PublishedNetwork]:
+def _resnet(depth: Any) -> Callable[[Options], nn.Module]:
     return lambda options: ResNet(depth, scale=options.scale, bgr=options.bgr, embedding=options.embedding)
 
 
-def _mobilenet(stride: Any) -> Callable[..., PublishedNetwork]:
+def _mobilenet(stride: Any) -> Callable[[Options], nn.Module]:
     return lambda options: MobileNet(stride, bgr=options.bgr, embedding=options.embedding)
 
 
-def _mobileface(options: Options) -> PublishedNetwork:
+def _mobileface(options: Options) -> nn.Module:
     return MobileFace(embedding=options.embedding, bgr=options.bgr, columns=options.columns)
 
 
+_DEEPFACE = "deepface.models.facial_recognition.pytorch"
+
+
+def _deepface(
+    label: str, file: str, kind: str, size: int, *arguments: Any, leaf: str = "", shell: str = ""
+) -> dict[str, Any]:
+    """How a PyTorch network of the deepface package is built and cut; the package is imported when it is asked for.
+
+    ``leaf`` is a function of the file that cannot be traced, ``shell`` a class that takes the embedding from a network
+    that was trained with its classifier.
+    """
+
+    def home() -> Any:
+        try:
+            return importlib.import_module(f"{_DEEPFACE}.{file}")
+        except ImportError as error:
+            raise NetworkError(
+                f"{label} comes from the package deepface, which is absent ({error}); pip install 'pmtlib[attributes]'"
+            ) from error
+
+    def module(options: Options) -> nn.Module:
+        built: nn.Module = getattr(home(), kind)(*arguments)
+        return built
+
+    def wrap(module: nn.Module, options: Options) -> FaceNetwork:
+        leaves = [getattr(home(), leaf)] if leaf else []
+        whole = getattr(home(), shell)(module).eval() if shell else module
+        return _cut(whole, label, (size, size), options, leaves)
+
+    return {"module": module, "wrap": wrap}
+
+
+def _cut(
+    module: nn.Module, label: str, size: tuple[int, int], options: Options, leaves: Sequence[Callable[..., Any]] = ()
+) -> FaceNetwork:
+    graph = traced(module, label, leaves)
+    return GraphNetwork(graph, size=size, mean=options.mean, scale=options.scale, bgr=options.bgr, label=label)
+
+
+def timm_architecture(model: str) -> Architecture:
+    """A backbone of timm, whose classifier gives the embedding, on images of 112x112.
+
+    Args:
+        model: timm's name of it.
+
+    Raises:
+        NetworkError: timm has no such model.
+    """
+    if model not in timm.list_models():
+        close = difflib.get_close_matches(model, timm.list_models(), n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise NetworkError(f"timm has no model {model!r}{guess}")
+    with torch.device("meta"):
+        settings: Any = timm.create_model(model, pretrained=False).default_cfg
+    classifier = settings.get("classifier") or ""
+
+    def module(options: Options) -> nn.Module:
+        built: nn.Module = timm.create_model(model, pretrained=False, num_classes=options.embedding)
+        return built
+
+    return Architecture(
+        f"{_TIMM}{model}",
+        f"timm's {model}",
+        module,
+        f"{classifier}.weight",
+        {"timm": Convention(False, firm=False)},
+        wrap=lambda module, options: _cut(module, model, (112, 112), options),
+    )
+
+
+_TIMM = "timm:"
+
+
 def _table() -> Iterator[Architecture]:
-    yield Architecture("mobileface", "MobileFaceNet", _mobileface, "linear1.conv.weight", {"robfr": (True, 128.0)})
+    robfr = Convention(True, scale=128.0)
+    evolve = Convention(False)
+    yield Architecture("mobileface", "MobileFaceNet", _mobileface, "linear1.conv.weight", {"robfr": robfr})
     for stride, label in ((2, "mobilenet"), (1, "mobilenet-stride1")):
         title = f"MobileNet with stride {stride}"
-        yield Architecture(label, title, _mobilenet(stride), "fc.weight", {"robfr": (True, 128.0)})
+        yield Architecture(label, title, _mobilenet(stride), "fc.weight", {"robfr": robfr})
     for depth in (50, 101, 152):
-        published: dict[Publisher, tuple[bool | None, float]] = {"evolve": (False, 127.5)}
+        published: dict[Publisher, Convention] = {"evolve": evolve}
         if depth == 50:
-            published["robfr"] = (None, 128.0)
+            published["robfr"] = Convention(None, scale=128.0)
         yield Architecture(f"resnet-{depth}", f"ResNet-{depth}", _resnet(depth), "fc.weight", published)
     for depth in (50, 100, 152):
         for excitation in (False, True):
-            published = {"evolve": (False, 127.5)}
+            published = {"evolve": evolve}
             if depth == 50:
-                published["robfr"] = (False, 128.0) if excitation else (None, 127.5)
+                published["robfr"] = Convention(False, scale=128.0) if excitation else Convention(None)
             kind = "IR-SE" if excitation else "IR"
             yield Architecture(
                 f"{kind.lower()}-{depth}", f"{kind}-{depth}", _ir(depth, excitation), "output_layer.3.weight", published
             )
     for depth in IRESNET_BLOCKS:
         title = f"arcface_torch r{depth}"
-        yield Architecture(f"iresnet-{depth}", title, _iresnet(depth), "fc.weight", {"insightface": (False, 127.5)})
+        yield Architecture(f"iresnet-{depth}", title, _iresnet(depth), "fc.weight", {"insightface": Convention(False)})
     yield Architecture(
         "inception-resnet-v1",
         "Inception-ResNet-v1",
         lambda options: InceptionResNetV1(bgr=options.bgr, embedding=options.embedding),
         "last_linear.weight",
-        {"facenet": (False, 128.0)},
+        {"facenet": Convention(False, scale=128.0)},
         heads=("logits.",),
     )
+    # DeepFace gives its networks blue, green, red in 0..1, unless it is told otherwise.
+    deepface: dict[Publisher, Convention] = {"deepface": Convention(True, 0.0, 255.0, firm=False)}
+    for label, rows, built in (
+        ("ArcFace", "dense", _deepface("ArcFace", "ArcFace", "ArcFaceModel", 112)),
+        (
+            "GhostFaceNet",
+            "gdc_conv",
+            _deepface("GhostFaceNet", "GhostFaceNet", "GhostFaceNetV1", 112, leaf="same_padding"),
+        ),
+        ("Facenet", "bottleneck", _deepface("Facenet", "Facenet", "InceptionResNetV1", 160, 128)),
+        ("Facenet512", "bottleneck", _deepface("Facenet512", "Facenet", "InceptionResNetV1", 160, 512)),
+        ("OpenFace", "dense_layer", _deepface("OpenFace", "OpenFace", "OpenFaceNet", 96)),
+        ("VGG-Face", "fc7", _deepface("VGG-Face", "VGGFace", "VggFaceBaseModel", 224, shell="VggFaceDescriptor")),
+    ):
+        yield Architecture(
+            f"deepface-{label.lower()}",
+            f"DeepFace's {label}",
+            embedding=f"{rows}.weight",
+            publishers=deepface,
+            **built,
+        )
 
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({entry.name: entry for entry in _table()})
 """Every architecture by its name."""
 
 
-def build(architecture: str, options: Options) -> PublishedNetwork:
-    """The network of an architecture, its parameters at random.
+def find(name: str) -> Architecture:
+    """An architecture by its name, or one of timm's by ``timm:MODEL``.
 
     Raises:
         NetworkError: there is no such architecture.
     """
-    if architecture not in ARCHITECTURES:
-        raise NetworkError(f"no architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}; upgrade pmtlib")
-    return ARCHITECTURES[architecture].build(options)
+    if name.startswith(_TIMM):
+        return timm_architecture(name.removeprefix(_TIMM))
+    if name not in ARCHITECTURES:
+        raise NetworkError(f"no architecture {name!r}; known are {', '.join(ARCHITECTURES)}; upgrade pmtlib")
+    return ARCHITECTURES[name]
 
 
 @dataclass(frozen=True)
@@ -241,22 +378,22 @@ class Recognised:
 
     Attributes:
         architecture: which.
-        options: what its tensors say; channel order and scale are those of the publisher, see ``bgr``.
-        bgr: the channel order, or None where neither file name nor publisher tells.
+        options: what its tensors say, and the input as the publisher has it.
+        convention: the publisher's; its channel order is None where neither publisher nor file name tells.
         published: the public checkpoint of that file name.
-        state: the tensors under the architecture's names, float32.
+        state: the tensors under the publisher's names, float32.
         ignored: names of tensors of the training that were left out.
     """
 
     architecture: Architecture
     options: Options
-    bgr: bool | None
+    convention: Convention
     published: Published | None
     state: Mapping[str, Tensor]
     ignored: tuple[str, ...] = ()
 
 
-def recognise(path: Path, publisher: Publisher) -> Recognised:
+def recognise(path: Path, publisher: Publisher, model: str | None = None) -> Recognised:
     """Read a checkpoint and say which architecture it belongs to.
 
     A bare state dict is taken, and one under a usual key (``state_dict``, ``model`` and others); prefixes such as
@@ -265,32 +402,46 @@ def recognise(path: Path, publisher: Publisher) -> Recognised:
     Args:
         path: a file of ``torch.save``.
         publisher: whose conventions hold for what the tensors do not tell.
+        model: the backbone's name, for timm alone, which has too many to look through.
 
     Raises:
         NetworkError: the file holds no state dict, or that of no architecture known here, or of another publisher's.
         AssetError: the file cannot be read.
     """
+    if (publisher == "timm") != (model is not None):
+        raise NetworkError(
+            "timm has hundreds of backbones; name yours with --model" if model is None else "--model is for timm alone"
+        )
     state = _state(path)
-    for architecture in ARCHITECTURES.values():
+    candidates = [timm_architecture(model)] if model is not None else _of(publisher)
+    for architecture in candidates:
         kept, ignored = _without_heads(state, architecture)
         options = _options(kept, architecture)
         if options is None:
             continue
-        if publisher not in architecture.publishers:
-            right = next(iter(architecture.publishers))
+        convention = architecture.publishers[publisher]
+        published = PUBLISHED.get(path.name)
+        if published is not None and (published.publisher, published.architecture) == (publisher, architecture.name):
+            convention = replace(convention, bgr=published.bgr)
+        else:
+            published = None
+        options = replace(options, bgr=bool(convention.bgr), mean=convention.mean, scale=convention.scale)
+        weights = fitted(kept, partial(architecture.module, options), path)
+        return Recognised(architecture, options, convention, published, weights, ignored)
+    for architecture in ARCHITECTURES.values():
+        # DeepFace's are tried only when they are asked for: their package takes seconds to import.
+        right = next(iter(architecture.publishers))
+        if architecture in candidates or right == "deepface":
+            continue
+        if _options(_without_heads(state, architecture)[0], architecture) is not None:
             raise NetworkError(
                 f"{path} is {architecture.title}, which is not {publisher}'s; use `pmt networks add {right}`"
             )
-        bgr, scale = architecture.publishers[publisher]
-        published = PUBLISHED.get(path.name)
-        if published is not None and (published.publisher, published.architecture) == (publisher, architecture.name):
-            bgr = published.bgr
-        else:
-            published = None
-        options = Options(options.embedding, bool(bgr), scale, options.columns)
-        weights = fitted(kept, partial(architecture.build, options), path)
-        return Recognised(architecture, options, bgr, published, weights, ignored)
-    raise NetworkError(_unknown(path, state))
+    raise NetworkError(_unknown(path, state, candidates))
+
+
+def _of(publisher: Publisher) -> list[Architecture]:
+    return [architecture for architecture in ARCHITECTURES.values() if publisher in architecture.publishers]
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -340,12 +491,12 @@ def _options(state: Mapping[str, Tensor], architecture: Architecture) -> Options
 
 def _shapes(architecture: Architecture, options: Options) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        network = architecture.build(options)
-    found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        module = architecture.module(options)
+    found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return {name: shape for name, shape in found.items() if not name.endswith("num_batches_tracked")}
 
 
-def _unknown(path: Path, state: Mapping[str, Tensor]) -> str:
+def _unknown(path: Path, state: Mapping[str, Tensor], candidates: Sequence[Architecture]) -> str:
     """The error for a state dict of no known architecture: which one comes nearest, and where they part."""
 
     def apart(architecture: Architecture) -> tuple[float, str]:
@@ -364,10 +515,10 @@ def _unknown(path: Path, state: Mapping[str, Tensor]) -> str:
         share = (len(missing) + len(other) + len(wrong)) / max(len(shapes) + len(other), 1)
         return share, f"nearest is {architecture.title}, {100 * (1 - share):.0f}% the same; {first}"
 
-    share, nearest = min(apart(architecture) for architecture in ARCHITECTURES.values())
-    known = ", ".join(ARCHITECTURES)
+    share, nearest = min(apart(architecture) for architecture in candidates)
+    known = ", ".join(architecture.name for architecture in candidates)
     detail = f" ({nearest})" if share < 1 else ""
-    return f"{path} is of no architecture known here{detail}; known are {known}"
+    return f"{path} is of no architecture known here{detail}; tried are {known}"
 
 
 def _options_guess(state: Mapping[str, Tensor], architecture: Architecture) -> Options:

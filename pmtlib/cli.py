@@ -538,13 +538,15 @@ def add_network(
         str,
         typer.Argument(
             metavar="KIND",
-            help="onnx, or whose checkpoint it is: robfr, evolve (face.evoLVe), insightface (arcface_torch), facenet.",
+            help="onnx, or whose checkpoint it is: robfr, evolve (face.evoLVe), insightface (arcface_torch), facenet, "
+            "deepface, timm.",
         ),
     ],
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", metavar="FILE", help="A file of torch.save, or an ONNX file.")
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="By which you will ask for it.")],
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="The backbone's name in timm.")] = None,
     channels: Annotated[
         str,
         typer.Option(
@@ -552,9 +554,10 @@ def add_network(
         ),
     ] = "auto",
     mean: Annotated[
-        float | None, typer.Option(help="Of an ONNX file: subtracted from 0..255. Measured where it is not given.")
+        float | None,
+        typer.Option(help="Subtracted from 0..255 (onnx, deepface, timm); measured where it is not given."),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="Of an ONNX file: the difference is divided by it.")] = None,
+    scale: Annotated[float | None, typer.Option(help="The difference is divided by it.")] = None,
     sets: Annotated[
         str | None,
         typer.Option(
@@ -577,21 +580,23 @@ def add_network(
         raise ConfigError(
             f"no kind {kind!r} of network; known are {', '.join((*architectures.PUBLISHERS, added.ONNX))}"
         )
-    if kind != added.ONNX and not mean is scale is None:
-        raise ConfigError("--mean and --scale are for ONNX files; a checkpoint's are known")
+    if kind == added.ONNX and model is not None:
+        raise ConfigError("--model is for timm alone")
     if channels not in ("auto", "rgb", "bgr"):
         raise ConfigError(f"no channel order {channels!r}; give rgb, bgr or auto")
     options: dict[str, Any] = {
         "channels": channels,
+        "mean": mean,
+        "scale": scale,
         "dataset": sets,
         "device": device,
         "replacing": replacing,
         "show": not quiet,
     }
     if kind == added.ONNX:
-        found = adding.add_onnx(checkpoint, name, mean=mean, scale=scale, **options)
+        found = adding.add_onnx(checkpoint, name, **options)
     else:
-        found = adding.add_checkpoint(checkpoint, kind, name, **options)  # type: ignore[arg-type]
+        found = adding.add_checkpoint(checkpoint, kind, name, model=model, **options)  # type: ignore[arg-type]
     if as_json:
         _print_json(found.to_dict())
     elif not quiet:

@@ -104,8 +104,8 @@ def _added_card(record: added.AddedNetwork) -> NetworkCard:
             return OnnxNetwork(path, mean=record.mean, scale=record.scale, bgr=record.bgr)
         from pmtlib import architectures
 
-        options = architectures.Options(record.embedding, record.bgr, record.scale, record.columns)
-        return architectures.build(record.architecture, options)
+        options = architectures.Options(record.embedding, record.bgr, record.mean, record.scale, record.columns)
+        return architectures.find(record.architecture).network(options)
 
     def gone(_: Mapping[str, Path]) -> dict[str, Tensor]:
         # Reached where the stored weights are absent or damaged: there is no original to make them from.

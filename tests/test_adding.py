@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from pmtlib import added, adding, architectures, datasets, protocols, zoo
 from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
 from pmtlib.datasets import Images, PairSet
 from pmtlib.errors import AssetError, NetworkError
+from pmtlib.networks.graph import traced
 from pmtlib.networks.mobileface import MobileFace
 from pmtlib.networks.onnx_graph import OnnxNetwork
 from pmtlib.shallow import ServerModel, ShallowModel
@@ -81,11 +84,11 @@ def doubles(pairs: int = 40, stand_in: bool = False) -> PairSet:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_recognised_by_its_tensors_alone(name: str) -> None:
     with torch.device("meta"):
-        state = ARCHITECTURES[name].build(Options(embedding=96)).state_dict()
+        state = ARCHITECTURES[name].module(Options(embedding=96)).state_dict()
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     found = {other: architectures._options(state, architecture) for other, architecture in ARCHITECTURES.items()}
     assert {other for other, options in found.items() if options is not None} == {name}
-    assert found[name].embedding == 96
+    assert found[name].embedding == len(state[ARCHITECTURES[name].embedding])
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "net_state_dict", "model"])
@@ -108,7 +111,7 @@ def test_a_112x96_network_is_told_by_its_last_kernel(tmp_path: Path) -> None:
 
 def test_tensors_of_the_training_are_left_out(tmp_path: Path) -> None:
     with torch.device("meta"):
-        state = ARCHITECTURES["inception-resnet-v1"].build(Options()).state_dict()
+        state = ARCHITECTURES["inception-resnet-v1"].module(Options()).state_dict()
     kept, ignored = architectures._without_heads(
         {**state, "logits.weight": torch.zeros(7, 512), "logits.bias": torch.zeros(7)},
         ARCHITECTURES["inception-resnet-v1"],
@@ -124,7 +127,7 @@ def test_file_names_of_public_checkpoints_give_the_variant(tmp_path: Path) -> No
     name = next(name for name, published in PUBLISHED.items() if published.title == "MobileFace")
     found = recognise(checkpoint(tmp_path, untrained(512), name), "robfr")
     assert found.published is PUBLISHED[name]
-    assert found.bgr is True
+    assert found.convention.bgr is True
     # The same name on another architecture says nothing.
     other = next(name for name, published in PUBLISHED.items() if published.title == "ResNet50-casia")
     assert recognise(checkpoint(tmp_path, untrained(512), other), "robfr").published is None
@@ -139,7 +142,7 @@ def damaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     [
         (lambda state: [1, 2], "robfr", NetworkError, "holds list, not a state dict"),
         (lambda state: {"epoch": 3}, "robfr", NetworkError, "holds no tensors"),
-        (lambda state: {"a": torch.zeros(2)}, "robfr", NetworkError, "of no architecture known here; known are"),
+        (lambda state: {"a": torch.zeros(2)}, "robfr", NetworkError, "of no architecture known here; tried are"),
         (
             lambda state: {key: value for key, value in state.items() if key != "linear7.bn.bias"},
             "robfr",
@@ -206,7 +209,7 @@ def test_an_added_network_is_used_like_any_other(pmt: Any, tmp_path: Path, home:
     assert done.code == 0, done.err
     said = json.loads(done.out)
     assert (said["architecture"], said["embedding"], said["source"]) == ("mobileface", 32, "net.pth")
-    assert set(said["tried"]) == {"RGB", "BGR"}
+    assert set(said["tried"]) == {"RGB (x - 127.5) / 128", "BGR (x - 127.5) / 128"}
     assert (said["default_cut"], said["units"]["blocks2"]) == (5, [64, 28, 28])
     assert zoo.names()[-1] == "mine"
     assert zoo.is_added("mine")
@@ -312,7 +315,7 @@ def test_on_the_samples_an_unknown_channel_order_has_to_be_said(
     monkeypatch.setattr(datasets, "available", lambda name: False)
     monkeypatch.setattr(datasets, "load", lambda name: doubles(stand_in=True))
     entry = ARCHITECTURES["mobileface"]
-    unsure = architectures.Architecture(entry.name, entry.title, entry.build, entry.embedding, {"robfr": (None, 128.0)})
+    unsure = dataclasses.replace(entry, publishers={"robfr": architectures.Convention(None, scale=128.0)})
     path = checkpoint(tmp_path, untrained())
     known = adding.add_checkpoint(path, "robfr", "known", device="cpu", show=False)
     assert known.record.bgr
@@ -496,10 +499,9 @@ def test_onnx_files_that_cannot_be_used(pmt: Any, tmp_path: Path, home: Path, ea
     assert "an operator cannot be converted" in refused(tmp_path / "odd.onnx")
     assert "mean and scale belong together" in refused(path, "--mean", "3")
     assert "the scale above zero" in refused(path, "--mean", "3", "--scale", "0")
-    assert (
-        "are for ONNX files"
-        in pmt("networks", "add", "robfr", "--checkpoint", path, "--name", "a", "--mean", "3").error
-    )
+    robfr = ("networks", "add", "robfr", "--checkpoint", path, "--name", "a", "--mean", "3", "--scale", "4")
+    assert "leave --mean and --scale out" in pmt(*robfr).error
+    assert "--model is for timm" in refused(path, "--model", "resnet18")
 
 
 class OneByOne(nn.Module):
@@ -527,3 +529,77 @@ def test_a_convention_stands_unless_another_is_surely_better() -> None:
     assert not adding.surely_less(good, good, same)
     assert not adding.surely_less(good + 0.05 * random.normal(size=400), good, same)
     assert adding.surely_less(random.normal(size=400) + 1.5 * same, good, same)
+
+
+# Networks of other packages --------------------------------------------------------------------------------------
+
+DEEPFACE = [name for name in ARCHITECTURES if name.startswith("deepface-")]
+
+
+@pytest.mark.parametrize("name", DEEPFACE)
+def test_deepface_networks_have_units_and_give_deepfaces_embeddings(name: str) -> None:
+    """Weights at random: what is compared is the same module before and after it is cut."""
+    pytest.importorskip("deepface")
+    if name == "deepface-vgg-face":
+        pytest.skip("145 million parameters: cut by hand only")
+    architecture, options = ARCHITECTURES[name], Options(bgr=True, mean=0.0, scale=255.0)
+    torch.manual_seed(0)
+    module = architecture.module(options).eval()
+    network = architecture.wrap(module, options).eval()  # type: ignore[misc]
+    images = torch.rand(2, 3, 112, 112)
+    prepared = torch.nn.functional.interpolate(images, size=network.size, mode="bilinear").flip(1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), module(prepared).flatten(1), atol=1e-5, rtol=1e-4)
+    assert len(network.units) > 8
+
+
+def test_a_deepface_checkpoint_is_told_from_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("deepface")
+    torch.manual_seed(0)
+    state = ARCHITECTURES["deepface-openface"].module(Options()).state_dict()
+    found = recognise(checkpoint(tmp_path, state, "openface_weights.pth"), "deepface")
+    assert found.architecture.name == "deepface-openface"
+    assert (found.options.bgr, found.options.mean, found.options.scale) == (True, 0.0, 255.0)
+    assert not found.convention.firm
+
+
+def test_a_backbone_of_timm_is_added_and_loaded_again(tmp_path: Path, easy: None) -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("edgenext_xx_small", pretrained=False, num_classes=24).eval()
+    path = checkpoint(tmp_path, {"model": {f"module.{key}": value for key, value in module.state_dict().items()}})
+    done = adding.add_checkpoint(
+        path,
+        "timm",
+        "backbone",
+        model="edgenext_xx_small",
+        channels="rgb",
+        mean=127.5,
+        scale=128,
+        device="cpu",
+        show=False,
+    )
+    assert (done.record.architecture, done.record.embedding) == ("timm:edgenext_xx_small", 24)
+    assert done.tried == {}
+    images = torch.rand(2, 3, 112, 112)
+    network = zoo.load("backbone")
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), module((255 * images - 127.5) / 128), atol=1e-5, rtol=1e-4)
+    assert next(output for output in network.run_units(network.prepare(images), 0, 1)).shape[2] == 28
+    with pytest.raises(NetworkError, match="name yours with --model"):
+        recognise(path, "timm")
+    with pytest.raises(NetworkError, match="no model 'edgenext_xsmall'; did you mean edgenext_x"):
+        recognise(path, "timm", "edgenext_xsmall")
+    with pytest.raises(NetworkError, match="--model is for timm alone"):
+        recognise(path, "robfr", "resnet18")
+
+
+class Depends(nn.Module):
+    """What it computes depends on what it sees, so that it has no graph."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_a_module_without_a_graph_is_refused_in_one_line() -> None:
+    with pytest.raises(NetworkError, match="Depends: cannot be traced"):
+        traced(Depends(), "Depends")

@@ -1,42 +1,32 @@
 """Any recognition network that is an ONNX file, as a differentiable module with units found from its graph.
 
-The operators are converted by onnx2torch. A *unit* ends where one value alone carries everything that comes later: such
-a value separates the network, so that it may be the shallow feature of a service. Between two of them a unit holds one
-layer with weights, or one residual block, and the normalisation and activation that follow.
+The operators are converted by onnx2torch.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.version_converter
-import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, numpy_helper
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import fx
 
 from pmtlib.convert.onnx import read_onnx_constants
 from pmtlib.convert.state import first_line
 from pmtlib.errors import NetworkError
-from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.graph import GraphNetwork
 
 _SIDE = 112
 _LARGEST_SIDE = 512
 _OPERATOR_SET = 17
-# Parameters of a convolution or a linear layer have two axes or more; those of a normalisation have one.
-_WEIGHT_AXES = 2
 
 
-class OnnxNetwork(FaceNetwork):
+class OnnxNetwork(GraphNetwork):
     """A network read from an ONNX file with one image input and one embedding output.
-
-    Units ``unit1``, ``unit2``, .. and, last, ``head``, which ends in the embedding.
 
     Args:
         path: the file; its weights must be in it, not beside it.
@@ -45,8 +35,7 @@ class OnnxNetwork(FaceNetwork):
         bgr: the network takes blue, green, red.
 
     Shape:
-        input: (N, 3, 112, 112), RGB in [0, 1]; where the file asks for another shape, the middle of that shape (of
-            112 x 96: columns 8 to 104), and where it asks for another size, resized bilinearly.
+        input: (N, 3, 112, 112), RGB in [0, 1], prepared as :class:`GraphNetwork` says.
         output: (N, D).
 
     Raises:
@@ -57,20 +46,8 @@ class OnnxNetwork(FaceNetwork):
     def __init__(self, path: Path, *, mean: float = 127.5, scale: float = 127.5, bgr: bool = False) -> None:
         model = _folded(path)
         size, last = _input(model, path)
-        super().__init__(_units(_converted(model, path), path))
-        self.mean, self.scale, self.bgr = mean, scale, bgr
-        self.size, self.channels_last = size, last
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """(255 x - ``mean``) / ``scale`` in the file's own size, channel order and layout."""
-        height, width = self.size
-        rows, columns = (min(_SIDE, round(_SIDE * height / width)), min(_SIDE, round(_SIDE * width / height)))
-        top, left = (_SIDE - rows) // 2, (_SIDE - columns) // 2
-        images = images[..., top : top + rows, left : left + columns]
-        if images.shape[2:] != self.size:
-            images = functional.interpolate(images, size=self.size, mode="bilinear", align_corners=False)
-        seen = (255.0 * (images.flip(1) if self.bgr else images) - self.mean) / self.scale
-        return seen.permute(0, 2, 3, 1) if self.channels_last else seen
+        graph = _converted(model, path)
+        super().__init__(graph, size=size, mean=mean, scale=scale, bgr=bgr, channels_last=last, label=str(path))
 
 
 def _folded(path: Path) -> ModelProto:
@@ -158,82 +135,3 @@ def _converted(model: ModelProto, path: Path) -> fx.GraphModule:
         # The converter raises whatever its operators raise on a graph that it did not expect.
         raise NetworkError(f"{path}: cannot be converted ({first_line(error)[:160]})") from error
     return module
-
-
-def _units(module: fx.GraphModule, path: Path) -> OrderedDict[str, nn.Module]:
-    nodes = [node for node in module.graph.nodes if node.op != "output"]
-    (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    (image,) = [node for node in nodes if node.op == "placeholder"]
-    depends = {image}
-    for node in nodes:
-        if any(source in depends for source in node.all_input_nodes):
-            depends.add(node)
-    flow = [node for node in nodes if node in depends and node is not image]
-    result = output.args[0] if isinstance(output.args[0], fx.Node) else output.all_input_nodes[0]
-    # Position in the flow after which a value is no longer used.
-    last_use = {
-        node: max((flow.index(user) for user in node.users if user in depends and user is not output), default=-1)
-        for node in (image, *flow)
-    }
-    last_use[result] = len(flow)
-    segments: list[list[fx.Node]] = [[]]
-    for place, node in enumerate(flow):
-        segments[-1].append(node)
-        alive = [value for value in (image, *flow[: place + 1]) if last_use[value] > place]
-        if alive == [node] and place < len(flow) - 1:
-            segments.append([])
-    joined: list[list[fx.Node]] = []
-    for segment in segments:
-        if joined and not (_has_weights(module, segment) and _has_weights(module, joined[-1])):
-            joined[-1] += segment
-        else:
-            joined.append(segment)
-    if len(joined) < 2:
-        raise NetworkError(f"{path}: no single value separates its graph anywhere, so it has no shallow model")
-    units: OrderedDict[str, nn.Module] = OrderedDict()
-    before = image
-    for number, segment in enumerate(joined, start=1):
-        part = _slice(module, before, segment)
-        # Some files end in a map of one pixel.
-        last = number == len(joined)
-        units["head" if last else f"unit{number}"] = nn.Sequential(part, nn.Flatten()) if last else part
-        before = segment[-1]
-    return units
-
-
-def _has_weights(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> bool:
-    for node in nodes:
-        if node.op == "call_module" and any(
-            parameter.ndim >= _WEIGHT_AXES for parameter in module.get_submodule(str(node.target)).parameters()
-        ):
-            return True
-        for source in node.all_input_nodes:
-            # A slope of PReLU has the axes of a map, all but one of length one.
-            if source.op == "get_attr" and sum(side > 1 for side in _attribute(module, str(source.target)).shape) >= 2:
-                return True
-    return False
-
-
-def _attribute(module: fx.GraphModule, target: str) -> Tensor:
-    found: Any = module
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found if isinstance(found, Tensor) else torch.empty(0)
-
-
-def _slice(module: fx.GraphModule, before: fx.Node, nodes: Sequence[fx.Node]) -> fx.GraphModule:
-    """The part of the graph that computes ``nodes`` from the value of ``before``, with the constants it needs."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {before: graph.placeholder("features")}
-
-    def copy(node: fx.Node) -> fx.Node:
-        for source in node.all_input_nodes:
-            if source not in copies:
-                copies[source] = copy(source)
-        return graph.node_copy(node, lambda source: copies[source])
-
-    for node in nodes:
-        copies[node] = copy(node)
-    graph.output(copies[nodes[-1]])
-    graph.lint()  # type: ignore[no-untyped-call]
-    return fx.GraphModule(module, graph)
