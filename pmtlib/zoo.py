@@ -94,6 +94,24 @@ def is_added(name: str) -> bool:
     return name not in CARDS and added.exists(name)
 
 
+PAPERS_TITLES = ("MobileFace", "ResNet50", "IR50-Softmax", "IR50-SphereFace", "ArcFace")
+"""RobFR's names of the paper's networks, (1) to (5) of its Table 9."""
+
+
+def papers_networks() -> tuple[str, ...]:
+    """The paper's own five networks in the order of its Table 9, where the user has added them all; else none.
+
+    They are those whose checkpoint was recognised as RobFR's of that name.
+    """
+    by_title: dict[str, str] = {}
+    for name in added.names():
+        record = added.read(name)
+        if record.publisher == "robfr":
+            by_title.setdefault(record.title, name)
+    found = tuple(by_title[title] for title in PAPERS_TITLES if title in by_title)
+    return found if len(found) == len(PAPERS_TITLES) else ()
+
+
 def _added_card(record: added.AddedNetwork) -> NetworkCard:
     path = added.weights_path(record.name, record.architecture)
 

@@ -21,6 +21,7 @@ from pmtlib import added, adding, architectures, datasets, protocols, zoo
 from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
 from pmtlib.datasets import Images, PairSet
 from pmtlib.errors import AssetError, NetworkError
+from pmtlib.experiments import ablation, abuse, scalability
 from pmtlib.networks.graph import traced
 from pmtlib.networks.mobileface import MobileFace
 from pmtlib.networks.onnx_graph import OnnxNetwork
@@ -603,3 +604,43 @@ class Depends(nn.Module):
 def test_a_module_without_a_graph_is_refused_in_one_line() -> None:
     with pytest.raises(NetworkError, match="Depends: cannot be traced"):
         traced(Depends(), "Depends")
+
+
+# The paper's own networks ----------------------------------------------------------------------------------------
+
+
+def test_the_papers_five_become_the_default_of_the_paper_profile_when_all_are_there(home: Path) -> None:
+    ours = abuse.abuse_settings("paper").networks
+    assert zoo.papers_networks() == ()
+    titles = ("ArcFace", "IR50-Softmax", "MobileFace", "ResNet50", "IR50-SphereFace")
+    for title in titles:
+        assert abuse.abuse_settings("paper").networks == ours
+        published = next(one for one in PUBLISHED.values() if (one.title, one.publisher) == (title, "robfr"))
+        added.write_record(
+            added.AddedNetwork(
+                name=f"robfr-{title.lower()}",
+                architecture=published.architecture,
+                publisher="robfr",
+                title=title,
+                embedding=512,
+                bgr=published.bgr,
+                mean=127.5,
+                scale=128.0,
+                columns=(0, 112),
+                parameters=1,
+                training_set=published.training_set,
+                loss=published.loss,
+                source="x.pth",
+                source_sha256="0",
+                weights="0",
+            )
+        )
+    five = ("robfr-mobileface", "robfr-resnet50", "robfr-ir50-softmax", "robfr-ir50-sphereface", "robfr-arcface")
+    assert zoo.papers_networks() == five
+    assert abuse.abuse_settings("paper").networks == five
+    assert scalability.scalability_settings("paper").networks == five
+    table10 = ablation.ablation_settings("paper")
+    assert (table10.networks, table10.authorised, table10.store) == (five, "robfr-ir50-softmax", True)
+    # Asked for by hand, or in another profile, they are not put in the place of what was asked for.
+    assert abuse.abuse_settings("paper", networks=["sface", "mobilefacenet"]).networks == ("sface", "mobilefacenet")
+    assert "robfr-arcface" not in abuse.abuse_settings("quick").networks

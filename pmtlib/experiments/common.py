@@ -94,15 +94,24 @@ def profile_values(section: str, profile: str) -> dict[str, Any]:
 _Settings = TypeVar("_Settings", bound=SectionSettings)
 
 
+_PAPERS_SECTIONS = ("abuse", "scalability", "ablation")
+
+
 def section_settings(model: type[_Settings], profile: str, **overrides: Any) -> _Settings:
     """A section's settings in a profile; an override of None leaves the profile's value, ``pmt`` entries are merged.
 
     What differs from the profile is a trial: its results are not stored, so that it cannot replace the profile's.
+    Where the paper's own networks have been added (:func:`pmtlib.zoo.papers_networks`), the sections of its Tables 7, 9
+    and 10 have them in the paper profile, and the one of Table 10 authorises the paper's, IR50-Softmax.
 
     Raises:
         ConfigError: no such profile or section, or a value that is not allowed.
     """
     values = profile_values(model.section, profile)
+    if profile == "paper" and model.section in _PAPERS_SECTIONS and (own := zoo.papers_networks()):
+        values["networks"] = list(own)
+        if model.section == "ablation":
+            values["authorised"] = own[zoo.PAPERS_TITLES.index("IR50-Softmax")]
     changed = {name: value for name, value in overrides.items() if value is not None and value != {}}
     pmt = {**values.get("pmt", {}), **changed.pop("pmt", {})}
     trial = {**values, **changed, "pmt": pmt}
