@@ -735,6 +735,90 @@ def train_recface(
     return DONE
 
 
+@app.command(epilog=EXIT_CODES)
+def train(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            metavar="CORPUS",
+            help="A folder of people, a set of PMT_DATA, InsightFace's train.rec, or WebDataset shards; aligned crops.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of state, checkpoint and curve.")],
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="mobileface, ir-50, resnet-50, iresnet-100, mobilenet, ...", show_default="mobileface"
+        ),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="softmax, sphereface, cosface, arcface.", show_default="arcface")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the corpus.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images an update, of all processes.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="At its highest.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
+    held_out: Annotated[int | None, typer.Option(min=0, help="People left out, for the curve.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Of weights, order and mirroring.")] = None,
+    file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML; options go before it.")] = None,
+    validate: Annotated[
+        str | None, typer.Option(metavar="SET", help="A verification set for the curve: lfw, cfp_ff, ... or a path.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
+    device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start anew.")
+    ] = True,
+    quiet: QuietOption = False,
+) -> int:
+    """Train a recognition network (Section 6.1), with the accuracy on people it has not seen as it goes.
+
+    On several GPUs: `torchrun --nproc-per-node 4 -m pmtlib train ...`. An interrupted training goes on from its last
+    checkpoint. The result is a checkpoint for `pmt networks add`.
+    """
+    first = os.environ.get("RANK", "0") == "0"
+    quiet = quiet or not first
+    _warm_up(quiet)
+    from pmtlib import datasets, devices, settings
+    from pmtlib.progress import progress_bar
+    from pmtlib.training import corpora, recogniser
+
+    given = {
+        "architecture": architecture,
+        "head": head,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "held_out": held_out,
+        "seed": seed,
+    }
+    chosen = settings.layered(
+        recogniser.RecogniserConfig, file, given, "`pmt train --help` and the reference list them"
+    )
+    place = devices.resolve(device)
+    if device == "auto" and place.type == "cuda" and "LOCAL_RANK" in os.environ:
+        place = devices.resolve(f"cuda:{os.environ['LOCAL_RANK']}")
+    people = corpora.load_corpus(corpus)
+    pairs = None if validate is None else datasets.load(validate)
+    steps = recogniser.updates(people, chosen)
+    with progress_bar("training", steps, show=not quiet) as advance:
+        done = recogniser.train_recogniser(
+            people, chosen, out, device=place, pairs=pairs, resume=resume, workers=workers, progress=advance
+        )
+    if not quiet:
+        last = done.record["curve"][-1]
+        for label, title in (("held_out", "people held out"), ("validation", validate or "")):
+            if label in last:
+                low, high = last[label]["interval"]
+                print(
+                    f"{title}: accuracy {last[label]['accuracy']:.4f} [{low:.4f}, {high:.4f}], {last[label]['n']} pairs"
+                )
+        model = shown(out / recogniser.MODEL)
+        print(f"use it: pmt networks add {done.publisher} --checkpoint {model} --channels rgb --name NAME")
+    return DONE
+
+
 @app.command()
 def config(variant: VariantOption = None) -> None:
     """Print a variant's default configuration as YAML, each field explained; for `pmt protect --config`."""

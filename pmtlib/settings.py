@@ -7,15 +7,19 @@ import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pmtlib.errors import ConfigError
 from pmtlib.intake import shown
 from pmtlib.transform import PMTConfig
 from pmtlib.variants import PLAIN, find
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_HINT = "`pmt config` prints one to start from"
+_FIELDS = "`pmt config` prints them all"
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,34 +67,53 @@ def configure(
     return _validated(model, {**values, **options}, "")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def layered(model: type[_Model], file: Path | None, given: Mapping[str, Any], hint: str) -> _Model:
+    """A configuration of any kind from a file, with options laid over it.
+
+    Args:
+        model: the kind.
+        file: YAML, fields of it; those not in it keep their defaults.
+        given: fields by option; None means not given.
+        hint: what to look at for the fields there are.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown or impossible; the line names file and field.
+    """
+    values = {} if file is None else _read(file, hint)
+    if file is not None:
+        _validated(model, values, f"{shown(file)}: ", hint)
+    return _validated(model, {**values, **{key: value for key, value in given.items() if value is not None}}, "", hint)
+
+
+def _read(file: Path, hint: str = _HINT) -> dict[str, Any]:
     try:
         values = yaml.load(file.read_text("utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{shown(file)} cannot be read ({reason}); `pmt config` prints one to start from") from error
+        raise ConfigError(f"{shown(file)} cannot be read ({reason}); {hint}") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         reason = getattr(error, "problem", None) or "nested too deeply"
-        raise ConfigError(f"{shown(file)}{line}: not YAML ({reason}); `pmt config` prints one to start from") from error
+        raise ConfigError(f"{shown(file)}{line}: not YAML ({reason}); {hint}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{shown(file)}: expected lines of `field: value`; `pmt config` prints one to start from")
+        raise ConfigError(f"{shown(file)}: expected lines of `field: value`; {hint}")
     return values
 
 
-def _validated(model: type[PMTConfig], values: Mapping[str, Any], where: str) -> PMTConfig:
+def _validated(model: type[_Model], values: Mapping[str, Any], where: str, hint: str = _FIELDS) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}there is no field {name!r}; `pmt config` prints them all") from error
+            raise ConfigError(f"{where}there is no field {name!r}; {hint}") from error
         message = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
-        raise ConfigError(f"{where}{name}: {message}, and not {str(first['input'])[:60]!r}") from error
+        named = f"{name}: " if name else ""
+        raise ConfigError(f"{where}{named}{message}, and not {str(first['input'])[:60]!r}") from error
 
 
 def as_yaml(config: PMTConfig | None = None) -> str:

@@ -125,7 +125,7 @@ def _input(model: ModelProto, path: Path) -> tuple[tuple[int, int], bool]:
 
 def _converted(model: ModelProto, path: Path) -> fx.GraphModule:
     # Imported when asked for: it brings torchvision, which other networks do without.
-    from onnx2torch import convert  # type: ignore[import-untyped]
+    from onnx2torch import convert
 
     try:
         module: fx.GraphModule = convert(model)
