@@ -116,10 +116,10 @@ def _text_only(output: dict[str, Any]) -> dict[str, Any]:
 def test_the_reference_has_every_public_module() -> None:
     package = ROOT / "pmtlib"
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"} - NOT_IN_REFERENCE
-    for folder in ("networks", "attacks", "attacks.adaptive", "experiments", "figures", "variants"):
+    for folder in ("networks", "attacks", "attacks.adaptive", "experiments", "figures", "training", "variants"):
         files = (package / folder.replace(".", "/")).glob("*.py")
         modules |= {f"{folder}.{path.stem}" for path in files} - {f"{folder}.__init__"}
-    modules |= {"attacks.adaptive", "experiments", "figures", "variants"}
+    modules |= {"attacks.adaptive", "experiments", "figures", "training", "variants"}
     public = {module for module in modules if not module.rpartition(".")[2].startswith("_")}
     listed = set(re.findall(r"automodule:: pmtlib\.([\w.]+)", (ROOT / "book" / "api.md").read_text()))
     assert listed == public

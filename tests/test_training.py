@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from pmtlib import settings
 from pmtlib.architectures import recognise
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
@@ -389,3 +390,12 @@ def test_two_processes_train_one_network(folder: Path, tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (stored["finished"], stored["steps_done"]) == (True, 3)
     assert done.stdout.count("use it: pmt networks add") == 1
+
+
+def test_the_recipes_are_configurations() -> None:
+    files = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    assert files
+    for file in files:
+        config = settings.layered(RecogniserConfig, file, {}, "")
+        recogniser.architecture_of(config)
+        assert config.epochs == 100
