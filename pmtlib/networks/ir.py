@@ -168,12 +168,19 @@ class IResNetBlock(nn.Module):
         return changed + (features if self.downsample is None else self.downsample(features))
 
 
-IRESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
-"""Residual blocks of the four stages of each ``arcface_torch`` backbone."""
+IRESNET_BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+    200: (6, 26, 60, 6),
+}
+"""Residual blocks of the four stages of each ``arcface_torch`` backbone; 10 is not published there, and small."""
 
 
 class IResNet(PublishedNetwork):
-    """InsightFace's ``arcface_torch`` backbones r18, r34, r50, r100 and r200.
+    """InsightFace's ``arcface_torch`` backbones r18, r34, r50, r100 and r200, and a smaller one, r10.
 
     Units: ``stem`` 64 x 112 x 112; ``layer1_0`` .. one a residual block, the first of each stage halves the map;
     ``head`` the embedding. The first five units of r50 end at 128 x 28 x 28, those of r18 too (``layer2_1``).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -58,7 +59,10 @@ def build_head(
         if margin is not None or scale is not None:
             raise ValueError("softmax has neither margin nor scale")
         return Softmax(classes, embedding)
-    from pytorch_metric_learning import losses
+    with warnings.catch_warnings():
+        # Its progress bars complain in a notebook without widgets, and none of them is drawn here.
+        warnings.simplefilter("ignore")
+        from pytorch_metric_learning import losses
 
     if kind == "sphereface":
         if margin is not None and margin != int(margin):

@@ -259,6 +259,8 @@ class _Run:
             torch.manual_seed(config.seed)
             network = architecture.network(options)
             head = build_head(config.head, len(names), config.embedding, margin=config.margin, scale=config.scale)
+        # The memory layout in which convolutions are fastest.
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.joint = _Joint(network, head, config.precision).to(device)
         self.network = network
         self.optimiser = torch.optim.SGD(
@@ -325,7 +327,7 @@ class _Run:
             "curve": self.curve,
             "losses": self.losses,
         }
-        weights = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         _save(self.folder / MODEL, {"state_dict": weights})
         _save(self.folder / STATE, state)
         # The record last: where it says that training is finished, the weights are there.
@@ -391,6 +393,7 @@ class _Run:
             chosen = torch.rand(config.batch_size, generator=self._generator("flips", self.step)) < 0.5
             mine = chosen[self.rank :: self.world].to(self.device)
             floats = torch.where(mine[:, None, None, None], floats.flip(3), floats)
+        floats = floats.contiguous(memory_format=torch.channels_last)
         # Dropout draws from the global generator: a step's draws must not depend on where the training began.
         torch.manual_seed(derived_seed(f"recogniser:{config.seed}:dropout:{self.step}:{self.rank}"))
         module.train()
