@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -185,6 +184,9 @@ def timm_architecture(model: str) -> Architecture:
     Raises:
         NetworkError: timm has no such model.
     """
+    # Seconds to import, and most architectures do without it.
+    import timm
+
     if model not in timm.list_models():
         close = difflib.get_close_matches(model, timm.list_models(), n=1)
         guess = f"; did you mean {close[0]}?" if close else ""
