@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -161,7 +163,7 @@ def test_the_ablation_page_says_what_is_in_its_table() -> None:
     full = frame[frame["combination"] == "✓/✓/✓"].iloc[0]
     terms = variants.up_lines([({}, rows[-1].noisy)], 0.3).iloc[0]
     assert full["total"] == pytest.approx(terms["total"])
-    said = ablation.reading(frame, settings)
+    said = ablation.reading(frame, ablation.effects(thresholds(), rows, settings), settings)
     assert f"{100 * full['unauthorised']:.1f}%" in said
     assert "Verdict" in said
     assert ablation.summary(frame)["all_unauthorised"] == pytest.approx(100 * full["unauthorised"], abs=1e-3)
@@ -174,16 +176,71 @@ def test_the_ablation_page_says_what_is_in_its_table() -> None:
     assert len(up_curves(ends, "enhancement").axes) == 1
 
 
-def test_the_ablation_verdict_can_go_both_ways() -> None:
+def shifted(outcome: Outcome, network: str, by: float) -> Outcome:
+    """The same result with every score of one network moved: it recognises everybody, or nobody."""
+    values = json.loads(json.dumps(outcome.result.values))
+    for key in ("own", "other"):
+        values["networks"][network][key] = [score + by for score in values["networks"][network][key]]
+    # Pairs of one person alone, so that "everybody" is right on all of them.
+    values["same"] = [True] * len(values["same"])
+    return Outcome(results.Result(outcome.result.request, outcome.result.data, values, {}))
+
+
+def test_a_gap_is_the_mean_difference_over_the_same_pairs() -> None:
+    gap = variants.Gap.of(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0, 0.0]))
+    assert gap.mean == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert gap.low <= gap.mean <= gap.high
+    assert variants.Gap(0.2, 0.1, 0.3).sign == 1
+    assert variants.Gap(-0.2, -0.3, -0.1).sign == -1
+    assert variants.Gap(0.2, -0.1, 0.3).sign == 0
+    assert variants.Gap(0.031, 0.01, 0.052).points() == "+3.1 [+1.0, +5.2]"
+
+
+def test_the_shares_of_a_role_are_equation_10_in_a_loop() -> None:
+    outcome = recognised(1, ["mobilefacenet", "sface"])
+    values = outcome.result.values
+    shares = variants.role_shares(outcome, thresholds()["lfw"], SETTINGS)
+    rights = [
+        equation_10(values["networks"][name], values["same"], THRESHOLDS[name]) for name in ("mobilefacenet", "sface")
+    ]
+    assert shares["authorised"].tolist() == [(a + b) / 2 for a, b in zip(*rights, strict=True)]
+    assert variants.role_shares(Outcome(None), thresholds()["lfw"], SETTINGS) == {}
+
+
+def test_the_ablation_verdict_follows_the_differences() -> None:
     settings = ablation.AblationSettings(**SETTINGS.model_dump())
-    frame = ablation.table(thresholds(), ablation_rows(), settings)
-    best = frame["combination"] == "✓/✓/✓"
-    for name, value in (("unauthorised", 0.01), ("unauthorised_low", 0.0), ("unauthorised_high", 0.02)):
-        frame.loc[best, name] = value
-    frame.loc[frame["combination"] == "✗/✗/✗", "unauthorised_low"] = 0.5
-    assert "the claim holds**" in ablation.reading(frame, settings)
-    frame.loc[frame["combination"] == "✗/✓/✗", "unauthorised"] = 0.001
-    assert "the claim does not hold**" in ablation.reading(frame, settings)
+
+    def said(full: float, none: float) -> str:
+        rows = []
+        for row in ablation_rows():
+            by = full if all(row.components) else none if not any(row.components) else 0.0
+            rows.append(dataclasses.replace(row, recognised=shifted(row.recognised, "sface", by)))
+        frame = ablation.table(thresholds(), rows, settings)
+        return ablation.reading(frame, ablation.effects(thresholds(), rows, settings), settings)
+
+    assert "keep unauthorised networks out holds;" in said(-9, 9)
+    assert "keep unauthorised networks out does not hold: the reverse is measured;" in said(9, -9)
+    assert ablation.verdict([1, 0], 1) == "holds in part"
+    assert ablation.verdict([0, 0], 1) == "is not established: the intervals include no change"
+    assert ablation.verdict([0, -1], 1) == "does not hold"
+
+
+def test_what_an_enhancement_is_worth_is_the_mean_over_the_other_two() -> None:
+    settings = ablation.AblationSettings(**SETTINGS.model_dump())
+    rows = ablation_rows()
+    found = ablation.effects(thresholds(), rows, settings)["lfw"]
+    table = ablation.table(thresholds(), rows, settings)
+    for place, title in enumerate(("data augmentation", "the kernel", "layer aggregation")):
+        on, off = (
+            [float(line["unauthorised"]) for line in table.to_dict("records") if line["components"][place] is state]
+            for state in (True, False)
+        )
+        assert found[title]["unauthorised"].mean == pytest.approx(sum(on) / 4 - sum(off) / 4)
+    at = {row.components: np.mean(variants.up_terms(row.noisy, 0.3)[0.1]) for row in rows}
+    assert found[ablation.ALL_THREE]["up"].mean == pytest.approx(at[True, True, True] - at[False, False, False])
+    text = ablation.curve_reading(rows, settings)
+    assert "at δ = 0.1" in text
+    assert "The claim" in text
 
 
 # ---------------------------------------------------------------------------------------------- parameters
@@ -209,7 +266,7 @@ def test_the_parameter_page_says_what_is_in_its_tables() -> None:
     curve = parameters.step_lines([("lfw", steps)], thresholds(), settings)
     assert set(curve["steps"]) == {0, 25}
     cuts = parameters.cut_lines([("lfw", 1, recognised(95)), ("lfw", 5, recognised(96))], thresholds(), settings)
-    said = parameters.reading(frame, curve, cuts)
+    said = parameters.reading(frame, parameters.gaps(thresholds(), rows, settings), curve, cuts)
     for line in frame.to_dict("records"):
         assert f"{line['option']} {100 * line['authorised']:.1f}/{100 * line['unauthorised']:.1f}%" in said
     found = parameters.summary(frame, curve, cuts)
@@ -218,6 +275,36 @@ def test_the_parameter_page_says_what_is_in_its_tables() -> None:
     html = parameter_tables.option_table(frame, "table4", settings).to_html()
     assert html.count("44.2") == 1
     assert len(role_curves(curve, "steps", "K", logarithmic=True).axes) == 1
+
+
+def test_only_options_that_keep_the_service_count_against_a_choice() -> None:
+    up, level, down = variants.Gap(0.1, 0.05, 0.15), variants.Gap(0.01, -0.02, 0.03), variants.Gap(-0.2, -0.3, -0.1)
+
+    def option(authorised: variants.Gap, unauthorised: variants.Gap) -> dict[str, variants.Gap]:
+        return {"authorised": authorised, "unauthorised": unauthorised}
+
+    assert parameters.judged({"a": option(level, up)}) == ("holds", [])
+    # It leaves the others less, and loses the service.
+    assert parameters.judged({"a": option(level, up), "b": option(down, down)}) == ("holds", ["b"])
+    assert parameters.judged({"b": option(down, down)}) == ("holds: no other keeps the service", ["b"])
+    assert parameters.judged({"a": option(level, down)}) == ("does not hold", [])
+    assert parameters.judged({"a": option(level, level)}) == ("holds by the means alone", [])
+    assert parameters.judged({"a": option(level, variants.Gap(-0.01, -0.03, 0.02))}) == ("is not established", [])
+
+
+def test_a_curve_is_judged_at_each_bound() -> None:
+    base = noisy(5)
+
+    def raised(by: float) -> Outcome:
+        values = json.loads(json.dumps(base.result.values))
+        for bound, entry in values.items():
+            entry["lpips"] = [distance + (by if bound != "0.3" else -by) for distance in entry["lpips"]]
+        return Outcome(results.Result(base.result.request, base.result.data, values, {}))
+
+    text = parameters.curve_reading([("lfw", "one", raised(0.2)), ("lfw", "two", base)], "one", "Said.", 0.3)
+    assert "+0.200" in text
+    assert "holds at δ = 0, holds at δ = 0.1, does not hold at δ = 0.3" in text
+    assert parameters.curve_reading([("lfw", "one", Outcome(None))], "one", "Said.", 0.3) == "Nothing was measured."
 
 
 def test_what_is_kept_is_what_a_shorter_run_gives(tmp_path, monkeypatch) -> None:

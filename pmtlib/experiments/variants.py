@@ -301,6 +301,59 @@ def role_means(
     return pd.DataFrame(lines)
 
 
+def role_shares(outcome: Outcome, clean: Outcome, settings: SectionSettings) -> dict[str, Floats]:
+    """For each role, the share of its networks that got a pair right (Eq. 10, own thresholds), (P,); {} without it."""
+    if outcome.result is None or clean.result is None:
+        return {}
+    same_data(clean.result, outcome.result)
+    values = outcome.result.values
+    same = np.array(values["same"], dtype=bool)
+    authorised = outcome.result.request.parameters["authorised"]
+    right: dict[str, list[NDArray[np.bool_]]] = {}
+    for network, scores in values["networks"].items():
+        role = "authorised" if network in authorised else "unauthorised"
+        kappa = clean.result.values["networks"][network]["threshold"]
+        right.setdefault(role, []).append(metrics.eq10(scores["own"], scores["other"], same, kappa))
+    return {role: np.mean(columns, axis=0) for role, columns in right.items()}
+
+
+class Gap(NamedTuple):
+    """A mean difference over the same pairs or photographs, and its 95% bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, one: Floats, other: Floats) -> Gap:
+        """Of ``one`` minus ``other``, both (n,)."""
+        difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+        return cls(float(difference.mean()), *metrics.bootstrap(difference, seed=0))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def points(self) -> str:
+        """In percentage points: ``+3.1 [+1.0, +5.2]``."""
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+    def plain(self) -> str:
+        """As it is: ``+0.31 [+0.10, +0.52]``."""
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def up_terms(outcome: Outcome, kappa: float) -> dict[float, Floats]:
+    """UP of Eq. 9 of each photograph by noise bound; {} without a result."""
+    if outcome.result is None:
+        return {}
+    return {
+        float(bound): np.asarray(metrics.up(entry["cosine"], entry["lpips"], kappa).total, dtype=np.float64)
+        for bound, entry in outcome.result.values.items()
+    }
+
+
 def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float) -> pd.DataFrame:
     """Eq. 9 and its terms for each variant and noise bound.
 

@@ -10,9 +10,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from pmtlib.experiments.common import TITLES
 from pmtlib.experiments.variants import CALIBRATED
+from pmtlib.figures.common import percent, styled
 
 PALETTE = "colorblind"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -50,6 +52,39 @@ def up_curves(frame: pd.DataFrame, column: str, *, term: str = "total", label: s
         axis.legend(frameon=False, fontsize=8)
     plt.close(figure)
     return figure
+
+
+def up_table(frame: pd.DataFrame, column: str, title: str) -> Styler:
+    """The numbers of :func:`up_curves`: UP and its two terms at each noise bound, with intervals and n."""
+    lines = [
+        {
+            "set": TITLES.get(str(line["dataset"]), str(line["dataset"])),
+            column: str(line[column]),
+            "δ": f"{line['bound']:g}",
+            "UP": value_with_interval(line, "total"),  # type: ignore[arg-type]
+            "utility": value_with_interval(line, "utility"),  # type: ignore[arg-type]
+            "privacy (LPIPS)": value_with_interval(line, "privacy"),  # type: ignore[arg-type]
+            "n": str(line["n"]),
+        }
+        for line in frame.to_dict("records")
+    ]
+    kappa = f", κ = {frame['kappa'].iloc[0]:g}" if len(frame) else ""
+    caption = f"{title}: UP(δ, κ) of Eq. 9 and its terms{kappa}; 95% bootstrap over n photographs"
+    return styled(pd.DataFrame(lines), caption).hide(axis="index")
+
+
+def role_table(frame: pd.DataFrame, column: str, label: str, title: str) -> Styler:
+    """The numbers of :func:`role_curves`."""
+    part = frame[frame["threshold"] == CALIBRATED] if len(frame) else frame
+    lines = []
+    for (dataset, value), rows in part.groupby(["dataset", column], sort=False) if len(part) else ():
+        line: dict[str, str] = {"set": TITLES.get(str(dataset), str(dataset)), label: f"{value:g}"}
+        for row in rows.to_dict("records"):
+            line[f"{row['role']} %"] = percent(row)
+            line |= {"mean SSIM": f"{row['ssim']:.3f}", "n": str(row["n"])}
+        lines.append(line)
+    caption = f"{title}: accuracy (Eq. 10, own thresholds), 95% bootstrap over n pairs"
+    return styled(pd.DataFrame(lines), caption).hide(axis="index")
 
 
 def role_curves(frame: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
