@@ -219,6 +219,10 @@ def test_accuracy_after_an_operation_is_equation_10_in_a_loop():
         assert line["accuracy"] == pytest.approx(sum(shares) / len(shares))
         assert line["low"] <= line["accuracy"] <= line["high"]
         assert line["ssim"] == pytest.approx(sum(entry["ssim"]) / PHOTOGRAPHS)
+        before = cells.query("operation == 'none' and images == @line['images'] and role == @line['role']").iloc[0]
+        assert line["change"] == pytest.approx(line["accuracy"] - before["accuracy"])
+        assert line["change_low"] <= line["change"] + 1e-12
+        assert line["change"] <= line["change_high"] + 1e-12
 
 
 def test_the_verdicts_follow_the_numbers():
@@ -234,11 +238,14 @@ def test_the_verdicts_follow_the_numbers():
         return experiments.reading(experiments.grid([block], SETTINGS), lines, cells)
 
     good = said(flat(0.5, 0.1), flat(0.95, 0.8))
-    assert "originals.* Holds: in 12 of 12 cells" in good
+    assert "originals.* Holds: higher in 12 of 12 cells and lower in 0" in good
     assert "stable up to κ = 0.6.* Holds" in good
-    assert "a peak over δ, and falls as κ rises.* Does not hold" in good
+    assert "a peak over δ.* Does not hold as stated: at 0 of 4" in good
+    # Originals of cosine 0.5 lose their Utility at a lower κ than uploads of 0.95.
+    assert "keeps falling as κ rises.* Holds" in good
     bad = said(flat(0.95, 0.8), flat(0.5, 0.1))
-    assert "originals.* Does not hold as stated: in 0 of 12 cells" in bad
+    assert "originals.* Does not hold as stated: higher in 0 of 12 cells and lower in 12" in bad
+    assert "The contrast does not exist" in bad
     assert "stable up to κ = 0.6.* Does not hold" in bad
     block = made_up_block(3)
     grid, lines = experiments.grid([block], SETTINGS), experiments.feature_lines([block], SETTINGS)

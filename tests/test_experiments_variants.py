@@ -298,7 +298,7 @@ def test_a_curve_is_judged_at_each_bound() -> None:
     def raised(by: float) -> Outcome:
         values = json.loads(json.dumps(base.result.values))
         for bound, entry in values.items():
-            entry["lpips"] = [distance + (by if bound != "0.3" else -by) for distance in entry["lpips"]]
+            entry["lpips"] = [distance + by if bound != "0.3" else distance / 2 for distance in entry["lpips"]]
         return Outcome(results.Result(base.result.request, base.result.data, values, {}))
 
     text = parameters.curve_reading([("lfw", "one", raised(0.2)), ("lfw", "two", base)], "one", "Said.", 0.3)

@@ -28,7 +28,7 @@ from pmtlib.experiments.common import (
     section_settings,
 )
 from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, identities, strangers, thresholds
-from pmtlib.experiments.variants import Variants, VariantSettings, recomputed, up_lines
+from pmtlib.experiments.variants import Gap, Variants, VariantSettings, recomputed, up_lines, up_terms
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.filters import blur
 from pmtlib.images import add_noise, batches, quantise, recoded
@@ -329,17 +329,45 @@ def grid(blocks: Sequence[RobustnessBlock], settings: RobustnessSettings) -> pd.
     """Fig. 10: UP over noise bound and threshold, from the same stored numbers as Fig. 8.
 
     Returns:
-        DataFrame as of :func:`pmtlib.experiments.variants.up_lines`, with columns dataset and images in front.
+        DataFrame as of :func:`pmtlib.experiments.variants.up_lines`, with columns dataset and images in front, and of
+        the same photographs: gap, gap_low, gap_high, UP of uploads minus that of originals with its 95% interval; and
+        peaked, whether UP of these images at this kappa is highest inside the range of bounds, above both ends beyond
+        the intervals of the differences.
     """
     parts = []
     for block in blocks:
-        noise = [
-            ({"dataset": block.dataset, "images": UPLOADS}, block.uploads),
-            ({"dataset": block.dataset, "images": ORIGINALS}, block.originals),
-        ]
-        parts += [up_lines(noise, kappa) for kappa in settings.kappas]
-    columns = ["dataset", "images", "bound", "kappa", "n", "utility", "privacy", "total"]
+        sides = {UPLOADS: block.uploads, ORIGINALS: block.originals}
+        for kappa in settings.kappas:
+            frame = up_lines([({"dataset": block.dataset, "images": name}, one) for name, one in sides.items()], kappa)
+            if not len(frame):
+                continue
+            terms = {name: up_terms(one, kappa) for name, one in sides.items()}
+            for column in ("gap", "gap_low", "gap_high"):
+                frame[column] = np.nan
+            frame["peaked"] = False
+            for name, found in terms.items():
+                frame.loc[frame["images"] == name, "peaked"] = _peaked(found)
+            for bound in terms[UPLOADS].keys() & terms[ORIGINALS].keys():
+                at = frame["bound"] == bound
+                gap = Gap.of(terms[UPLOADS][bound], terms[ORIGINALS][bound])
+                frame.loc[at, ["gap", "gap_low", "gap_high"]] = list(gap)
+            parts.append(frame)
+    columns = ["dataset", "images", "bound", "kappa", "n", "utility", "privacy", "total", "gap", "gap_low", "gap_high"]
+    columns.append("peaked")
     return pd.concat(parts, ignore_index=True) if any(map(len, parts)) else pd.DataFrame(columns=columns)
+
+
+def _peaked(terms: Mapping[float, Floats]) -> bool:
+    if len(terms) < _PEAK_BOUNDS:
+        return False
+    bounds = sorted(terms)
+    top = max(bounds, key=lambda bound: float(terms[bound].mean()))
+    return top not in (bounds[0], bounds[-1]) and all(
+        Gap.of(terms[top], terms[end]).sign > 0 for end in (bounds[0], bounds[-1])
+    )
+
+
+_PEAK_BOUNDS = 3
 
 
 def feature_lines(blocks: Sequence[RobustnessBlock], settings: RobustnessSettings) -> pd.DataFrame:
@@ -396,9 +424,10 @@ def processing_cells(blocks: Sequence[RobustnessBlock], settings: RobustnessSett
     """Eq. 10 after each operation, at each network's calibrated threshold.
 
     Returns:
-        DataFrame with columns dataset, operation, images, role, accuracy, low, high, n (pairs), ssim (mean). For
-        ``authorised`` the interval is Wilson's; for ``unauthorised`` accuracy is the mean over the networks, with a
-        bootstrap over first photographs.
+        DataFrame with columns dataset, operation, images, role, accuracy, low, high, n (pairs), ssim (mean), change,
+        change_low, change_high. For ``authorised`` the interval is Wilson's; for ``unauthorised`` accuracy is the mean
+        over the networks, with a bootstrap over first photographs. The change is against the same images without an
+        operation, on the same pairs, with a bootstrap over first photographs.
     """
     lines = []
     for block in blocks:
@@ -407,7 +436,21 @@ def processing_cells(blocks: Sequence[RobustnessBlock], settings: RobustnessSett
         same_data(block.clean.result, block.processing.result)
         values, limits = block.processing.result.values, block.clean.result.values["networks"]
         same = np.array(values["same"], dtype=bool)
-        for operation, kinds in values["operations"].items():
+        untouched: dict[tuple[str, str], Floats] = {}
+
+        def change(
+            images: str,
+            role: str,
+            share: Floats,
+            untouched: dict[tuple[str, str], Floats] = untouched,
+            groups: Any = values["photograph"],
+        ) -> dict[str, float]:
+            before = untouched.setdefault((images, role), share)
+            low, high = metrics.bootstrap(share - before, seed=0, groups=groups)
+            return {"change": float((share - before).mean()), "change_low": low, "change_high": high}
+
+        # What is left as it is first: the others are held against it.
+        for operation, kinds in sorted(values["operations"].items(), key=lambda item: item[0] != NONE):
             for images, entry in kinds.items():
                 where = {"dataset": block.dataset, "operation": operation, "images": images}
                 likeness = {"ssim": float(np.mean(entry["ssim"]))}
@@ -417,13 +460,16 @@ def processing_cells(blocks: Sequence[RobustnessBlock], settings: RobustnessSett
                     if network != settings.authorised:
                         others.append(correct)
                         continue
-                    lines.append({**where, "role": "authorised", **rate(correct), **likeness})
+                    moved = change(images, "authorised", correct.astype(np.float64))
+                    lines.append({**where, "role": "authorised", **rate(correct), **likeness, **moved})
                 if others:
                     share = np.mean(others, axis=0)
                     low, high = metrics.bootstrap(share, seed=0, groups=values["photograph"])
                     middle = {"accuracy": float(share.mean()), "low": low, "high": high, "n": len(share)}
-                    lines.append({**where, "role": "unauthorised", **middle, **likeness})
+                    moved = change(images, "unauthorised", share)
+                    lines.append({**where, "role": "unauthorised", **middle, **likeness, **moved})
     columns = ["dataset", "operation", "images", "role", "accuracy", "low", "high", "n", "ssim"]
+    columns += ["change", "change_low", "change_high"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -469,29 +515,48 @@ def _reading_of_grid(dataset: Any, up: pd.DataFrame) -> str:
         return ""
     ours, theirs = table[UPLOADS], table[ORIGINALS]
     n = int(up["n"].max())
-    better, cells = int((ours > theirs).to_numpy().sum()), ours.size
+    gaps = up[up["images"] == UPLOADS]
+    higher, lower = int((gaps["gap_low"] > 0).sum()), int((gaps["gap_high"] < 0).sum())
+    worse = sorted(set(gaps.loc[gaps["gap_low"] <= 0, "kappa"]))
+    beyond = f"; the others are at κ = {', '.join(f'{kappa:g}' for kappa in worse)}" if worse else ""
     upto = [float(kappa) for kappa in up["kappa"].unique() if kappa <= 0.6]
     moved = ours[upto].max(axis=1) - ours[upto].min(axis=1)
     stable, lost = moved[moved <= STABLE].index.tolist(), float(moved.to_numpy().max())
-    peaks = theirs.idxmax()
-    first, last = float(theirs.index.min()), float(theirs.index.max())
-    inner = [kappa for kappa in theirs.columns if first < float(peaks[kappa]) < last]
-    middle = float(ours.index[len(ours) // 2])
-    ends = theirs.loc[middle].to_numpy(dtype=np.float64)[[0, -1]]
-    worse = [f"{kappa:g}" for kappa in ours.columns if not bool((ours[kappa] > theirs[kappa]).all())]
-    beyond = f"; the others are at κ = {', '.join(worse)}" if worse else ""
-    peaked = f"{len(inner)} of {len(theirs.columns)} thresholds"
+    falls = {name: _falls(part) for name, part in table.items()}
+    earlier = sum(falls[ORIGINALS][bound] < falls[UPLOADS][bound] for bound in ours.index)
+    peaks = up[(up["images"] == ORIGINALS) & up["peaked"].astype(bool)]["kappa"].nunique()
+    thresholds = len(theirs.columns)
     return (
         f"**{_title(dataset)}, images (Fig. 10).** *Claimed: UP of uploads is above that of originals.* "
-        f"{_verdict(better == cells)}: in {better} of {cells} cells (n = {n} photographs each){beyond}. "
+        f"{_verdict(higher == gaps.shape[0])}: higher in {higher} of {len(gaps)} cells and lower in {lower}, beyond "
+        f"the 95% interval of the difference on the same photographs (n = {n}){beyond}. "
         f"*Claimed: UP of uploads is stable up to κ = 0.6.* {_verdict(len(stable) == len(ours))}: "
         f"between κ = {upto[0]:g} and {upto[-1]:g} it falls by at most {lost:.2f}, and by {STABLE} or less at "
         f"{len(stable)} of {len(ours)} noise bounds. "
-        "*Claimed: UP of originals has a peak over δ, and falls as κ rises.* "
-        f"{_verdict(len(inner) == len(theirs.columns))}: at {peaked} the highest UP is neither at the lowest nor at "
-        f"the highest δ; at δ = {middle:g} UP falls from {ends[0]:.2f} to {ends[1]:.2f} (by its definition it never "
-        "rises with κ)."
+        "*Claimed: in contrast, UP of originals keeps falling as κ rises.* "
+        f"{'Holds' if earlier == len(ours) else 'The contrast does not exist' if not earlier else 'Holds in part'}: it "
+        f"has fallen by {STABLE} at {_range(falls[ORIGINALS])}, that of uploads at {_range(falls[UPLOADS])}; at "
+        f"{earlier} of {len(ours)} noise bounds originals fall first (by its definition UP never rises with κ). "
+        "*Claimed: UP of originals always has a peak over δ.* "
+        f"{_verdict(peaks == thresholds)}: at {peaks} of {thresholds} thresholds UP inside the range is above that at "
+        "both its ends, beyond the 95% intervals of the differences."
     )
+
+
+def _falls(table: pd.DataFrame) -> dict[float, float]:
+    """For each noise bound the first kappa at which UP has fallen by :data:`STABLE`; infinity if at none."""
+    kappas = table.columns.to_numpy(dtype=np.float64)
+    found = {}
+    for bound, values in zip(table.index.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64), strict=True):
+        low = np.flatnonzero(values[0] - values >= STABLE)
+        found[float(bound)] = float(kappas[low[0]]) if len(low) else math.inf
+    return found
+
+
+def _range(falls: Mapping[float, float]) -> str:
+    low, high = min(falls.values()), max(falls.values())
+    words = {kappa: "no κ that was looked at" if math.isinf(kappa) else f"κ = {kappa:g}" for kappa in (low, high)}
+    return words[low] if low == high else f"{words[low]} to {words[high].removeprefix('κ = ')}"
 
 
 def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
@@ -514,17 +579,37 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
             f"(n = {n}). *Claimed: it is not sensitive to noise from 0 to 0.2.* {_verdict(moved <= STABLE)}"
             f"{'' if term == 'total' else ' for Utility'}: it moves by {moved:.2f}."
         )
-    last = lines[lines["scale"] == RELATIVE].sort_values("amplitude")
-    for images, word in ((UPLOADS, "uploads"), (ORIGINALS, "originals")):
-        part = last[last["images"] == images].tail(1).to_dict("records")
-        if part:
-            line = part[0]
-            text += (
-                f" At {line['amplitude']:g} standard deviations of the features (σ = {line['sigma']:.2f}) Utility is "
-                f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}] for "
-                f"{word} (strangers accepted: {100 * line['stranger']:.0f}%)."
-            )
+    relative = lines[lines["scale"] == RELATIVE]
+    wide = {name: part.set_index("amplitude").sort_index() for name, part in relative.groupby("images")}
+    if set(wide) == {UPLOADS, ORIGINALS} and len(absolute):
+        ours, theirs = wide[UPLOADS], wide[ORIGINALS]
+        small = float(absolute["amplitude"].max()) * float(ours.index[0]) / float(ours["sigma"].iloc[0])
+        parts = []
+        for amplitude in ours.index:
+            one, other = ours.loc[amplitude], theirs.loc[amplitude]
+            apart = (
+                "higher" if one[f"{term}_low"] > other[f"{term}_high"]
+                else "lower: the claim is reversed" if one[f"{term}_high"] < other[f"{term}_low"]
+                else "not told apart"
+            )  # fmt: skip
+            parts.append(f"at {amplitude:g} {_written(one, term)} against {_written(other, term)} ({apart})")
+        name = "UP" if term == "total" else "Utility"
+        text += (
+            f" But those amplitudes are at most {100 * small:.1f}% of the features' standard deviation, and {name} of "
+            f"originals moves as little. In standard deviations, {name} of uploads against originals: "
+            f"{'; '.join(parts)}."
+        )
+        last = ours.index[-1]
+        text += (
+            f" At {last:g} (σ = {float(ours['sigma'].iloc[-1]):.2f}) Utility is {_written(ours.loc[last], 'utility')} "
+            f"for uploads and {_written(theirs.loc[last], 'utility')} for originals (strangers accepted: "
+            f"{100 * ours.loc[last, 'stranger']:.0f} and {100 * theirs.loc[last, 'stranger']:.0f}%)."
+        )
     return text
+
+
+def _written(line: Any, term: str) -> str:
+    return f"{line[term]:.2f} [{line[f'{term}_low']:.2f}, {line[f'{term}_high']:.2f}]"
 
 
 def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:
@@ -539,13 +624,14 @@ def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:
     if not len(changed) or NONE not in own.index:
         return ""
     worst = str(changed["accuracy"].idxmin())
-    kept = int((changed["high"] >= own.loc[NONE, "accuracy"]).sum())
+    lowered = changed[changed["change_high"] < 0]
     n = int(cells["n"].max())
+    which = ": " + ", ".join(label(str(one)) for one in lowered.index) if len(lowered) else ""
     text = (
         f"**{_title(dataset)}, processed uploads** (Eq. 10, n = {n} pairs, calibrated thresholds). The authorised "
-        f"service has {written(own.loc[NONE])} on uploads as they are. {kept} of {len(changed)} operations do not "
-        f"lower that rate beyond their own interval; the lowest rate is {written(own.loc[worst])} after "
-        f"{label(worst)}, where photographs have {written(clean.loc[worst])}."
+        f"service has {written(own.loc[NONE])} on uploads as they are. {len(lowered)} of {len(changed)} operations "
+        f"lower that rate beyond the 95% interval of the change on the same pairs{which}; the lowest rate is "
+        f"{written(own.loc[worst])} after {label(worst)}, where photographs have {written(clean.loc[worst])}."
     )
     if len(others):
         best = str(others.drop(index=NONE)["accuracy"].idxmax())
