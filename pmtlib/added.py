@@ -7,14 +7,19 @@ is in :mod:`pmtlib.adding`; :mod:`pmtlib.zoo` loads it like any other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pmtlib import calibration
+from pmtlib.calibration import Calibration
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
 from pmtlib.paths import networks_dir
@@ -45,7 +50,7 @@ class AddedNetwork:
         loss: what it was trained with, or "not stated".
         source: the checkpoint's file name.
         source_sha256: the checkpoint's checksum.
-        weights: checksum of the stored weights.
+        content: checksum of the stored weights.
         default_cut: units of the shallow model unless another cut is asked for.
         format: of this record.
     """
@@ -64,11 +69,17 @@ class AddedNetwork:
     loss: str
     source: str
     source_sha256: str
-    weights: str
+    content: str
     default_cut: int = 5
     format: int = _FORMAT
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 that stands for the network: its weights and how its input is prepared, which is part of it."""
+        parts = [self.content, self.architecture, self.bgr, self.mean, self.scale, list(self.columns)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def folder(name: str) -> Path:
@@ -90,7 +101,8 @@ def names() -> tuple[str, ...]:
     """The added networks, sorted. A folder without a record, left by an interruption, is none."""
     home = networks_dir()
     try:
-        found = sorted(entry.name for entry in home.iterdir() if (entry / _RECORD).is_file())
+        # What begins with a dot is being made.
+        found = sorted(one.name for one in home.iterdir() if one.name[:1] != "." and (one / _RECORD).is_file())
     except OSError:
         return ()
     return tuple(found)
@@ -125,13 +137,35 @@ def read(name: str) -> AddedNetwork:
     return record
 
 
-def write_record(record: AddedNetwork) -> None:
-    """Store a record, the last step of adding: with it the network is there, without it it is not.
+def store(record: AddedNetwork, write: Callable[[Path], None], points: Calibration, *, replacing: bool) -> None:
+    """Store a network: whole or not at all, and an older one of that name stays until the new one is there.
+
+    Args:
+        record: what is stored of it.
+        write: writes the weights to the path that it is given.
+        points: its operating points.
+        replacing: an older one of that name is replaced.
 
     Raises:
-        OSError: the file cannot be written.
+        NetworkError: there is one of that name by now, and it is not to be replaced.
+        OSError: a file cannot be written.
     """
-    write_atomic(folder(record.name) / _RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+    home = networks_dir()
+    home.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=home, prefix=f".{record.name}."))
+    try:
+        write(made / weights_path(record.name, record.architecture).name)
+        calibration.write([points], made / _CALIBRATION)
+        write_atomic(made / _RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+        if exists(record.name):
+            if not replacing:
+                raise NetworkError(f"there is a network {record.name} by now; choose another name, or give --replace")
+            remove(record.name)
+        elif folder(record.name).exists():
+            shutil.rmtree(folder(record.name))
+        made.replace(folder(record.name))
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def remove(name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pmtlib import added, calibration, converted, datasets, devices, metrics, protocols, zoo
+from pmtlib import added, converted, datasets, devices, metrics, protocols, zoo
 from pmtlib.architectures import Publisher, recognise, valid_name
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
@@ -134,7 +134,14 @@ def add_checkpoint(
     chosen = network(way)
     measured = trial.measure(chosen)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in chosen.state_dict().items()}
+    shapes = _shapes(chosen)
     published = found.published
+    if published is not None and trial.contradicts(measured, published.lfw):
+        trial.notes.append(
+            f"{path.name} is the name of {published.title}, whose publisher gives {published.lfw} on LFW; this is "
+            "another network"
+        )
+        published = None
     record = added.AddedNetwork(
         name=name,
         architecture=found.architecture.name,
@@ -150,18 +157,20 @@ def add_checkpoint(
         loss=published.loss if published is not None else "not stated",
         source=path.name,
         source_sha256=_sha256(path),
-        weights=converted.digest(state),
-        default_cut=DEFAULT_CUT,
+        content=converted.digest(state),
+        default_cut=DEFAULT_CUT if found.architecture.wrap is None else _first_small(shapes),
     )
-    _store(record, measured, lambda target: converted.write(target, state))
+    points = protocols.operating_points(name, record.weights, measured)
+    added.store(record, lambda target: converted.write(target, state), points, replacing=replacing)
+    trial.measure_others(name)
     return Addition(
         record,
         measured,
         tried,
-        _shapes(chosen),
+        shapes,
         published=None if published is None else published.lfw,
         ignored=len(found.ignored),
-        note=trial.note,
+        note="; ".join(trial.notes),
     )
 
 
@@ -220,7 +229,6 @@ def add_onnx(
     measured = trial.measure(prepared(way))
     content = path.read_bytes()
     shapes = _shapes(network)
-    maps = [place for place, shape in enumerate(shapes.values(), start=1) if len(shape) == 3 and shape[1] <= _QUARTER]
     record = added.AddedNetwork(
         name=name,
         architecture=added.ONNX,
@@ -236,14 +244,23 @@ def add_onnx(
         loss="not stated",
         source=path.name,
         source_sha256=hashlib.sha256(content).hexdigest(),
-        weights=hashlib.sha256(content).hexdigest(),
-        default_cut=maps[0] if maps else min(DEFAULT_CUT, len(shapes) - 1),
+        content=hashlib.sha256(content).hexdigest(),
+        default_cut=_first_small(shapes),
     )
-    _store(record, measured, lambda target: write_atomic(target, content))
-    return Addition(record, measured, tried, shapes, note=trial.note)
+    points = protocols.operating_points(name, record.weights, measured)
+    added.store(record, lambda target: write_atomic(target, content), points, replacing=replacing)
+    trial.measure_others(name)
+    return Addition(record, measured, tried, shapes, note="; ".join(trial.notes))
+
+
+def _first_small(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The first unit whose map is at most 28 high, the paper's; of a network without one, the fifth or the last."""
+    maps = [place for place, shape in enumerate(shapes.values(), start=1) if len(shape) == 3 and shape[1] <= _QUARTER]
+    return maps[0] if maps else min(DEFAULT_CUT, len(shapes))
 
 
 _QUARTER = 28
+_WHOLE_LFW = 6000
 _Way = TypeVar("_Way")
 _Input = tuple[bool, float, float]
 """Whether blue, green, red; mean; scale."""
@@ -257,10 +274,11 @@ class _Trial:
         self.place = devices.resolve(device)
         chosen = dataset or next((known for known in CHECK_SETS if datasets.available(known)), CHECK_SETS[-1])
         self.pairset = datasets.load(chosen)
-        self.note = (
-            f"{self.pairset.name} is a demonstration set: its threshold is a rough guide"
+        self.others = () if dataset is not None else CHECK_SETS[:2]
+        self.notes = (
+            [f"{self.pairset.name} is a demonstration set: its threshold is a rough guide"]
             if self.pairset.stand_in
-            else ""
+            else []
         )
 
     def best(
@@ -288,6 +306,18 @@ class _Trial:
         best = max(areas, key=lambda way: areas[way])
         chosen = next(way for way in ways if not surely_less(scores[way], scores[best], some.same))
         return chosen, {ways[way]: area for way, area in areas.items()}
+
+    def contradicts(self, measured: protocols.Verification, published: float | None) -> bool:
+        """Whether whole LFW says that this is not the network whose accuracy was published."""
+        whole = measured.dataset == "lfw" and measured.n >= _WHOLE_LFW
+        low, high = measured.accuracy_interval
+        return whole and published is not None and not low <= published <= high
+
+    def measure_others(self, name: str) -> None:
+        """Operating points on the other whole sets at hand: a set's own pairs must not give it its threshold."""
+        sets = [one for one in self.others if one != self.pairset.name and datasets.available(one)]
+        if sets and not self.pairset.stand_in:
+            protocols.calibrate([name], sets, device=self.place, progress=self.show)
 
     def measure(self, network: FaceNetwork) -> protocols.Verification:
         """Verify the whole set, and refuse a network at chance."""
@@ -367,17 +397,6 @@ def _shapes(network: FaceNetwork) -> dict[str, tuple[int, ...]]:
 
 def _parameters(network: FaceNetwork) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _store(record: added.AddedNetwork, measured: protocols.Verification, write: Callable[[Path], None]) -> None:
-    """Weights, figures and, last, the record. What is replaced goes first, so that no record has foreign weights."""
-    if added.exists(record.name):
-        added.remove(record.name)
-    write(added.weights_path(record.name, record.architecture))
-    calibration.write(
-        [protocols.operating_points(record.name, record.weights, measured)], added.calibration_path(record.name)
-    )
-    added.write_record(record)
 
 
 def _sha256(path: Path) -> str:

@@ -423,7 +423,14 @@ def recognise(path: Path, publisher: Publisher, model: str | None = None) -> Rec
             continue
         convention = architecture.publishers[publisher]
         published = PUBLISHED.get(path.name)
-        if published is not None and (published.publisher, published.architecture) == (publisher, architecture.name):
+        # A name alone says little: the file has to be what is published under it.
+        known = (publisher, architecture.name, Options().embedding, Options().columns)
+        if published is not None and known == (
+            published.publisher,
+            published.architecture,
+            options.embedding,
+            options.columns,
+        ):
             convention = replace(convention, bgr=published.bgr)
         else:
             published = None
@@ -447,6 +454,10 @@ def _of(publisher: Publisher) -> list[Architecture]:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise NetworkError(f"{path} is a folder; give the checkpoint's file")
+    if path.suffix.lower() == ".onnx":
+        raise NetworkError(f"{path} is an ONNX file; use `pmt networks add onnx`")
     try:
         content = assets.read_torch(path)
     except AssetError as error:

@@ -794,10 +794,10 @@ def train(
         "seed": seed,
     }
     chosen = settings.layered(
-        recogniser.RecogniserConfig, file, given, "`pmt train --help` and the reference list them"
+        recogniser.RecogniserConfig, file, given, "the reference of pmtlib.training.recogniser lists them"
     )
     place = devices.resolve(device)
-    if device == "auto" and place.type == "cuda" and "LOCAL_RANK" in os.environ:
+    if device in ("auto", "cuda") and place.type == "cuda" and "LOCAL_RANK" in os.environ:
         place = devices.resolve(f"cuda:{os.environ['LOCAL_RANK']}")
     people = corpora.load_corpus(corpus)
     pairs = None if validate is None else datasets.load(validate)

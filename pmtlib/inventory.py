@@ -66,7 +66,15 @@ def networks(names: Sequence[str] = ()) -> list[NetworkInfo]:
     Raises:
         NetworkError: there is no such network.
     """
-    return [_info(name) for name in names or zoo.names()]
+    return [_info(name) for name in names] if names else [_listed(name) for name in zoo.names()]
+
+
+def _listed(name: str) -> NetworkInfo:
+    """As :func:`_info`, but a damaged added network does not hide the others."""
+    try:
+        return _info(name)
+    except NetworkError as error:
+        return NetworkInfo(name, 0, 0, "", "", "", None, None, None, None, None, False, str(error), "damaged")
 
 
 def _info(name: str) -> NetworkInfo:
@@ -97,13 +105,18 @@ def is_present(name: str) -> bool:
         NetworkError: there is no such network.
     """
     if zoo.is_added(name):
-        return True
+        try:
+            return zoo.converted_path(name).is_file()
+        except NetworkError:
+            return False
     return zoo.converted_path(name).is_file() or all(assets.available(asset) for asset in zoo.card(name).assets)
 
 
 def _source(card: zoo.NetworkCard) -> str:
     if is_present(card.name):
         return "present"
+    if zoo.is_added(card.name):
+        return f"its weights are gone: pmt networks remove {card.name}, and add it again"
     missing = [name for name in card.assets if not assets.available(name)]
     if all(assets.obtainable(name) for name in missing):
         return f"pmt assets fetch {' '.join(missing)}"

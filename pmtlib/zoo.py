@@ -105,7 +105,11 @@ def papers_networks() -> tuple[str, ...]:
     """
     by_title: dict[str, str] = {}
     for name in added.names():
-        record = added.read(name)
+        try:
+            record = added.read(name)
+        except NetworkError:
+            # Whoever asks for that network is told.
+            continue
         if record.publisher == "robfr":
             by_title.setdefault(record.title, name)
     found = tuple(by_title[title] for title in PAPERS_TITLES if title in by_title)
@@ -177,15 +181,21 @@ def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
 
 def _load_added(record: added.AddedNetwork, wanted: NetworkCard) -> FaceNetwork:
     path = added.weights_path(record.name, record.architecture)
-    if record.architecture != added.ONNX:
-        return converted.load(record.name, path, wanted.build, lambda: wanted.convert({}))
-    try:
-        whole = hashlib.sha256(path.read_bytes()).hexdigest() == record.weights
-    except OSError:
-        whole = False
-    if not whole:
-        wanted.convert({})
-    return wanted.build().eval().requires_grad_(False)
+    if record.architecture == added.ONNX:
+        try:
+            whole = hashlib.sha256(path.read_bytes()).hexdigest() == record.content
+        except OSError:
+            whole = False
+        state = {} if whole else wanted.convert({})
+        network = wanted.build()
+    else:
+        state = converted.read(path) or {}
+        if converted.digest(state) != record.content:
+            wanted.convert({})
+        with torch.random.fork_rng(devices=[]):
+            network = wanted.build()
+        network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
 
 
 def available(name: str) -> bool:

@@ -21,7 +21,7 @@ from pmtlib import added, adding, architectures, datasets, protocols, zoo
 from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
 from pmtlib.datasets import Images, PairSet
 from pmtlib.errors import AssetError, NetworkError
-from pmtlib.experiments import ablation, abuse, scalability
+from pmtlib.experiments import ablation, abuse, common, scalability
 from pmtlib.networks.graph import traced
 from pmtlib.networks.mobileface import MobileFace
 from pmtlib.networks.onnx_graph import OnnxNetwork
@@ -606,6 +606,96 @@ def test_a_module_without_a_graph_is_refused_in_one_line() -> None:
         traced(Depends(), "Depends")
 
 
+def measured() -> protocols.Verification:
+    """Figures of no network; for what happens around them."""
+    pairs = doubles(20)
+    return protocols.summarise(np.linspace(1, 0, len(pairs)), pairs)
+
+
+def test_how_the_input_is_prepared_is_part_of_what_a_network_is(tmp_path: Path, easy: None) -> None:
+    path = checkpoint(tmp_path, untrained())
+    sums = set()
+    for channels in ("rgb", "bgr"):
+        adding.add_checkpoint(path, "robfr", "mine", channels=channels, device="cpu", show=False, replacing=True)
+        sums.add(zoo.weights_checksum("mine"))
+    assert len(sums) == 2
+
+
+def test_an_older_network_stays_until_the_new_one_is_there(
+    tmp_path: Path, home: Path, easy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (checkpoint(tmp_path, untrained(seed=seed), f"{seed}.pth") for seed in (1, 2))
+
+    def add(path: Path, **options: Any) -> None:
+        adding.add_checkpoint(path, "robfr", "mine", channels="rgb", device="cpu", show=False, **options)
+
+    add(first)
+    with monkeypatch.context() as patch:
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(adding.converted, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            add(second, replacing=True)
+    assert added.read("mine").source == "1.pth"
+    assert [one.name for one in home.iterdir()] == ["mine"]
+    # One that appeared while the other was measured is not replaced either.
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "_check_name", lambda name, replacing: None)
+        with pytest.raises(NetworkError, match="a network mine by now"):
+            add(second)
+    assert added.read("mine").source == "1.pth"
+    # Weights of another network in its folder are noticed.
+    adding.add_checkpoint(second, "robfr", "other", channels="rgb", device="cpu", show=False)
+    (home / "mine" / "weights.safetensors").write_bytes((home / "other" / "weights.safetensors").read_bytes())
+    with pytest.raises(NetworkError, match="absent or damaged"):
+        zoo.load("mine")
+
+
+def test_a_broken_network_does_not_hide_the_others(pmt: Any, tmp_path: Path, home: Path, easy: None) -> None:
+    path = checkpoint(tmp_path, untrained())
+    for name in ("good", "bad", "gone"):
+        adding.add_checkpoint(path, "robfr", name, channels="rgb", device="cpu", show=False)
+    (home / "bad" / "network.json").write_text("{")
+    (home / "gone" / "weights.safetensors").unlink()
+    rows = {row["name"]: row for row in json.loads(pmt("networks", "--json").out)}
+    assert rows["good"]["present"]
+    assert not rows["bad"]["present"]
+    assert not rows["gone"]["present"]
+    assert "damaged record" in rows["bad"]["source"]
+    assert "its weights are gone" in rows["gone"]["source"]
+    assert zoo.papers_networks() == ()
+
+
+def test_a_public_name_on_another_file_says_nothing(tmp_path: Path) -> None:
+    name = next(name for name, published in PUBLISHED.items() if published.title == "MobileFace")
+    assert recognise(checkpoint(tmp_path, untrained(32), name), "robfr").published is None
+    narrow = MobileFace(embedding=512, columns=(8, 104)).state_dict()
+    assert recognise(checkpoint(tmp_path, narrow, name), "robfr").published is None
+    trial = object.__new__(adding._Trial)
+    whole = dataclasses.replace(measured(), dataset="lfw", n=6000, accuracy_interval=(0.97, 0.98))
+    assert trial.contradicts(whole, 0.995)
+    assert not trial.contradicts(whole, 0.975)
+    assert not trial.contradicts(dataclasses.replace(whole, dataset="cfp_ff"), 0.995)
+
+
+def test_results_of_networks_of_ones_own_have_files_of_their_own() -> None:
+    ours = {"sface": "a", "mobilefacenet": "b"}
+    assert common.own_name("lfw", ours) == "lfw"
+    one, other = (common.own_name("lfw", {**ours, "mine": checksum}) for checksum in ("c", "d"))
+    assert one.startswith("lfw--own-")
+    assert len({one, other, "lfw"}) == 3
+
+
+def test_what_is_no_checkpoint_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="is a folder"):
+        recognise(tmp_path, "robfr")
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    with pytest.raises(NetworkError, match="pmt networks add onnx"):
+        recognise(tmp_path / "x.onnx", "robfr")
+
+
 # The paper's own networks ----------------------------------------------------------------------------------------
 
 
@@ -616,25 +706,25 @@ def test_the_papers_five_become_the_default_of_the_paper_profile_when_all_are_th
     for title in titles:
         assert abuse.abuse_settings("paper").networks == ours
         published = next(one for one in PUBLISHED.values() if (one.title, one.publisher) == (title, "robfr"))
-        added.write_record(
-            added.AddedNetwork(
-                name=f"robfr-{title.lower()}",
-                architecture=published.architecture,
-                publisher="robfr",
-                title=title,
-                embedding=512,
-                bgr=published.bgr,
-                mean=127.5,
-                scale=128.0,
-                columns=(0, 112),
-                parameters=1,
-                training_set=published.training_set,
-                loss=published.loss,
-                source="x.pth",
-                source_sha256="0",
-                weights="0",
-            )
+        record = added.AddedNetwork(
+            name=f"robfr-{title.lower()}",
+            architecture=published.architecture,
+            publisher="robfr",
+            title=title,
+            embedding=512,
+            bgr=published.bgr,
+            mean=127.5,
+            scale=128.0,
+            columns=(0, 112),
+            parameters=1,
+            training_set=published.training_set,
+            loss=published.loss,
+            source="x.pth",
+            source_sha256="0",
+            content="0",
         )
+        points = protocols.operating_points(record.name, record.weights, measured())
+        added.store(record, lambda path: None, points, replacing=False)
     five = ("robfr-mobileface", "robfr-resnet50", "robfr-ir50-softmax", "robfr-ir50-sphereface", "robfr-arcface")
     assert zoo.papers_networks() == five
     assert abuse.abuse_settings("paper").networks == five

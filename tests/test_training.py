@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -319,6 +320,59 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     assert train_recogniser(people, SMALL, tmp_path, device=CPU, progress=interrupted_at(7)).record == again.record
 
 
+def test_half_an_update_is_not_gone_on_with(
+    people: People, whole: tuple[Path, recogniser.Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted within an update, after the weights have moved: what is stored is the last whole state."""
+    step = torch.optim.SGD.step
+    calls = 0
+
+    def moved(self: Any, closure: Any = None) -> Any:
+        nonlocal calls
+        calls += 1
+        found = step(self, closure)
+        if calls == 5:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", moved)
+        with pytest.raises(KeyboardInterrupt):
+            train_recogniser(people, SMALL, tmp_path, device=CPU, checkpoint_seconds=0.0)
+    assert json.loads((tmp_path / recogniser.RECORD).read_text())["steps_done"] == 4
+    again = train_recogniser(people, SMALL, tmp_path, device=CPU)
+    for name, value in whole[1].network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
+    assert [point["step"] for point in again.record["curve"]] == [0, 4, 6]
+
+
+def test_a_signal_is_waited_with_until_the_update_is_whole(people: People, tmp_path: Path) -> None:
+    update = recogniser._Run._update
+
+    def interrupted(self: Any, *batch: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        update(self, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recogniser._Run, "_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_recogniser(people, SMALL, tmp_path, device=CPU)
+    assert json.loads((tmp_path / recogniser.RECORD).read_text())["steps_done"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_corpus_of_the_same_size_is_noticed(people: People, whole: tuple[Path, recogniser.Trained]) -> None:
+    other = People(people.name, people.images, tuple(f"q{name[1:]}" for name in people.identities))
+    with pytest.raises(ConfigError, match="holds another training \\(other corpus\\)"):
+        train_recogniser(other, SMALL, whole[0], device=CPU)
+
+
+def test_a_folder_that_cannot_be_written_to_shows_before_the_first_update(people: People, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        train_recogniser(people, SMALL, tmp_path / "file" / "out", device=CPU, progress=interrupted_at(1))
+
+
 def test_a_folder_with_another_or_a_damaged_training_is_not_gone_on_with(
     people: People, whole: tuple[Path, recogniser.Trained], tmp_path: Path
 ) -> None:
@@ -335,13 +389,14 @@ def test_what_cannot_be_trained_is_said_at_once(people: People, tmp_path: Path) 
     def refused(kind: type[Exception], **changes: Any) -> str:
         with pytest.raises(kind) as error:
             train_recogniser(people, SMALL.model_copy(update=changes), tmp_path, device=CPU)
-        assert not list(tmp_path.iterdir())
+        assert not (tmp_path / recogniser.MODEL).exists()
         return str(error.value)
 
     assert "less than a batch of 64" in refused(DatasetError, batch_size=64)
     assert "of whom 7 are held out" in refused(DatasetError, held_out=7)
     assert "float16 needs CUDA" in refused(ConfigError, precision="float16")
-    assert "no architecture 'resnet'" in refused(ConfigError, architecture="resnet")
+    assert "did you mean 'resnet-50'" in refused(ConfigError, architecture="resnet50")
+    assert "deepface" not in refused(ConfigError, architecture="resnet50")
     assert "another package's" in refused(ConfigError, architecture="timm:resnet18")
     assert "lower the learning rate" in refused(NetworkError, learning_rate=1e30, warmup=0.0)
 

@@ -21,6 +21,7 @@ from pmtlib.experiments.common import (
     SectionSettings,
     Source,
     first_pictures,
+    own_name,
     paper_table,
     rate,
     rounded,
@@ -151,7 +152,7 @@ def step_choice(abuse: Abuse) -> Outcome:
         "pmt": pmt,
     }
     weights = {network: zoo.weights_checksum(network) for network in settings.networks}
-    request = results.Request("abuse", f"{PEOPLE}--steps", abuse.VERSION, parameters, weights)
+    request = results.Request("abuse", own_name(f"{PEOPLE}--steps", weights), abuse.VERSION, parameters, weights)
     try:
         people: datasets.People | DatasetError = first_pictures(settings.step_people, settings.pair_seed)
     except DatasetError as error:

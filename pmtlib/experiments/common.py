@@ -198,6 +198,14 @@ def obtain(
     return Outcome(fresh, previous=stored)
 
 
+def own_name(name: str, weights: Mapping[str, str]) -> str:
+    """A result's name, marked where a network is not the package's: it must not replace one that is shipped."""
+    foreign = {network: checksum for network, checksum in weights.items() if network not in zoo.CARDS}
+    if not foreign:
+        return name
+    return f"{name}--own-{hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
 def load_set(name: str) -> datasets.PairSet | DatasetError:
     """A verification set, or the error that says why it is not there (the samples may lack a client to fetch)."""
     try:
@@ -279,7 +287,7 @@ class Bench(Generic[_Settings]):
         """A request on the section's pairs; ``networks`` beside those that are evaluated."""
         common = {"pairs": self.settings.pairs, "pair_seed": self.settings.pair_seed}
         weights = {name: zoo.weights_checksum(name) for name in (*self.settings.networks, *networks)}
-        return results.Request(experiment, name, version, {**common, **parameters}, weights)
+        return results.Request(experiment, own_name(name, weights), version, {**common, **parameters}, weights)
 
     def whole(self, name: str) -> datasets.PairSet | DatasetError:
         """A verification set with all its pairs, loaded once."""

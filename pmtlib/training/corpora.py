@@ -11,8 +11,10 @@ import re
 import struct
 import tarfile
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ _HEADER = struct.Struct("<IfQQ")
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 # A crop of 112x112 takes some kilobytes; more than this is another kind of file.
 _LARGEST = 16 * 2**20
+_OPEN_FILES = 64
 
 
 class Packed(Images):
@@ -43,7 +46,8 @@ class Packed(Images):
 
     def __init__(self, paths: Sequence[Path], place: NDArray[np.int64]) -> None:
         self.paths, self.place = tuple(paths), place
-        self._open: dict[tuple[int, int], int] = {}
+        self._owner = os.getpid()
+        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.place)
@@ -67,22 +71,27 @@ class Packed(Images):
     def content(self, index: int) -> bytes:
         """The encoded image."""
         file, offset, size = (int(number) for number in self.place[index])
-        # A descriptor a process: one that a fork shared would be closed by whoever ends first.
-        key = (os.getpid(), file)
-        if key not in self._open:
-            self._open[key] = os.open(self.paths[file], os.O_RDONLY)
-        found = os.pread(self._open[key], size, offset)
+        source = self._file(file)
+        source.seek(offset)
+        found = source.read(size)
         if len(found) < size:
             raise DatasetError(f"{self.name(index)}: the file ends within an image. Remedy: copy it again")
         return found
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": {}}
+    def _file(self, number: int) -> BinaryIO:
+        """An open file of this process: the place in one that a fork shares would be moved by others."""
+        if self._owner != os.getpid():
+            self._owner, self._open = os.getpid(), OrderedDict()
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[number] = self.paths[number].open("rb")
+        return self._open[number]
 
-    def __del__(self) -> None:
-        for (process, _), descriptor in self.__dict__.get("_open", {}).items():
-            if process == os.getpid():
-                os.close(descriptor)
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}
 
 
 def load_corpus(name_or_path: str | Path) -> People:
@@ -132,13 +141,13 @@ def _record_io(path: Path) -> People:
         with path.open("rb") as file:
             last = max(offsets) + 1
             if 0 in offsets:
-                flag, labels, _, _ = _read_record(file.fileno(), offsets[0], path)
+                flag, labels, _, _ = _read_record(file, offsets[0], path)
                 if flag > 0:
                     last = int(labels[0])
             for key in sorted(offsets):
                 if not 1 <= key < last and not (0 not in offsets and key == 0):
                     continue
-                _, labels, start, size = _read_record(file.fileno(), offsets[key], path)
+                _, labels, start, size = _read_record(file, offsets[key], path)
                 place.extend((0, start, size))
                 people.append(str(int(labels[0])))
     except OSError as error:
@@ -148,10 +157,11 @@ def _record_io(path: Path) -> People:
     return People(path.parent.name or path.stem, Packed([path], _table(place)), tuple(people))
 
 
-def _read_record(file: int, offset: int, path: Path) -> tuple[int, tuple[float, ...], int, int]:
+def _read_record(file: BinaryIO, offset: int, path: Path) -> tuple[int, tuple[float, ...], int, int]:
     """Flag and labels of a record, and where its image begins and how long it is."""
     where = f"{path}, byte {offset}"
-    head = os.pread(file, _RECORD.size + _HEADER.size, offset)
+    file.seek(offset)
+    head = file.read(_RECORD.size + _HEADER.size)
     if len(head) < _RECORD.size + _HEADER.size:
         raise DatasetError(f"{where}: the file ends within a record. Remedy: copy it again")
     magic, length = _RECORD.unpack_from(head)
@@ -165,7 +175,7 @@ def _read_record(file: int, offset: int, path: Path) -> tuple[int, tuple[float, 
     if flag > 0:
         if flag > 64 or _HEADER.size + 4 * flag > size:
             raise DatasetError(f"{where}: {flag} labels in a record. Remedy: copy it again")
-        labels = struct.unpack(f"<{flag}f", os.pread(file, 4 * flag, begin).ljust(4 * flag, b"\0"))
+        labels = struct.unpack(f"<{flag}f", file.read(4 * flag).ljust(4 * flag, b"\0"))
     if not np.isfinite(labels[0]):
         raise DatasetError(f"{where}: a label that is no number. Remedy: copy it again")
     return flag, labels, begin + 4 * flag, size - _HEADER.size - 4 * flag

@@ -67,7 +67,8 @@ def build_head(
     if kind == "sphereface":
         if margin is not None and margin != int(margin):
             raise ValueError(f"the margin of sphereface is a whole number, not {margin:g}")
-        return losses.SphereFaceLoss(classes, embedding, margin=int(margin or 4), scale=scale or 1.0)  # type: ignore[no-any-return]
+        whole = 4 if margin is None else int(margin)
+        return losses.SphereFaceLoss(classes, embedding, margin=whole, scale=scale or 1.0)  # type: ignore[no-any-return]
     if kind == "cosface":
         return losses.CosFaceLoss(  # type: ignore[no-any-return]
             classes, embedding, margin=0.35 if margin is None else margin, scale=scale or 64.0

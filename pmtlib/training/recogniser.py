@@ -8,10 +8,14 @@ last checkpoint gives the same weights as one in a single run, on the same devic
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import io
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pmtlib import protocols
-from pmtlib.architectures import Architecture, Options, find
+from pmtlib.architectures import ARCHITECTURES, Architecture, Options, find
 from pmtlib.datasets import PairSet, People
 from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
 from pmtlib.images import write_atomic
@@ -117,6 +121,11 @@ def architecture_of(config: RecogniserConfig) -> tuple[Architecture, Options, st
     Raises:
         ConfigError: it is another package's, which brings modules that cannot be trained here.
     """
+    trainable = [name for name, one in ARCHITECTURES.items() if one.wrap is None]
+    if config.architecture not in ARCHITECTURES and not config.architecture.startswith("timm:"):
+        close = difflib.get_close_matches(config.architecture, trainable, n=1)
+        guess = f" did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"no architecture {config.architecture!r};{guess} known are {', '.join(trainable)}")
     try:
         architecture = find(config.architecture)
     except NetworkError as error:
@@ -159,14 +168,14 @@ def train_recogniser(
         ResultError: the folder's state is damaged.
     """
     cards = [device] if device.type == "cuda" else []
-    with _group() as (rank, world), reproducible(), torch.random.fork_rng(devices=cards):
+    with _group(device) as (rank, world), reproducible(), torch.random.fork_rng(devices=cards):
         run = _Run(people, config, folder, device, pairs, rank, world)
         run.restore(resume)
         return run.go(workers, progress, checkpoint_seconds)
 
 
 @contextmanager
-def _group() -> Iterator[tuple[int, int]]:
+def _group(device: torch.device) -> Iterator[tuple[int, int]]:
     """Rank and size of the group of processes that ``torchrun`` has started; (0, 1) without it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -174,12 +183,36 @@ def _group() -> Iterator[tuple[int, int]]:
         return
     already = distributed.is_initialized()
     if not already:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield distributed.get_rank(), world
     finally:
         if not already:
             distributed.destroy_process_group()
+
+
+@contextmanager
+def _between_updates() -> Iterator[Callable[[], bool]]:
+    """Says whether the user has interrupted; a second interruption is not waited with. In the main thread only."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, usual)
+
+    if usual is not signal.default_int_handler:
+        # Somebody else's handler, or none: it keeps its say.
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 class _Joint(nn.Module):
@@ -274,8 +307,16 @@ class _Run:
         self.curve: list[dict[str, Any]] = []
         self.record = {
             "config": config.model_dump(mode="json"),
-            "corpus": {"name": people.name, "images": len(trained), "people": len(names), "held_out": config.held_out},
-            "validation": None if pairs is None else {"name": pairs.name, "pairs": len(pairs)},
+            "corpus": {
+                "name": people.name,
+                "images": len(trained),
+                "people": len(names),
+                "held_out": config.held_out,
+                "sample": _sampled(people),
+            },
+            "validation": None
+            if pairs is None
+            else {"name": pairs.name, "pairs": len(pairs), "sha256": pairs.fingerprint},
         }
 
     def rows(self, step: int) -> list[int]:
@@ -349,6 +390,9 @@ class _Run:
     def go(self, workers: int, progress: Callable[[int], Any] | None, checkpoint_seconds: float) -> Trained:
         if progress is not None and self.step:
             progress(self.step)
+        if self.rank == 0 and self.step == 0:
+            # Before anything is computed: a folder that cannot be written to should not show after hours.
+            write_atomic(self.folder / RECORD, (json.dumps(self._stored(), indent=1) + "\n").encode())
         if self.step == 0:
             self._measure()
         module: nn.Module = self.joint
@@ -362,26 +406,30 @@ class _Run:
             pin_memory=self.device.type == "cuda",
         )
         begun = stored = time.monotonic()
-        before, kept = self.seconds, self.step
-        try:
-            for images, labels in loader:
-                self._update(module, images, labels)
-                self.step += 1
-                now = time.monotonic()
-                self.seconds = before + now - begun
-                if self.step % self.config.validate_every == 0 or self.step == self.steps:
-                    self._measure()
-                if progress is not None:
-                    progress(1)
-                if now - stored >= checkpoint_seconds or self.step == self.steps:
+        before, kept, whole = self.seconds, self.step, True
+        with _between_updates() as stop:
+            try:
+                for images, labels in loader:
+                    whole = False
+                    self._update(module, images, labels)
+                    self.step += 1
+                    now = time.monotonic()
+                    self.seconds = before + now - begun
+                    if self.step % self.config.validate_every == 0 or self.step == self.steps:
+                        self._measure()
+                    whole = True
+                    if progress is not None:
+                        progress(1)
+                    if now - stored >= checkpoint_seconds or self.step == self.steps:
+                        self.store()
+                        stored, kept = now, self.step
+                    if stop():
+                        raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                # Half an update is no state to go on from: weights would have moved and the step's number not.
+                if whole and self.step > kept:
                     self.store()
-                    stored, kept = now, self.step
-        except KeyboardInterrupt:
-            if self.step > kept:
-                self.store()
-            raise
-        if self.step == self.steps and kept != self.steps:
-            self.store()
+                raise
         return Trained(self.network.eval().requires_grad_(False), self._stored(), self.publisher)
 
     def _update(self, module: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -485,6 +533,14 @@ def _split(people: People, config: RecogniserConfig) -> tuple[People, PairSet | 
     folds = np.concatenate([np.arange(len(alike)) % 10] * 2)
     pairs = PairSet(f"{people.name}-held-out", people.images, np.array(alike + unlike), same, folds, None, "Held out")
     return trained, pairs.subset(np.arange(len(same)))
+
+
+def _sampled(people: People, count: int = 64) -> str:
+    """SHA-256 over who every image shows and the bytes of some images: enough to tell one corpus from another."""
+    digest = hashlib.sha256("\0".join(people.identities).encode())
+    for row in np.linspace(0, len(people) - 1, min(count, len(people)), dtype=np.int64):
+        digest.update(people.images.content(int(row)))
+    return digest.hexdigest()
 
 
 def _save(path: Path, content: Any) -> None:
