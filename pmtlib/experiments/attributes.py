@@ -581,6 +581,9 @@ def comparison(
     return _ordered(pd.DataFrame(lines, columns=columns), settings)
 
 
+UNJUDGED = "cannot be judged, since no network here tells it on clean photographs"
+
+
 def verdicts(compared: pd.DataFrame) -> dict[str, str]:
     """Attribute to whether the claim holds: in every comparison, in some, or in none of them."""
     found = {}
@@ -646,7 +649,6 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     table = attribute_table(blocks, settings, pooled=True)
     ages = age_table(blocks, pooled=True)
     paper = paper_means()
-    by_attribute = verdicts(compared)
     right, opposite, overall = _counted(compared)
     clean = clean_table(blocks, settings, pooled=True)
     able = {(line["network"], line["attribute"]) for line in clean.to_dict("records") if line["tells"]}
@@ -655,6 +657,10 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
         for network, attribute in zip(compared["network"], compared["attribute"], strict=True)
     ]
     known = compared[knows]
+    # An emotion is of the moment: clean photographs of a person say nothing of who tells it.
+    moment = (compared["attribute"] == "emotion").to_numpy()
+    by_attribute = {one: UNJUDGED for one in ATTRIBUTES if one in set(compared["attribute"])}
+    by_attribute |= verdicts(compared[np.array(knows, dtype=bool) | moment])
     weaker = comparison(blocks, settings, against=WEAKER)
     weaker_right, weaker_opposite, weaker_overall = _counted(weaker)
     lines = [

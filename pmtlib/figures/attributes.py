@@ -114,8 +114,8 @@ def agreement_table(table: pd.DataFrame, dataset: str) -> Styler:
     return styled(frame, caption)
 
 
-def comparison_table(compared: pd.DataFrame) -> Styler:
-    """Whether PMT(x) confuses more than x + delta, from :func:`pmtlib.experiments.attributes.comparison`."""
+def comparison_table(compared: pd.DataFrame, noise: str = "x + δ") -> Styler:
+    """Whether PMT(x) confuses more than noise, from :func:`pmtlib.experiments.attributes.comparison`."""
     digits = {"cossim": 2, "years": 1}
     frame = pd.DataFrame(
         {
@@ -133,8 +133,8 @@ def comparison_table(compared: pd.DataFrame) -> Styler:
         }
     )
     caption = (
-        "x + δ less PMT(x) in CosSim, PMT(x) less x + δ in years: positive where the paper's claim is right. Mean over "
-        "images with 95% bootstrap interval over persons, paired"
+        f"{noise} less PMT(x) in CosSim, PMT(x) less {noise} in years: positive where the paper's claim is right. Mean "
+        "over images with 95% bootstrap interval over persons, paired"
     )
     return styled(frame, caption).hide(axis="index")
 
