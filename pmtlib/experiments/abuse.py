@@ -420,6 +420,28 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         f"**that other networks fail {keeps}** (they have {remaining:.1f}% on uploads as they are, "
         f"{value['purified_calibrated_unauthorised_mean']}% after the blur)."
     )
+    alike = others[
+        [
+            len(kinds := {zoo.card(name).paper_counterpart for name in (line["authorised"], line["network"])}) == 1
+            and None not in kinds
+            for line in others.to_dict("records")
+        ]
+    ]
+    if len(alike):
+        pairs = ", ".join(
+            f"{line['network']} on images for {line['authorised']} {100 * line['accuracy']:.1f}% "
+            f"[{100 * line['low']:.1f}, {100 * line['high']:.1f}] ({TITLES.get(line['dataset'], line['dataset'])})"
+            for line in alike.to_dict("records")
+        )
+        out = all(100 * line["high"] < _KEPT_OUT for line in alike.to_dict("records"))
+        lines.append(
+            "- **The same architecture.** The paper says that even models with the architecture of the authorised one "
+            f"fail. That {'holds' if out else 'does not hold'}: {pairs}."
+        )
+    lines.append(
+        f"- *What counts as what.* Served: a loss of at most {_SERVED:g} points. Kept out: at most {_KEPT_OUT:g}%, on "
+        f"the upload as it is and after the blur; in part: at most {_HALF_OUT:g}%."
+    )
     own, _ = paper_cells()
     claim = (
         "**The paper claims** that only the authorised network recognises the upload: on four sets its authorised "

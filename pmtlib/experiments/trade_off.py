@@ -531,7 +531,26 @@ def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd
                 f"[{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
             )
         text += "."
+    ours = curve[curve["images"] == UPLOADS].sort_values("bound")
+    if len(ours) > 1:
+        first, last = ours.iloc[0], ours.iloc[-1]
+        drops = ours[ours["utility_high"] < first["utility_low"]]["bound"]
+        rises, falls = (
+            last["privacy_low"] > first["privacy_high"],
+            last["privacy_high"] < first["privacy_low"],
+        )
+        text += (
+            " *Claimed: only when the noise is too intense does the Utility of uploads drop clearly, and their Privacy "
+            f"rises.* {'Holds' if len(drops) and rises else 'Does not hold'}: their Utility "
+            + (f"is clearly lower at {_listed(drops)}" if len(drops) else f"drops at no bound up to {last['bound']:g}")
+            + f", and their Privacy {'rises' if rises else 'falls' if falls else 'does not move clearly'}, from "
+            f"{_term(first, 'privacy')} at δ = {first['bound']:g} to {_term(last, 'privacy')} at {last['bound']:g}."
+        )
     return text
+
+
+def _term(line: Any, name: str) -> str:
+    return f"{line[name]:.2f} [{line[f'{name}_low']:.2f}, {line[f'{name}_high']:.2f}]"
 
 
 def _reading_of_control(title: str, control: pd.DataFrame) -> str:

@@ -45,10 +45,12 @@ def picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
 
 
 def configuration_table(settings: SectionSettings) -> Styler:
-    """Every value of the transform's configuration."""
-    values = settings.pmt.model_dump()
+    """What was drawn and with which seeds, and every value of the transform's configuration."""
+    drawn = ("pairs", "pair_seed", "calibration_pairs", "cut", "authorised", "noise_seed")
+    values = {name: getattr(settings, name) for name in drawn if hasattr(settings, name)}
+    values |= {f"pmt: {name}": value for name, value in settings.pmt.model_dump().items()}
     frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
-    return styled(frame, "The transform's configuration")
+    return styled(frame, "The section's draws and seeds, and the transform's configuration")
 
 
 def provenance_table(outcomes: Iterable[tuple[str, str, Outcome]]) -> Styler:

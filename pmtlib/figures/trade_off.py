@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from pmtlib import metrics
 from pmtlib.experiments.common import TITLES
 from pmtlib.experiments.trade_off import (
     ACCURACY,
@@ -181,6 +184,35 @@ def matching_figure(cells: pd.DataFrame, settings: TradeOffSettings) -> Figure:
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.grid(axis="x", alpha=0.3)
     if sets:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def roc_figure(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> Figure:
+    """ROC curves of every network for the three kinds of comparison: a row a data set, a column a kind."""
+    found = [(block.dataset, block.matching.result.values) for block in blocks if block.matching.result is not None]
+    figure, axes = plt.subplots(
+        max(len(found), 1), 3, figsize=(10.5, 3.6 * max(len(found), 1)), squeeze=False, sharex=True, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
+    colours = sns.color_palette("colorblind", len(settings.networks))
+    for row, (dataset, values) in zip(axes, found, strict=False):
+        same = np.array(values["same"], dtype=bool)
+        for axis, kind in zip(row, COMPARISONS, strict=True):
+            for place, network in enumerate(name for name in settings.networks if name in values["networks"]):
+                curve = metrics.roc(np.array(values["networks"][network]["scores"][kind]), same)
+                own = network == settings.authorised
+                label = f"{network} (authorised)" if own else network
+                axis.step(
+                    curve.far, curve.tar, where="post", color=colours[place], lw=2.4 if own else 1.2,
+                    ls=("-", "--", "-.", ":", (0, (5, 1)))[place % 5], label=label,
+                )  # fmt: skip
+            axis.set_title(f"{TITLES.get(dataset, dataset)}: {kind.replace('-', '–')}", fontsize=9)
+            axis.set_xlabel("false acceptance rate")
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel("true acceptance rate")
+    if found:
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     plt.close(figure)
     return figure
