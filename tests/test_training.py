@@ -353,12 +353,17 @@ def test_a_signal_is_waited_with_until_the_update_is_whole(people: People, tmp_p
         os.kill(os.getpid(), signal.SIGINT)
         update(self, *batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recogniser._Run, "_update", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_recogniser(people, SMALL, tmp_path, device=CPU)
+    # Whoever runs the tests may have a handler of their own.
+    theirs = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recogniser._Run, "_update", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_recogniser(people, SMALL, tmp_path, device=CPU)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, theirs)
     assert json.loads((tmp_path / recogniser.RECORD).read_text())["steps_done"] == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_another_corpus_of_the_same_size_is_noticed(people: People, whole: tuple[Path, recogniser.Trained]) -> None:

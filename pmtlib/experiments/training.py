@@ -19,7 +19,7 @@ from pmtlib.experiments.common import TITLES, Outcome, SectionSettings, Source, 
 from pmtlib.progress import progress_bar
 from pmtlib.reproduction import Recompute
 from pmtlib.training.corpora import load_corpus
-from pmtlib.training.recogniser import RecogniserConfig, train_recogniser, updates
+from pmtlib.training.recogniser import STATE_FORMAT, RecogniserConfig, train_recogniser, updates
 
 VERSION = 1
 SAMPLES = "samples"
@@ -98,7 +98,8 @@ def _trained(people: People, config: RecogniserConfig, device: torch.device, *, 
 
 def recogniser_folder(people: People, config: RecogniserConfig) -> Path:
     """Where a training of this section is kept, by corpus and configuration: in the cache."""
-    key = hashlib.sha256(json.dumps([people.fingerprint, config.model_dump(mode="json")]).encode()).hexdigest()
+    asked = [STATE_FORMAT, VERSION, people.fingerprint, config.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     return paths.cache_dir() / "recogniser" / key[:16]
 
 

@@ -42,6 +42,8 @@ from pmtlib.training.heads import Head, build_head
 
 STATE, MODEL, RECORD = "training.pt", "model.pt", "training.json"
 """Files of a training: its last state; the checkpoint for `pmt networks add`; configuration and curve."""
+STATE_FORMAT = 2
+"""Of :data:`STATE`; raised when what is stored changes."""
 _HELD_PAIRS = 10
 """Same pairs of a held-out person that validation draws at most."""
 
