@@ -22,24 +22,26 @@ def training_curves(frame: pd.DataFrame) -> Figure:
         part = frame[frame["recipe"] == recipe]
         label = f"{part['architecture'].iloc[0]}, {part['head'].iloc[0]}"
         measured = part.dropna(subset=["accuracy"])
-        left.plot(measured["seen"], 100 * measured["accuracy"], color=colour, marker="o", markersize=3, label=label)
+        left.plot(
+            measured["seen"] / 1000, 100 * measured["accuracy"], color=colour, marker="o", markersize=3, label=label
+        )
         left.fill_between(
-            measured["seen"].astype(float),
+            measured["seen"].astype(float) / 1000,
             100 * measured["low"].astype(float),
             100 * measured["high"].astype(float),
             color=colour,
             alpha=0.2,
         )
         lost = part.dropna(subset=["loss"])
-        right.plot(lost["seen"], lost["loss"], color=colour, marker="o", markersize=3, label=label)
+        right.plot(lost["seen"] / 1000, lost["loss"], color=colour, marker="o", markersize=3, label=label)
     left.axhline(50, color="0.5", linewidth=0.8, linestyle=":")
     left.set_ylabel("accuracy on people held out (%)")
     right.set_ylabel("loss")
     for axis in (left, right):
-        axis.set_xlabel("images seen")
+        axis.set_xlabel("images seen (thousands)")
         axis.spines[["top", "right"]].set_visible(False)
     if recipes:
-        left.legend(frameon=False, fontsize=8, loc="lower right")
+        left.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.1))
     plt.close(figure)
     return figure
 
