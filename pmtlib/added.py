@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from pmtlib import calibration
 from pmtlib.calibration import Calibration
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
-from pmtlib.paths import networks_dir
+from pmtlib.paths import file_sha256, networks_dir
 
 _FORMAT = 1
 _RECORD, _CALIBRATION = "network.json", "calibration.json"
@@ -50,8 +50,8 @@ class AddedNetwork:
         loss: what it was trained with, or "not stated".
         source: the checkpoint's file name.
         source_sha256: the checkpoint's checksum.
-        content: checksum of the stored weights.
         default_cut: units of the shallow model unless another cut is asked for.
+        content: SHA-256 of the stored file of the weights; "" until it is stored.
         format: of this record.
     """
 
@@ -69,8 +69,8 @@ class AddedNetwork:
     loss: str
     source: str
     source_sha256: str
-    content: str
-    default_cut: int = 5
+    default_cut: int
+    content: str = ""
     format: int = _FORMAT
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -137,14 +137,19 @@ def read(name: str) -> AddedNetwork:
     return record
 
 
-def store(record: AddedNetwork, write: Callable[[Path], None], points: Calibration, *, replacing: bool) -> None:
+def store(
+    record: AddedNetwork, write: Callable[[Path], None], points: Callable[[str], Calibration], *, replacing: bool
+) -> AddedNetwork:
     """Store a network: whole or not at all, and an older one of that name stays until the new one is there.
 
     Args:
         record: what is stored of it.
         write: writes the weights to the path that it is given.
-        points: its operating points.
+        points: gives its operating points for the checksum that stands for it.
         replacing: an older one of that name is replaced.
+
+    Returns:
+        The record as it is stored, with the checksum of the weights.
 
     Raises:
         NetworkError: there is one of that name by now, and it is not to be replaced.
@@ -154,8 +159,10 @@ def store(record: AddedNetwork, write: Callable[[Path], None], points: Calibrati
     home.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=home, prefix=f".{record.name}."))
     try:
-        write(made / weights_path(record.name, record.architecture).name)
-        calibration.write([points], made / _CALIBRATION)
+        weights = made / weights_path(record.name, record.architecture).name
+        write(weights)
+        record = replace(record, content=file_sha256(weights))
+        calibration.write([points(record.weights)], made / _CALIBRATION)
         write_atomic(made / _RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
         if exists(record.name):
             if not replacing:
@@ -164,6 +171,7 @@ def store(record: AddedNetwork, write: Callable[[Path], None], points: Calibrati
         elif folder(record.name).exists():
             shutil.rmtree(folder(record.name))
         made.replace(folder(record.name))
+        return record
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pmtlib import added, converted, datasets, devices, metrics, protocols, zoo
-from pmtlib.architectures import Publisher, recognise, valid_name
+from pmtlib.architectures import PUBLISHERS, Convention, Published, Publisher, recognise
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
 from pmtlib.inventory import CHECK_SETS
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.paths import file_sha256
 from pmtlib.shallow import DEFAULT_CUT
 
 Channels = Literal["auto", "rgb", "bgr"]
 RESERVED = ("add", "list", "remove")
 """Words of ``pmt networks``, which no network may be called."""
+_QUARTER = 28
+_WHOLE_LFW = 6000
+_Input = tuple[bool, float, float]
+"""Whether blue, green, red; mean; scale."""
 TRIAL_PAIRS = 600
 """Pairs on which ways to prepare the input are tried."""
 INPUTS = ((127.5, 127.5), (0.0, 1.0), (0.0, 255.0))
-"""(mean, scale) of the inputs that are tried for an ONNX file: -1..1, 0..255, 0..1."""
+"""(mean, scale) of the inputs that are tried where nothing tells: -1..1, 0..255, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,40 @@ class Addition:
         }
 
 
-def add_checkpoint(
+@dataclass(frozen=True)
+class _Source:
+    """What a file says of its network.
+
+    Attributes:
+        architecture: as in the record.
+        publisher: as in the record.
+        title: as in the record.
+        convention: how the input is prepared, as far as it is known.
+        columns: columns of the crop that the network sees.
+        network: gives the network, with its weights, for a way to prepare the input.
+        write: stores it.
+        remedy: the options that say what cannot be told.
+        graph: its units are found from its graph.
+        published: the public checkpoint that the file is by its name.
+        ignored: how many tensors of the training were left out.
+    """
+
+    architecture: str
+    publisher: str
+    title: str
+    convention: Convention
+    columns: tuple[int, int]
+    network: Callable[[_Input], FaceNetwork]
+    write: Callable[[FaceNetwork, Path], None]
+    remedy: str
+    graph: bool
+    published: Published | None = None
+    ignored: int = 0
+
+
+def add(
     path: Path,
-    publisher: Publisher,
+    kind: str,
     name: str,
     *,
     model: str | None = None,
@@ -80,177 +116,150 @@ def add_checkpoint(
     replacing: bool = False,
     show: bool = True,
 ) -> Addition:
-    """Add the network of a checkpoint to the zoo under a name of one's own.
+    """Add a network to the zoo under a name of one's own.
 
-    The architecture is recognised from the tensors (:func:`pmtlib.architectures.recognise`). The channel order is the
-    one that is asked for; else that of the public file of this name; else the publisher's, unless the other separates
-    :data:`TRIAL_PAIRS` pairs surely better. Then the whole set is verified with it. A network at chance
-    (:func:`pmtlib.protocols.check`) is refused, and nothing is kept of it.
+    A checkpoint's architecture is recognised from its tensors (:func:`pmtlib.architectures.recognise`); an ONNX file is
+    its own (:class:`pmtlib.networks.onnx_graph.OnnxNetwork`). How the input is prepared is what is asked for; else what
+    the name of a public file or the publisher says, unless another order of the channels, or (ONNX, DeepFace, timm)
+    another of :data:`INPUTS`, separates :data:`TRIAL_PAIRS` pairs surely better. Then the whole set is verified. A
+    network at chance (:func:`pmtlib.protocols.check`) is refused, and nothing is kept of it. The default cut is five
+    units; where units are found from a graph, the first whose map is at most 28 high, the paper's.
 
     Args:
-        path: the checkpoint, a file of ``torch.save``.
-        publisher: whose conventions its input follows.
+        path: a file of ``torch.save``, or an ONNX file with its weights in it.
+        kind: one of :data:`pmtlib.architectures.PUBLISHERS`, or :data:`pmtlib.added.ONNX`.
         name: by which it will be asked for.
         model: timm's name of the backbone, for that publisher alone.
         channels: the order in which the network takes the colours.
-        mean: subtracted from the images, in 0..255, and ``scale``, by which the difference is divided: where the
-            publisher's networks take more than one (DeepFace, timm), both or neither, and then they are tried as well.
-        scale: see ``mean``.
-        dataset: the verification set; None for the first of LFW, CFP-FF and the sample photographs that is at hand.
+        mean: subtracted from the images, in 0..255; given together with ``scale``, where a kind has more than one.
+        scale: the difference is divided by it.
+        dataset: the verification set; None for the first of LFW, CFP-FF and the sample photographs that is at hand, and
+            then the operating points of the other whole set are stored as well.
         device: where to compute.
         replacing: an added network of that name is replaced.
         show: draw progress bars on standard error.
 
     Raises:
-        NetworkError: the name cannot be used, the checkpoint is of no known architecture, the channel order cannot be
-            told, or the network is at chance.
+        NetworkError: there is no such kind, the name cannot be used, the file holds no network of that kind, how its
+            input is prepared cannot be told, or the network is at chance.
         AssetError: the checkpoint cannot be read.
         DatasetError: the set is absent or damaged.
         OSError: the network cannot be stored.
     """
+    if kind != added.ONNX and kind not in PUBLISHERS:
+        raise NetworkError(f"no kind {kind!r} of network; known are {', '.join((*PUBLISHERS, added.ONNX))}")
     _check_name(name, replacing)
     _check_input(mean, scale)
-    if mean is not None and publisher not in ("deepface", "timm"):
-        raise NetworkError(f"the networks of {publisher} have a known mean and scale; leave --mean and --scale out")
-    found = recognise(path, publisher, model)
+    # Read before the set is: most files that cannot be used are refused at once.
+    source = _onnx(path, model) if kind == added.ONNX else _checkpoint(path, cast(Publisher, kind), model)
+    if mean is not None and source.convention.firm:
+        raise NetworkError(f"the networks of {kind} have a known mean and scale; leave --mean and --scale out")
     trial = _Trial(path, name, dataset, device, show)
-    known = found.convention
-    if channels != "auto":
-        orders = [channels == "bgr"]
-    elif known.bgr is not None and (found.published is not None or trial.pairset.stand_in):
-        orders = [known.bgr]
-    else:
-        orders = [bool(known.bgr), not known.bgr]
-    inputs = [(known.mean, known.scale)]
-    if mean is not None and scale is not None:
-        inputs = [(mean, scale)]
-    elif not known.firm and not trial.pairset.stand_in:
-        inputs = list(dict.fromkeys([*inputs, *INPUTS]))
+    ways = _ways(source, channels, None if mean is None or scale is None else (mean, scale), trial.pairset.stand_in)
+    way, tried = trial.best(ways, source)
+    network = source.network(way)
+    measured = trial.measure(network)
+    shapes, published, notes = _shapes(network), source.published, trial.notes
+    if published is not None and _contradicts(measured, published.lfw):
+        notes = [
+            *notes,
+            f"{path.name} is the name of {published.title}, whose publisher gives {published.lfw} on LFW; this is "
+            "another network",
+        ]
+        published = None
+    record = added.store(
+        added.AddedNetwork(
+            name=name,
+            architecture=source.architecture,
+            publisher=source.publisher,
+            title=source.title if published is None else published.title,
+            embedding=next(reversed(shapes.values()))[0],
+            bgr=way[0],
+            mean=way[1],
+            scale=way[2],
+            columns=source.columns,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            training_set="not stated" if published is None else published.training_set,
+            loss="not stated" if published is None else published.loss,
+            source=path.name,
+            source_sha256=file_sha256(path),
+            default_cut=_first_small(shapes) if source.graph else DEFAULT_CUT,
+        ),
+        lambda target: source.write(network, target),
+        lambda weights: protocols.operating_points(name, weights, measured),
+        replacing=replacing,
+    )
+    trial.measure_others()
+    lfw = None if published is None else published.lfw
+    return Addition(record, measured, tried, shapes, lfw, source.ignored, "; ".join(notes))
+
+
+def _checkpoint(path: Path, publisher: Publisher, model: str | None) -> _Source:
+    found = recognise(path, publisher, model)
 
     def network(way: _Input) -> FaceNetwork:
         return found.architecture.network(replace(found.options, bgr=way[0], mean=way[1], scale=way[2]), found.state)
 
-    way, tried = trial.best(_ways(orders, inputs), network, "--channels rgb or bgr")
-    chosen = network(way)
-    measured = trial.measure(chosen)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in chosen.state_dict().items()}
-    shapes = _shapes(chosen)
-    published = found.published
-    if published is not None and trial.contradicts(measured, published.lfw):
-        trial.notes.append(
-            f"{path.name} is the name of {published.title}, whose publisher gives {published.lfw} on LFW; this is "
-            "another network"
-        )
-        published = None
-    record = added.AddedNetwork(
-        name=name,
+    def write(network: FaceNetwork, target: Path) -> None:
+        converted.write(target, {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
+
+    return _Source(
         architecture=found.architecture.name,
         publisher=publisher,
-        title=published.title if published is not None else found.architecture.title,
-        embedding=found.options.embedding,
-        bgr=way[0],
-        mean=way[1],
-        scale=way[2],
+        title=found.architecture.title,
+        convention=found.convention,
         columns=found.options.columns,
-        parameters=_parameters(chosen),
-        training_set=published.training_set if published is not None else "not stated",
-        loss=published.loss if published is not None else "not stated",
-        source=path.name,
-        source_sha256=_sha256(path),
-        content=converted.digest(state),
-        default_cut=DEFAULT_CUT if found.architecture.wrap is None else _first_small(shapes),
-    )
-    points = protocols.operating_points(name, record.weights, measured)
-    added.store(record, lambda target: converted.write(target, state), points, replacing=replacing)
-    trial.measure_others(name)
-    return Addition(
-        record,
-        measured,
-        tried,
-        shapes,
-        published=None if published is None else published.lfw,
+        network=network,
+        write=write,
+        remedy="--channels rgb or bgr",
+        graph=found.architecture.wrap is not None,
+        published=found.published,
         ignored=len(found.ignored),
-        note="; ".join(trial.notes),
     )
 
 
-def add_onnx(
-    path: Path,
-    name: str,
-    *,
-    channels: Channels = "auto",
-    mean: float | None = None,
-    scale: float | None = None,
-    dataset: str | None = None,
-    device: str = "auto",
-    replacing: bool = False,
-    show: bool = True,
-) -> Addition:
-    """Add a recognition network that is an ONNX file, see :class:`pmtlib.networks.onnx_graph.OnnxNetwork`.
-
-    What the file does not tell, the channel order, the mean and the scale of its input, is what is asked for; what is
-    not asked for is tried on :data:`TRIAL_PAIRS` pairs (:data:`INPUTS`, both orders), and of those that are not surely
-    worse than the best by area under the ROC curve, the first is taken. The default cut is the first unit whose map is
-    at most a quarter as high as the image, the paper's 28x28.
-
-    Args:
-        path: the ONNX file, with its weights in it.
-        name: by which it will be asked for.
-        channels: the order in which the network takes the colours.
-        mean: subtracted from the images, in 0..255; given together with ``scale``.
-        scale: the difference is divided by it.
-        dataset: as in :func:`add_checkpoint`.
-        device: where to compute.
-        replacing: an added network of that name is replaced.
-        show: draw progress bars on standard error.
-
-    Raises:
-        NetworkError: the name cannot be used, the file is no recognition network that can be converted, its input
-            cannot be told, or it is at chance.
-        DatasetError: the set is absent or damaged.
-        OSError: the network cannot be stored.
-    """
+def _onnx(path: Path, model: str | None) -> _Source:
     from pmtlib.networks.onnx_graph import OnnxNetwork
 
-    _check_name(name, replacing)
-    _check_input(mean, scale)
-    # Read before the set is: most files that cannot be used are refused at once.
+    if model is not None:
+        raise NetworkError("--model is for timm alone")
     network = OnnxNetwork(path).requires_grad_(False)
     _check_batch(network, path)
-    trial = _Trial(path, name, dataset, device, show)
-    inputs = INPUTS if mean is None or scale is None else ((mean, scale),)
-    orders = (False, True) if channels == "auto" else (channels == "bgr",)
 
     def prepared(way: _Input) -> FaceNetwork:
         network.bgr, network.mean, network.scale = way
         return network
 
-    way, tried = trial.best(_ways(orders, inputs), prepared, "--channels, --mean and --scale")
-    measured = trial.measure(prepared(way))
-    content = path.read_bytes()
-    shapes = _shapes(network)
-    record = added.AddedNetwork(
-        name=name,
+    return _Source(
         architecture=added.ONNX,
-        publisher="onnx",
+        publisher=added.ONNX,
         title=path.name,
-        embedding=next(reversed(shapes.values()))[0],
-        bgr=way[0],
-        mean=way[1],
-        scale=way[2],
+        convention=Convention(None, firm=False),
         columns=(0, 112),
-        parameters=_parameters(network),
-        training_set="not stated",
-        loss="not stated",
-        source=path.name,
-        source_sha256=hashlib.sha256(content).hexdigest(),
-        content=hashlib.sha256(content).hexdigest(),
-        default_cut=_first_small(shapes),
+        network=prepared,
+        write=lambda _, target: write_atomic(target, path.read_bytes()),
+        remedy="--channels, --mean and --scale",
+        graph=True,
     )
-    points = protocols.operating_points(name, record.weights, measured)
-    added.store(record, lambda target: write_atomic(target, content), points, replacing=replacing)
-    trial.measure_others(name)
-    return Addition(record, measured, tried, shapes, note="; ".join(trial.notes))
+
+
+def _ways(source: _Source, channels: Channels, asked: tuple[float, float] | None, stand_in: bool) -> dict[_Input, str]:
+    """The ways to prepare the input that are in question, the usual one first."""
+    known = source.convention
+    if channels != "auto":
+        orders = [channels == "bgr"]
+    elif known.bgr is not None and (source.published is not None or stand_in):
+        orders = [known.bgr]
+    else:
+        orders = [bool(known.bgr), not known.bgr]
+    inputs = [asked or (known.mean, known.scale)]
+    if asked is None and not known.firm and not (stand_in and known.bgr is not None):
+        inputs = list(dict.fromkeys([*inputs, *INPUTS]))
+    return {
+        (bgr, mean, scale): f"{'BGR' if bgr else 'RGB'} (x - {mean:g}) / {scale:g}"
+        for mean, scale in inputs
+        for bgr in orders
+    }
 
 
 def _first_small(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -259,11 +268,11 @@ def _first_small(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return maps[0] if maps else min(DEFAULT_CUT, len(shapes))
 
 
-_QUARTER = 28
-_WHOLE_LFW = 6000
-_Way = TypeVar("_Way")
-_Input = tuple[bool, float, float]
-"""Whether blue, green, red; mean; scale."""
+def _contradicts(measured: protocols.Verification, published: float | None) -> bool:
+    """Whether whole LFW says that this is not the network whose accuracy was published."""
+    whole = measured.dataset == CHECK_SETS[0] and measured.n >= _WHOLE_LFW
+    low, high = measured.accuracy_interval
+    return whole and published is not None and not low <= published <= high
 
 
 class _Trial:
@@ -281,9 +290,7 @@ class _Trial:
             else []
         )
 
-    def best(
-        self, ways: Mapping[_Way, str], network: Callable[[_Way], FaceNetwork], remedy: str
-    ) -> tuple[_Way, dict[str, float]]:
+    def best(self, ways: Mapping[_Input, str], source: _Source) -> tuple[_Input, dict[str, float]]:
         """The first of the ways that is not surely worse than the best, and the areas under the ROC curve by label.
 
         Surely: the 95% bootstrap interval over pairs of the difference to the best excludes zero. A few pairs must not
@@ -294,30 +301,24 @@ class _Trial:
         if self.pairset.stand_in:
             raise NetworkError(
                 f"{self.path}: nothing tells how its input is prepared, and {self.pairset.name} is too small a set to "
-                f"measure it; give {remedy}"
+                f"measure it; give {source.remedy}"
             )
         alike = int(self.pairset.same.sum())
         some = self.pairset.sample(min(TRIAL_PAIRS, 2 * min(alike, len(self.pairset) - alike)), 0)
-        scores: dict[_Way, metrics.Floats] = {}
+        scores: dict[_Input, metrics.Floats] = {}
         for way in ways:
-            built = network(way).to(self.place).eval().requires_grad_(False)
+            built = source.network(way).to(self.place).eval().requires_grad_(False)
             scores[way] = protocols.pair_scores(built, some, progress=self.show)
         areas = {way: metrics.auc(found, some.same) for way, found in scores.items()}
         best = max(areas, key=lambda way: areas[way])
         chosen = next(way for way in ways if not surely_less(scores[way], scores[best], some.same))
         return chosen, {ways[way]: area for way, area in areas.items()}
 
-    def contradicts(self, measured: protocols.Verification, published: float | None) -> bool:
-        """Whether whole LFW says that this is not the network whose accuracy was published."""
-        whole = measured.dataset == "lfw" and measured.n >= _WHOLE_LFW
-        low, high = measured.accuracy_interval
-        return whole and published is not None and not low <= published <= high
-
-    def measure_others(self, name: str) -> None:
+    def measure_others(self) -> None:
         """Operating points on the other whole sets at hand: a set's own pairs must not give it its threshold."""
         sets = [one for one in self.others if one != self.pairset.name and datasets.available(one)]
         if sets and not self.pairset.stand_in:
-            protocols.calibrate([name], sets, device=self.place, progress=self.show)
+            protocols.calibrate([self.name], sets, device=self.place, progress=self.show)
 
     def measure(self, network: FaceNetwork) -> protocols.Verification:
         """Verify the whole set, and refuse a network at chance."""
@@ -343,14 +344,6 @@ def surely_less(one: metrics.Floats, best: metrics.Floats, same: NDArray[np.bool
     return level < 0.025 * draws
 
 
-def _ways(orders: Sequence[bool], inputs: Sequence[tuple[float, float]]) -> dict[_Input, str]:
-    return {
-        (bgr, mean, scale): f"{'BGR' if bgr else 'RGB'} (x - {mean:g}) / {scale:g}"
-        for mean, scale in inputs
-        for bgr in orders
-    }
-
-
 def _check_input(mean: float | None, scale: float | None) -> None:
     if (mean is None) != (scale is None):
         raise NetworkError("mean and scale belong together; give both, or neither")
@@ -359,7 +352,7 @@ def _check_input(mean: float | None, scale: float | None) -> None:
 
 
 def _check_name(name: str, replacing: bool) -> None:
-    if not valid_name(name) or name in RESERVED:
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name) is None or name in RESERVED:
         raise NetworkError(
             f"a network cannot be called {name!r}; use lower-case letters, digits, dots, dashes and underscores, "
             f"and none of {', '.join(RESERVED)}"
@@ -393,12 +386,3 @@ def _shapes(network: FaceNetwork) -> dict[str, tuple[int, ...]]:
     blank = torch.zeros(1, 3, 112, 112, device=parameter.device)
     outputs = network.run_units(network.prepare(blank), 0, len(network.units))
     return {name: tuple(output.shape[1:]) for name, output in zip(network.unit_names, outputs, strict=True)}
-
-
-def _parameters(network: FaceNetwork) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -537,8 +536,3 @@ def _unknown(path: Path, state: Mapping[str, Tensor], candidates: Sequence[Archi
 def _options_guess(state: Mapping[str, Tensor], architecture: Architecture) -> Options:
     rows = state.get(architecture.embedding)
     return Options(embedding=int(rows.shape[0]) if rows is not None and rows.ndim else 512)
-
-
-def valid_name(name: str) -> bool:
-    """Whether a network may be called so: lower-case letters, digits, dots, dashes and underscores."""
-    return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name) is not None

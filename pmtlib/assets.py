@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pmtlib.errors import AssetError
-from pmtlib.paths import cache_dir, weights_dir
+from pmtlib.paths import cache_dir, file_sha256, weights_dir
 
 if sys.platform != "win32":
     import fcntl
@@ -438,8 +438,7 @@ def sha256_of(path: Path) -> str:
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
     if key not in _verified:
-        with path.open("rb") as file:
-            _verified[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _verified[key] = file_sha256(path)
     return _verified[key]
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -574,29 +574,23 @@ def add_network(
 ) -> int:
     """Add the network of a checkpoint: recognise its architecture, verify with it, keep it unless it is at chance."""
     _warm_up(quiet or as_json)
-    from pmtlib import added, adding, architectures
+    from pmtlib import adding
 
-    if kind != added.ONNX and kind not in architectures.PUBLISHERS:
-        raise ConfigError(
-            f"no kind {kind!r} of network; known are {', '.join((*architectures.PUBLISHERS, added.ONNX))}"
-        )
-    if kind == added.ONNX and model is not None:
-        raise ConfigError("--model is for timm alone")
-    if channels not in ("auto", "rgb", "bgr"):
+    if channels not in get_args(adding.Channels):
         raise ConfigError(f"no channel order {channels!r}; give rgb, bgr or auto")
-    options: dict[str, Any] = {
-        "channels": channels,
-        "mean": mean,
-        "scale": scale,
-        "dataset": sets,
-        "device": device,
-        "replacing": replacing,
-        "show": not quiet,
-    }
-    if kind == added.ONNX:
-        found = adding.add_onnx(checkpoint, name, **options)
-    else:
-        found = adding.add_checkpoint(checkpoint, kind, name, model=model, **options)  # type: ignore[arg-type]
+    found = adding.add(
+        checkpoint,
+        kind,
+        name,
+        model=model,
+        channels=cast(adding.Channels, channels),
+        mean=mean,
+        scale=scale,
+        dataset=sets,
+        device=device,
+        replacing=replacing,
+        show=not quiet,
+    )
     if as_json:
         _print_json(found.to_dict())
     elif not quiet:

@@ -75,7 +75,7 @@ def read(path: Path) -> dict[str, Tensor] | None:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError):
         return None
-    return state if metadata.get(_CONTENT) == digest(state) else None
+    return state if metadata.get(_CONTENT) == _digest(state) else None
 
 
 def write(path: Path, state: dict[str, Tensor]) -> None:
@@ -84,7 +84,7 @@ def write(path: Path, state: dict[str, Tensor]) -> None:
     Raises:
         NetworkError: the file cannot be written.
     """
-    content = safetensors.torch.save(state, metadata={_CONTENT: digest(state)})
+    content = safetensors.torch.save(state, metadata={_CONTENT: _digest(state)})
     try:
         write_atomic(path, content)
     except OSError as error:
@@ -101,7 +101,7 @@ def _fits(network: nn.Module, state: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
+def _digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
     for key in sorted(state):

@@ -176,7 +176,22 @@ def _lfw_landmarks(photo: UInt8Image) -> NDArray[np.float64]:
     return np.asarray((faces.TEMPLATE - faces.TEMPLATE[:2].mean(0)) * scale + eyes, dtype=np.float64)
 
 
-class _Encoded(Images):
+class EncodedImages(Images):
+    """Encoded aligned crops in something larger than a file each; a subclass says where their bytes are."""
+
+    def __getitem__(self, index: int) -> UInt8Image:
+        try:
+            image = faces.decode(self.content(index), self.name(index))
+        except PhotoError as error:
+            raise DatasetError(str(error)) from error
+        if image.shape != (SIZE, SIZE, 3):
+            raise DatasetError(
+                f"{self.name(index)} is {image.shape[1]}x{image.shape[0]}. Remedy: use aligned {SIZE}x{SIZE} crops"
+            )
+        return image
+
+
+class _Encoded(EncodedImages):
     """Encoded images in memory, as a ``.bin`` file holds them."""
 
     def __init__(self, encoded: Sequence[bytes], origin: str) -> None:
@@ -185,17 +200,6 @@ class _Encoded(Images):
 
     def __len__(self) -> int:
         return len(self.encoded)
-
-    def __getitem__(self, index: int) -> UInt8Image:
-        try:
-            image = faces.decode(self.encoded[index], self.name(index))
-        except PhotoError as error:
-            raise DatasetError(str(error)) from error
-        if image.shape != (SIZE, SIZE, 3):
-            raise DatasetError(
-                f"{self.name(index)} is {image.shape[1]}x{image.shape[0]}. Remedy: use a .bin of {SIZE}x{SIZE} crops"
-            )
-        return image
 
     def name(self, index: int) -> str:
         return f"{self.origin}, image {index}"

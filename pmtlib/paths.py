@@ -1,7 +1,8 @@
-"""Where things are: one function a place, so that the command, the notebooks and the tests agree."""
+"""Where things are: one function a place, so that the command, the notebooks and the tests agree; and checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -64,3 +65,13 @@ def project_dir() -> Path:
 def results_dir() -> Path:
     """Stored numbers: ``PMT_RESULTS``, else ``results/`` of the project."""
     return _from_env("PMT_RESULTS") or project_dir() / "results"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ from pmtlib import devices, faces, intake, metrics, variants, zoo
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.paths import file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import Agreement, Report, Row, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel
@@ -627,8 +628,7 @@ def _reason(error: PhotoError, photo: intake.Photo) -> str:
 
 def _sha256(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 

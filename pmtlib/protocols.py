@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -325,20 +325,5 @@ def calibrate(
 
 def operating_points(name: str, weights: str, found: Verification) -> Calibration:
     """What is stored of a verification, for a network of that name whose weights have that checksum."""
-    return Calibration(
-        network=name,
-        dataset=found.dataset,
-        weights=weights,
-        fingerprint=found.fingerprint,
-        n=found.n,
-        accuracy_mean=found.accuracy_mean,
-        accuracy_std=found.accuracy_std,
-        auc=found.auc,
-        eer=found.eer,
-        tar_far_1e2=found.tar_far_1e2,
-        tar_far_1e3=found.tar_far_1e3,
-        tar_far_1e3_interval=found.tar_far_1e3_interval,
-        threshold_accuracy=found.threshold_accuracy,
-        threshold_far_1e2=found.threshold_far_1e2,
-        threshold_far_1e3=found.threshold_far_1e3,
-    )
+    shared = {field.name: getattr(found, field.name) for field in fields(Calibration) if hasattr(found, field.name)}
+    return Calibration(network=name, weights=weights, **shared)

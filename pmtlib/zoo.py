@@ -14,7 +14,6 @@ Networks that the user has added (:mod:`pmtlib.added`) stand beside those and ar
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pmtlib import added, assets, converted, devices
 from pmtlib.calibration import CALIBRATION_FILE, DEFAULT_DATASET, Calibration, calibrations, find
 from pmtlib.errors import NetworkError
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.paths import file_sha256
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,9 @@ def _added_card(record: added.AddedNetwork) -> NetworkCard:
         options = architectures.Options(record.embedding, record.bgr, record.mean, record.scale, record.columns)
         return architectures.find(record.architecture).network(options)
 
-    def gone(_: Mapping[str, Path]) -> dict[str, Tensor]:
-        # Reached where the stored weights are absent or damaged: there is no original to make them from.
+    def convert(_: Mapping[str, Path]) -> dict[str, Tensor]:
         raise NetworkError(
-            f"{path}: the weights of {record.name} are absent or damaged; "
-            f"`pmt networks remove {record.name}` and add it again"
+            f"{path}: not the weights of {record.architecture}; upgrade pmtlib, or add {record.name} again"
         )
 
     channels = "BGR" if record.bgr else "RGB"
@@ -141,7 +139,7 @@ def _added_card(record: added.AddedNetwork) -> NetworkCard:
     return NetworkCard(
         name=record.name,
         build=build,
-        convert=gone,
+        convert=convert,
         assets=(),
         training_set=record.training_set,
         loss=record.loss,
@@ -181,21 +179,19 @@ def load(name: str, device: torch.device | str = "cpu") -> FaceNetwork:
 
 def _load_added(record: added.AddedNetwork, wanted: NetworkCard) -> FaceNetwork:
     path = added.weights_path(record.name, record.architecture)
+    try:
+        whole = file_sha256(path) == record.content
+    except OSError:
+        whole = False
+    if not whole:
+        raise NetworkError(
+            f"{path}: the weights of {record.name} are absent or damaged; "
+            f"`pmt networks remove {record.name}` and add it again"
+        )
     if record.architecture == added.ONNX:
-        try:
-            whole = hashlib.sha256(path.read_bytes()).hexdigest() == record.content
-        except OSError:
-            whole = False
-        state = {} if whole else wanted.convert({})
-        network = wanted.build()
-    else:
-        state = converted.read(path) or {}
-        if converted.digest(state) != record.content:
-            wanted.convert({})
-        with torch.random.fork_rng(devices=[]):
-            network = wanted.build()
-        network.load_state_dict(state)
-    return network.eval().requires_grad_(False)
+        # Its weights are in its graph.
+        return wanted.build().eval().requires_grad_(False)
+    return converted.load(record.name, path, wanted.build, lambda: wanted.convert({}))
 
 
 def available(name: str) -> bool:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
 
 from pmtlib import settings
 from pmtlib.architectures import recognise
@@ -146,24 +147,22 @@ def test_malformed_corpora_get_one_line(tmp_path: Path) -> None:
     root = next(fresh)
     (root / "train.idx").unlink()
     assert "train.idx: cannot be read" in refused(root)
-    root = next(fresh)
-    (root / "train.idx").write_text("nothing")
-    assert "not lines of a key, a tab and an offset" in refused(root)
-    root = next(fresh)
-    (root / "train.idx").write_text("")
-    assert "lists no records" in refused(root)
-    root = next(fresh)
-    (root / "train.idx").write_text("1\t3\n")
-    assert "no record begins there" in refused(root)
-    root = next(fresh)
-    (root / "train.idx").write_text("1\t99999999\n")
-    assert "the file ends within a record" in refused(root)
-    root = next(fresh)
-    spoil(root / "train.rec", 4, struct.pack("<I", (1 << 29) | 40))
-    assert "a record in several parts" in refused(root)
-    root = next(fresh)
-    spoil(root / "train.rec", 8, struct.pack("<I", 10**6))
-    assert "1000000 labels in a record" in refused(root)
+    for index, says in (
+        ("nothing", "not lines of a key, a tab and an offset"),
+        ("", "lists no records"),
+        ("1\t3\n", "no record begins there"),
+        ("1\t99999999\n", "the file ends within a record"),
+    ):
+        root = next(fresh)
+        (root / "train.idx").write_text(index)
+        assert says in refused(root)
+    for place, word, says in (
+        (4, (1 << 29) | 40, "a record in several parts"),
+        (8, 10**6, "1000000 labels in a record"),
+    ):
+        root = next(fresh)
+        spoil(root / "train.rec", place, struct.pack("<I", word))
+        assert says in refused(root)
     root = record_io(tmp_path / "nan", [([math.nan], encoded(1, 0))])
     assert "a label that is no number" in refused(root)
     root = record_io(tmp_path / "cut", entries, head=False)
@@ -173,7 +172,7 @@ def test_malformed_corpora_get_one_line(tmp_path: Path) -> None:
     assert "byte" in refused(root)
     small = io.BytesIO()
     Image.new("RGB", (50, 60)).save(small, "PNG")
-    assert "is 50x60. Remedy: pack aligned 112x112 crops" in refused(
+    assert "is 50x60. Remedy: use aligned 112x112 crops" in refused(
         record_io(tmp_path / "small", [([1.0], small.getvalue())])
     )
     (tmp_path / "no.tar").write_bytes(b"no archive" * 100)
@@ -457,5 +456,13 @@ def test_the_recipes_are_configurations() -> None:
     assert files
     for file in files:
         config = settings.layered(RecogniserConfig, file, {}, "")
-        recogniser.architecture_of(config)
+        architecture, options, _ = recogniser.architecture_of(config)
         assert config.epochs == 100
+        # What the file says of its cost is what the network costs, counted.
+        with torch.device("meta"):
+            network, images = architecture.network(options).train(), torch.zeros(2, 3, 112, 112)
+        with FlopCounterMode(display=False) as counted:
+            network(images).sum().backward()
+        an_image = counted.get_total_flops() / 2
+        assert f"{an_image / 1e9:.0f} billion floating-point operations" in file.read_text()
+        assert f"so {an_image * 490_623 * 100:.1e}".replace("e+", "e") + " operations" in file.read_text()

@@ -7,7 +7,6 @@ checkpoint gives the same weights as one in a single run, on the same device wit
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import time
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pmtlib.checkpoints import read_state, refuse_another, write_state
 from pmtlib.datasets import People
-from pmtlib.errors import ConfigError, ResultError
+from pmtlib.errors import ResultError
 from pmtlib.faces import SIZE
 from pmtlib.images import write_atomic
 from pmtlib.randomness import derived_generator, reproducible
@@ -244,18 +244,9 @@ class Training(ABC, Generic[_Model]):
         if self.folder is None or not resume or not (self.folder / TRAINING).is_file():
             return None
         stored = self.files.read(self.folder)
-        differing = [name for name, value in self.record.items() if stored and stored.get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{self.folder} holds another {self.title} (other {', '.join(differing)}); name another folder, "
-                "or start afresh"
-            )
-        try:
-            content = (self.folder / TRAINING).read_bytes()
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load has no error of its own for a damaged file
-            raise ResultError(f"{self.folder / TRAINING} is damaged; start afresh") from error
-        return state
+        if stored:
+            refuse_another(self.folder, self.title, stored, self.record)
+        return read_state(self.folder / TRAINING)
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -279,14 +270,12 @@ class Training(ABC, Generic[_Model]):
             "losses": self.losses,
             "curve": self.curve,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.averaged.state_dict().items()}
         finished = self.step == self.schedule.steps
         record = {**self.record, "finished": finished, "steps_done": self.step, "seconds": round(self.seconds, 3)}
         record["curve"] = self.curve
         # The record last: where it says that training is finished, the weights are there.
-        write_atomic(self.folder / TRAINING, buffer.getvalue())
+        write_state(self.folder / TRAINING, state)
         write_atomic(self.folder / self.files.weights, safetensors.torch.save(weights))
         write_atomic(self.folder / self.files.record, (json.dumps(record, indent=1) + "\n").encode())
         self.finished = finished

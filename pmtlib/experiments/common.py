@@ -198,10 +198,15 @@ def obtain(
     return Outcome(fresh, previous=stored)
 
 
+def with_interval(line: Any, name: str, places: int = 2) -> str:
+    """A mean with its interval, ``0.53 [0.43, 0.62]``, from a line with ``NAME``, ``NAME_low`` and ``NAME_high``."""
+    mean, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
 def own_name(name: str, weights: Mapping[str, str]) -> str:
     """A result's name, marked where a network is not the package's: it must not replace one that is shipped."""
-    foreign = {network: checksum for network, checksum in weights.items() if network not in zoo.CARDS}
-    if not foreign:
+    if all(network in zoo.CARDS for network in weights):
         return name
     return f"{name}--own-{hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:8]}"
 

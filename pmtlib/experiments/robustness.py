@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pmtlib import datasets, metrics
@@ -26,6 +27,7 @@ from pmtlib.experiments.common import (
     rounded,
     same_data,
     section_settings,
+    with_interval,
 )
 from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, identities, strangers, thresholds
 from pmtlib.experiments.variants import Gap, Variants, VariantSettings, recomputed, up_lines, up_terms
@@ -437,37 +439,25 @@ def processing_cells(blocks: Sequence[RobustnessBlock], settings: RobustnessSett
         values, limits = block.processing.result.values, block.clean.result.values["networks"]
         same = np.array(values["same"], dtype=bool)
         untouched: dict[tuple[str, str], Floats] = {}
-
-        def change(
-            images: str,
-            role: str,
-            share: Floats,
-            untouched: dict[tuple[str, str], Floats] = untouched,
-            groups: Any = values["photograph"],
-        ) -> dict[str, float]:
-            before = untouched.setdefault((images, role), share)
-            low, high = metrics.bootstrap(share - before, seed=0, groups=groups)
-            return {"change": float((share - before).mean()), "change_low": low, "change_high": high}
-
         # What is left as it is first: the others are held against it.
         for operation, kinds in sorted(values["operations"].items(), key=lambda item: item[0] != NONE):
             for images, entry in kinds.items():
-                where = {"dataset": block.dataset, "operation": operation, "images": images}
-                likeness = {"ssim": float(np.mean(entry["ssim"]))}
-                others = []
+                right: dict[str, list[NDArray[np.bool_]]] = {}
                 for network, scores in entry["networks"].items():
+                    role = "authorised" if network == settings.authorised else "unauthorised"
                     correct = metrics.eq10(scores["own"], scores["other"], same, limits[network]["threshold"])
-                    if network != settings.authorised:
-                        others.append(correct)
-                        continue
-                    moved = change(images, "authorised", correct.astype(np.float64))
-                    lines.append({**where, "role": "authorised", **rate(correct), **likeness, **moved})
-                if others:
-                    share = np.mean(others, axis=0)
+                    right.setdefault(role, []).append(correct)
+                for role, columns_of in right.items():
+                    share = np.mean(columns_of, axis=0)
+                    moved = share - untouched.setdefault((images, role), share)
                     low, high = metrics.bootstrap(share, seed=0, groups=values["photograph"])
-                    middle = {"accuracy": float(share.mean()), "low": low, "high": high, "n": len(share)}
-                    moved = change(images, "unauthorised", share)
-                    lines.append({**where, "role": "unauthorised", **middle, **likeness, **moved})
+                    line = {"accuracy": float(share.mean()), "low": low, "high": high, "n": len(share)}
+                    if role == "authorised":
+                        line |= {name: value for name, value in rate(columns_of[0]).items() if name in line}
+                    low, high = metrics.bootstrap(moved, seed=0, groups=values["photograph"])
+                    line |= {"change": float(moved.mean()), "change_low": low, "change_high": high}
+                    where = {"dataset": block.dataset, "operation": operation, "images": images, "role": role}
+                    lines.append({**where, **line, "ssim": float(np.mean(entry["ssim"]))})
     columns = ["dataset", "operation", "images", "role", "accuracy", "low", "high", "n", "ssim"]
     columns += ["change", "change_low", "change_high"]
     return pd.DataFrame(lines, columns=columns)
@@ -592,7 +582,7 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
                 else "lower: the claim is reversed" if one[f"{term}_high"] < other[f"{term}_low"]
                 else "not told apart"
             )  # fmt: skip
-            parts.append(f"at {amplitude:g} {_written(one, term)} against {_written(other, term)} ({apart})")
+            parts.append(f"at {amplitude:g} {with_interval(one, term)} against {with_interval(other, term)} ({apart})")
         name = "UP" if term == "total" else "Utility"
         text += (
             f" But those amplitudes are at most {100 * small:.1f}% of the features' standard deviation, and {name} of "
@@ -601,15 +591,12 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
         )
         last = ours.index[-1]
         text += (
-            f" At {last:g} (σ = {float(ours['sigma'].iloc[-1]):.2f}) Utility is {_written(ours.loc[last], 'utility')} "
-            f"for uploads and {_written(theirs.loc[last], 'utility')} for originals (strangers accepted: "
+            f" At {last:g} (σ = {float(ours['sigma'].iloc[-1]):.2f}) Utility is "
+            f"{with_interval(ours.loc[last], 'utility')} for uploads and {with_interval(theirs.loc[last], 'utility')} for "
+            "originals (strangers accepted: "
             f"{100 * ours.loc[last, 'stranger']:.0f} and {100 * theirs.loc[last, 'stranger']:.0f}%)."
         )
     return text
-
-
-def _written(line: Any, term: str) -> str:
-    return f"{line[term]:.2f} [{line[f'{term}_low']:.2f}, {line[f'{term}_high']:.2f}]"
 
 
 def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:

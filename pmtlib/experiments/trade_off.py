@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pmtlib import datasets, metrics, zoo
 from pmtlib.errors import DatasetError
-from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings
+from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings, with_interval
 from pmtlib.experiments.variants import CALIBRATED, PAPER, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.images import add_noise, quantise
@@ -544,13 +544,10 @@ def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd
             f"rises.* {'Holds' if len(drops) and rises else 'Does not hold'}: their Utility "
             + (f"is clearly lower at {_listed(drops)}" if len(drops) else f"drops at no bound up to {last['bound']:g}")
             + f", and their Privacy {'rises' if rises else 'falls' if falls else 'does not move clearly'}, from "
-            f"{_term(first, 'privacy')} at δ = {first['bound']:g} to {_term(last, 'privacy')} at {last['bound']:g}."
+            f"{with_interval(first, 'privacy')} at δ = {first['bound']:g} to {with_interval(last, 'privacy')} at "
+            f"{last['bound']:g}."
         )
     return text
-
-
-def _term(line: Any, name: str) -> str:
-    return f"{line[name]:.2f} [{line[f'{name}_low']:.2f}, {line[f'{name}_high']:.2f}]"
 
 
 def _reading_of_control(title: str, control: pd.DataFrame) -> str:

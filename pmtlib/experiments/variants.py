@@ -279,30 +279,19 @@ def role_means(
         clean = thresholds[identity["dataset"]].result
         if outcome.result is None or clean is None:
             continue
-        values = outcome.result.values
-        same = np.array(values["same"], dtype=bool)
-        authorised = outcome.result.request.parameters["authorised"]
         for kind in (PAPER, CALIBRATED):
-            right: dict[str, list[NDArray[np.bool_]]] = {"authorised": [], "unauthorised": []}
-            for network, scores in values["networks"].items():
-                if kind == PAPER and network in settings.kappa_excluded:
-                    continue
-                kappa = settings.kappa if kind == PAPER else clean.values["networks"][network]["threshold"]
-                role = "authorised" if network in authorised else "unauthorised"
-                right[role].append(metrics.eq10(scores["own"], scores["other"], same, kappa))
-            for role, columns in right.items():
-                if not columns:
-                    continue
-                share = np.mean(columns, axis=0)
+            for role, share in role_shares(outcome, thresholds[identity["dataset"]], settings, kind).items():
                 interval = metrics.bootstrap(share, seed=0)
                 line = {"threshold": kind, "role": role, "accuracy": share.mean(), "low": interval.low}
-                rest = {"high": interval.high, "n": len(share), "ssim": float(np.mean(values["ssim"]))}
+                rest = {"high": interval.high, "n": len(share), "ssim": float(np.mean(outcome.result.values["ssim"]))}
                 lines.append({**identity, **line, **rest})
     return pd.DataFrame(lines)
 
 
-def role_shares(outcome: Outcome, clean: Outcome, settings: SectionSettings) -> dict[str, Floats]:
-    """For each role, the share of its networks that got a pair right (Eq. 10, own thresholds), (P,); {} without it."""
+def role_shares(
+    outcome: Outcome, clean: Outcome, settings: SectionSettings, kind: str = CALIBRATED
+) -> dict[str, Floats]:
+    """For each role, the share of its networks that got a pair right (Eq. 10), (P,); {} without a result."""
     if outcome.result is None or clean.result is None:
         return {}
     same_data(clean.result, outcome.result)
@@ -311,10 +300,12 @@ def role_shares(outcome: Outcome, clean: Outcome, settings: SectionSettings) -> 
     authorised = outcome.result.request.parameters["authorised"]
     right: dict[str, list[NDArray[np.bool_]]] = {}
     for network, scores in values["networks"].items():
+        if kind == PAPER and network in settings.kappa_excluded:
+            continue
+        kappa = settings.kappa if kind == PAPER else clean.result.values["networks"][network]["threshold"]
         role = "authorised" if network in authorised else "unauthorised"
-        kappa = clean.result.values["networks"][network]["threshold"]
         right.setdefault(role, []).append(metrics.eq10(scores["own"], scores["other"], same, kappa))
-    return {role: np.mean(columns, axis=0) for role, columns in right.items()}
+    return {role: np.mean(right[role], axis=0) for role in ("authorised", "unauthorised") if role in right}
 
 
 class Gap(NamedTuple):

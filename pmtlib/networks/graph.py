@@ -103,18 +103,17 @@ def _units(module: fx.GraphModule, label: str) -> OrderedDict[str, nn.Module]:
             depends.add(node)
     flow = [node for node in nodes if node in depends and node is not image]
     result = output.args[0] if isinstance(output.args[0], fx.Node) else output.all_input_nodes[0]
-    # Position in the flow after which a value is no longer used.
-    last_use = {
-        node: max((flow.index(user) for user in node.users if user in depends and user is not output), default=-1)
-        for node in (image, *flow)
-    }
-    last_use[result] = len(flow)
+    # What is computed behind the result is of no use.
+    flow = flow[: flow.index(result) + 1]
+    position = {node: place for place, node in enumerate(flow)}
     segments: list[list[fx.Node]] = [[]]
+    reach = max(position[user] for user in image.users if user in position)
     for place, node in enumerate(flow):
         segments[-1].append(node)
-        alive = [value for value in (image, *flow[: place + 1]) if last_use[value] > place]
-        if alive == [node] and place < len(flow) - 1:
+        # A segment ends where no value from before this node is used behind it.
+        if reach <= place and node is not result:
             segments.append([])
+        reach = max([reach, *(position[user] for user in node.users if user in position)])
     joined: list[list[fx.Node]] = []
     for segment in segments:
         if joined and not (_has_weights(module, segment) and _has_weights(module, joined[-1])):

@@ -108,34 +108,20 @@ def _block35() -> InceptionResidual:
     )
 
 
-def _block17() -> InceptionResidual:
+def _crossed(channels: int, width: int, length: int, scale: float, *, linear: bool = False) -> InceptionResidual:
+    """Two branches of ``width`` channels, one of them with a row and then a column of ``length``."""
+    half = length // 2
     return InceptionResidual(
-        896,
+        channels,
         [
-            Convolution(896, 128, 1),
+            Convolution(channels, width, 1),
             nn.Sequential(
-                Convolution(896, 128, 1),
-                Convolution(128, 128, (1, 7), padding=(0, 3)),
-                Convolution(128, 128, (7, 1), padding=(3, 0)),
+                Convolution(channels, width, 1),
+                Convolution(width, width, (1, length), padding=(0, half)),
+                Convolution(width, width, (length, 1), padding=(half, 0)),
             ),
         ],
-        256,
-        0.10,
-    )
-
-
-def _block8(scale: float, *, linear: bool = False) -> InceptionResidual:
-    return InceptionResidual(
-        1792,
-        [
-            Convolution(1792, 192, 1),
-            nn.Sequential(
-                Convolution(1792, 192, 1),
-                Convolution(192, 192, (1, 3), padding=(0, 1)),
-                Convolution(192, 192, (3, 1), padding=(1, 0)),
-            ),
-        ],
-        384,
+        2 * width,
         scale,
         linear=linear,
     )
@@ -176,7 +162,7 @@ class InceptionResNetV1(PublishedNetwork):
                 ),
                 nn.MaxPool2d(3, 2),
             ),
-            repeat_2=nn.Sequential(*(_block17() for _ in range(10))),
+            repeat_2=nn.Sequential(*(_crossed(896, 128, 7, 0.10) for _ in range(10))),
             mixed_7a=InceptionReduction(
                 nn.Sequential(Convolution(896, 256, 1), Convolution(256, 384, 3, 2)),
                 nn.Sequential(Convolution(896, 256, 1), Convolution(256, 256, 3, 2)),
@@ -185,8 +171,8 @@ class InceptionResNetV1(PublishedNetwork):
                 ),
                 nn.MaxPool2d(3, 2),
             ),
-            repeat_3=nn.Sequential(*(_block8(0.20) for _ in range(5))),
-            block8=_block8(1.0, linear=True),
+            repeat_3=nn.Sequential(*(_crossed(1792, 192, 3, 0.20) for _ in range(5))),
+            block8=_crossed(1792, 192, 3, 1.0, linear=True),
         )
         units = OrderedDict[str, nn.Module]()
         for name, module in modules.items():

@@ -19,12 +19,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pmtlib import datasets, faces
+from pmtlib import datasets
 from pmtlib.convert.state import first_line
-from pmtlib.datasets import Images, People
-from pmtlib.errors import DatasetError, PhotoError
-from pmtlib.faces import SIZE
-from pmtlib.images import UInt8Image
+from pmtlib.datasets import EncodedImages, People
+from pmtlib.errors import DatasetError
 
 _MAGIC = 0xCED7230A
 _RECORD = struct.Struct("<II")
@@ -36,7 +34,7 @@ _LARGEST = 16 * 2**20
 _OPEN_FILES = 64
 
 
-class Packed(Images):
+class Packed(EncodedImages):
     """Encoded images inside large files.
 
     Args:
@@ -51,17 +49,6 @@ class Packed(Images):
 
     def __len__(self) -> int:
         return len(self.place)
-
-    def __getitem__(self, index: int) -> UInt8Image:
-        try:
-            image = faces.decode(self.content(index), self.name(index))
-        except PhotoError as error:
-            raise DatasetError(str(error)) from error
-        if image.shape != (SIZE, SIZE, 3):
-            raise DatasetError(
-                f"{self.name(index)} is {image.shape[1]}x{image.shape[0]}. Remedy: pack aligned {SIZE}x{SIZE} crops"
-            )
-        return image
 
     def name(self, index: int) -> str:
         """The file and where in it the image begins."""

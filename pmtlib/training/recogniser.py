@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import json
 import math
 import os
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pmtlib import protocols
 from pmtlib.architectures import ARCHITECTURES, Architecture, Options, find
+from pmtlib.checkpoints import read_state, refuse_another, write_state
 from pmtlib.datasets import PairSet, People
 from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
 from pmtlib.images import write_atomic
@@ -307,6 +307,7 @@ class _Run:
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=config.precision == "float16")
         self.step, self.seconds, self.losses = 0, 0.0, [0.0, 0.0]
         self.curve: list[dict[str, Any]] = []
+        self._ordered = (-1, torch.empty(0))
         self.record = {
             "config": config.model_dump(mode="json"),
             "corpus": {
@@ -323,11 +324,11 @@ class _Run:
 
     def rows(self, step: int) -> list[int]:
         """The rows of this process in a step's batch."""
-        if step // self.per_epoch != getattr(self, "_epoch", None):
-            self._epoch = step // self.per_epoch
-            self._order = torch.randperm(len(self.crops), generator=self._generator("order", self._epoch))
+        epoch = step // self.per_epoch
+        if epoch != self._ordered[0]:
+            self._ordered = epoch, torch.randperm(len(self.crops), generator=self._generator("order", epoch))
         first = step % self.per_epoch * self.config.batch_size
-        return self._order[first : first + self.config.batch_size][self.rank :: self.world].tolist()
+        return self._ordered[1][first : first + self.config.batch_size][self.rank :: self.world].tolist()
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
         return derived_generator(f"recogniser:{self.config.seed}:{purpose}:{number}")
@@ -338,16 +339,8 @@ class _Run:
         path = self.folder / STATE
         if not resume or not path.is_file():
             return
-        try:
-            state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-            stored = dict(state["record"])
-        except Exception as error:  # torch.load has no error of its own for a damaged file
-            raise ResultError(f"{path} is damaged; start afresh with --fresh, or name another folder") from error
-        differing = [name for name, value in self.record.items() if stored.get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{self.folder} holds another training (other {', '.join(differing)}); name another folder, or --fresh"
-            )
+        state = read_state(path)
+        refuse_another(self.folder, "training", state.get("record", {}), self.record)
         try:
             self.joint.load_state_dict(state["joint"])
             self.optimiser.load_state_dict(state["optimiser"])
@@ -355,7 +348,7 @@ class _Run:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.curve, self.losses = [dict(point) for point in state["curve"]], list(state["losses"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResultError(f"{path} does not fit this version; start afresh with --fresh") from error
+            raise ResultError(f"{path} does not fit this version; start afresh") from error
 
     def store(self) -> None:
         if self.rank:
@@ -371,8 +364,8 @@ class _Run:
             "losses": self.losses,
         }
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        _save(self.folder / MODEL, {"state_dict": weights})
-        _save(self.folder / STATE, state)
+        write_state(self.folder / MODEL, {"state_dict": weights})
+        write_state(self.folder / STATE, state)
         # The record last: where it says that training is finished, the weights are there.
         write_atomic(self.folder / RECORD, (json.dumps(self._stored(), indent=1) + "\n").encode())
 
@@ -492,8 +485,8 @@ def updates(people: People, config: RecogniserConfig) -> int:
     Raises:
         DatasetError: the corpus is too small.
     """
-    trained, _ = _split(people, config)
-    return config.epochs * (len(trained) // config.batch_size)
+    held = _held(people, config)
+    return config.epochs * (sum(name not in held for name in people.identities) // config.batch_size)
 
 
 def rate(config: RecogniserConfig, step: int, steps: int) -> float:
@@ -503,8 +496,8 @@ def rate(config: RecogniserConfig, step: int, steps: int) -> float:
     return float(min(1.0, (step + 1) / rise) * 0.1**passed)
 
 
-def _split(people: People, config: RecogniserConfig) -> tuple[People, PairSet | None]:
-    """Who is trained on, and pairs of those who are held out: each person's pairs, and as many of two people."""
+def _held(people: People, config: RecogniserConfig) -> set[str]:
+    """Who is held out."""
     names = people.names
     if len(names) - config.held_out < 2:
         raise DatasetError(
@@ -512,7 +505,12 @@ def _split(people: People, config: RecogniserConfig) -> tuple[People, PairSet | 
             "take a larger corpus"
         )
     order = torch.randperm(len(names), generator=derived_generator(f"recogniser:{config.seed}:held out")).tolist()
-    held = {names[place] for place in order[: config.held_out]}
+    return {names[place] for place in order[: config.held_out]}
+
+
+def _split(people: People, config: RecogniserConfig) -> tuple[People, PairSet | None]:
+    """Who is trained on, and pairs of those who are held out: each person's pairs, and as many of two people."""
+    held = _held(people, config)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(people.identities):
         if name in held:
@@ -543,9 +541,3 @@ def _sampled(people: People, count: int = 64) -> str:
     for row in np.linspace(0, len(people) - 1, min(count, len(people)), dtype=np.int64):
         digest.update(people.images.content(int(row)))
     return digest.hexdigest()
-
-
-def _save(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
