@@ -306,32 +306,32 @@ class Published:
     lfw: float | None = None
 
 
-_MS1M, _CASIA = "MS-Celeb-1M", "CASIA-WebFace"
+_MS1M, _CASIA, _UNSTATED = "MS-Celeb-1M", "CASIA-WebFace", "not stated"
 
 
 def _robfr(title: str, architecture: str, bgr: bool, training_set: str, loss: str, lfw: float) -> Published:
     return Published(title, "robfr", architecture, bgr, training_set, loss, lfw)
 
 
-# RobFR/networks/*.py: names and channel orders; config.py: accuracies.
+# RobFR/networks/*.py: names, channel orders and, for some, the corpus; config.py: accuracies.
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
     {
         "Backbone_mobileface_Epoch_36_Batch_409392_Time_2019-04-07-16-40_checkpoint.pth": _robfr(
-            "MobileFace", "mobileface", True, _MS1M, "not stated", 0.9945
+            "MobileFace", "mobileface", True, _UNSTATED, _UNSTATED, 0.9945
         ),
         "Backbone_Mobilenet_Epoch_125_Batch_710750_Time_2019-04-14-18-15_checkpoint.pth": _robfr(
-            "Mobilenet", "mobilenet", True, _MS1M, "not stated", 0.9935
+            "Mobilenet", "mobilenet", True, _UNSTATED, _UNSTATED, 0.9935
         ),
         "Backbone_Mobilenet_Epoch_124_Batch_1410128_Time_2019-04-30-14-43_checkpoint.pth": _robfr(
-            "Mobilenet-stride1", "mobilenet-stride1", True, _MS1M, "not stated", 0.99567
+            "Mobilenet-stride1", "mobilenet-stride1", True, _UNSTATED, _UNSTATED, 0.99567
         ),
         "Backbone_ResNet_50_Epoch_36_Batch_204696_Time_2019-04-14-14-44_checkpoint.pth": _robfr(
-            "ResNet50", "resnet-50", True, _MS1M, "not stated", 0.99717
+            "ResNet50", "resnet-50", True, _MS1M, _UNSTATED, 0.99717
         ),
         "Backbone_ResNet_50_Epoch_82_Batch_72406_Time_2019-04-28-20-57_checkpoint.pth": _robfr(
-            "ResNet50-casia", "resnet-50", False, _CASIA, "not stated", 0.986
+            "ResNet50-casia", "resnet-50", False, _CASIA, _UNSTATED, 0.986
         ),
-        "model_ir_se50.pth": _robfr("ArcFace", "ir-se-50", False, _MS1M, "ArcFace", 0.995),
+        "model_ir_se50.pth": _robfr("ArcFace", "ir-se-50", False, _UNSTATED, "ArcFace", 0.995),
         "Backbone_IR_50_Epoch_9_Batch_131004_Time_2019-11-09-12-30_checkpoint.pth": _robfr(
             "IR50-Softmax", "ir-50", True, _MS1M, "softmax", 0.996
         ),

@@ -99,7 +99,7 @@ PAPERS_TITLES = ("MobileFace", "ResNet50", "IR50-Softmax", "IR50-SphereFace", "A
 
 
 def papers_networks() -> tuple[str, ...]:
-    """The paper's own five networks in the order of its Table 9, where the user has added them all; else none.
+    """RobFR's five networks of the paper's names, in the order of its Table 9, where all have been added; else none.
 
     They are those whose checkpoint was recognised as RobFR's of that name.
     """

@@ -500,7 +500,8 @@ def test_onnx_files_that_cannot_be_used(pmt: Any, tmp_path: Path, home: Path, ea
     assert "an operator cannot be converted" in refused(tmp_path / "odd.onnx")
     assert "mean and scale belong together" in refused(path, "--mean", "3")
     assert "the scale above zero" in refused(path, "--mean", "3", "--scale", "0")
-    robfr = ("networks", "add", "robfr", "--checkpoint", path, "--name", "a", "--mean", "3", "--scale", "4")
+    known = checkpoint(tmp_path, untrained())
+    robfr = ("networks", "add", "robfr", "--checkpoint", known, "--name", "a", "--mean", "3", "--scale", "4")
     assert "leave --mean and --scale out" in pmt(*robfr).error
     assert "--model is for timm" in refused(path, "--model", "resnet18")
 
@@ -720,7 +721,7 @@ def test_the_papers_five_become_the_default_of_the_paper_profile_when_all_are_th
             loss=published.loss,
             source="x.pth",
             source_sha256="0",
-            content="0",
+            default_cut=5,
         )
         name = record.name
         added.store(

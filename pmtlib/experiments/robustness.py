@@ -592,8 +592,8 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
         last = ours.index[-1]
         text += (
             f" At {last:g} (σ = {float(ours['sigma'].iloc[-1]):.2f}) Utility is "
-            f"{with_interval(ours.loc[last], 'utility')} for uploads and {with_interval(theirs.loc[last], 'utility')} for "
-            "originals (strangers accepted: "
+            f"{with_interval(ours.loc[last], 'utility')} for uploads and "
+            f"{with_interval(theirs.loc[last], 'utility')} for originals (strangers accepted: "
             f"{100 * ours.loc[last, 'stranger']:.0f} and {100 * theirs.loc[last, 'stranger']:.0f}%)."
         )
     return text
