@@ -1133,4 +1133,7 @@ def read_torch(path: Path) -> Any:
         raise AssetError(f"there is no file {path}. {remedy}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        if isinstance(error, LookupError):
+            # A key of the unpickler's tables: the bytes are no pickle at all.
+            first = "it is no file of torch.save"
         raise AssetError(f"{path} cannot be read as torch weights: {first}. {remedy}") from error
