@@ -191,7 +191,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
         with pytest.raises(AssetError, match=name):
             recognise(tmp_path / name, "robfr")
     (tmp_path / "note.txt").write_text("hello\n")
-    with pytest.raises(AssetError, match="it is no file of torch.save"):
+    with pytest.raises(AssetError, match=r"it is no file of torch\.save"):
         recognise(tmp_path / "note.txt", "robfr")
 
 
