@@ -325,6 +325,8 @@ def test_the_summary_and_the_words_have_the_stitched_recogniser_and_each_kind_of
     filters = table.loc[["upload", "gaussian"]]
     assert found["pmt_filters_others"] == pytest.approx(100 * max(filters["others"]), abs=1e-3)
     assert "recognises 75% [" in numbers.reading(frame, stitched)
+    wrong = stitched.assign(false=[0.5, 0.25])
+    assert "accepts 25% of the pairs of two people here (with photographs 50%)" in numbers.reading(frame, wrong)
     assert "A stranger's head" not in numbers.reading(frame)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pmtlib import metrics
 from pmtlib.experiments import training
 from pmtlib.experiments.common import Outcome
 from pmtlib.figures import training as figures
@@ -85,6 +86,8 @@ def test_the_words_follow_the_numbers() -> None:
     for last, learnt in (((0.8, 0.75, 0.85), True), ((0.66, 0.6, 0.72), False)):
         found = [("a", outcome(last))]
         text = training.reading(training.curves(found), found)
+        low, high = metrics.wilson(30, 100)  # half of the 200 pairs are of one person
+        assert f"TAR 30.0% [{100 * low:.1f}, {100 * high:.1f}]" in text
         assert ("whom it has never seen" in text) == learnt
         assert ("not beyond" in text) != learnt
     assert training.reading(training.curves([]), []) == "Nothing was measured."

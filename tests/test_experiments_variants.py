@@ -194,6 +194,7 @@ def test_a_gap_is_the_mean_difference_over_the_same_pairs() -> None:
     assert variants.Gap(-0.2, -0.3, -0.1).sign == -1
     assert variants.Gap(0.2, -0.1, 0.3).sign == 0
     assert variants.Gap(0.031, 0.01, 0.052).points() == "+3.1 [+1.0, +5.2]"
+    assert variants.Gap(-0.031, -0.052, 0.01).plain() == "−0.031 [−0.052, +0.010]"
 
 
 def test_the_shares_of_a_role_are_equation_10_in_a_loop() -> None:

@@ -250,7 +250,7 @@ def curve_reading(chosen: Sequence[tuple[str, str, Outcome]], choice: str, claim
             gaps = {name: Gap.of(own[bound], other[bound]) for name, other in terms.items() if bound in other}
             by_bound.setdefault(bound, []).extend(gap.sign for gap in gaps.values())
             numbers = ", ".join(f"{gap.plain()} ({name})" for name, gap in gaps.items())
-            parts.append(f"at δ = {bound:g} {numbers}")
+            parts.append(f"at δ = {bound:g}: {numbers}")
         if parts:
             count = len(next(iter(own.values())))
             said.append(f"{TITLES.get(dataset, dataset)} (n = {count} photographs): {'; '.join(parts)}")

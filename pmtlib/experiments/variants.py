@@ -328,11 +328,16 @@ class Gap(NamedTuple):
 
     def points(self) -> str:
         """In percentage points: ``+3.1 [+1.0, +5.2]``."""
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return _signed(f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]")
 
     def plain(self) -> str:
         """As it is: ``+0.31 [+0.10, +0.52]``."""
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return _signed(f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]")
+
+
+def _signed(text: str) -> str:
+    # A hyphen in front of a number in running text reads as a dash.
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def up_terms(outcome: Outcome, kappa: float) -> dict[float, Floats]:

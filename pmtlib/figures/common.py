@@ -74,5 +74,6 @@ def provenance_table(outcomes: Iterable[tuple[str, str, Outcome]]) -> Styler:
                 f"{manifest['seconds']:.0f} s",
             )
         )
-    columns = ["set", "row", "result", "pairs", "date", "on", "took"]
-    return styled(pd.DataFrame(lines, columns=columns), "Stored results of this page").hide(axis="index")
+    columns = ["set", "row", "result", "n", "date", "on", "took"]
+    caption = "Stored results of this page; n: pairs, or images where there are no pairs"
+    return styled(pd.DataFrame(lines, columns=columns), caption).hide(axis="index")

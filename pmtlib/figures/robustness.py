@@ -37,7 +37,8 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
                 table, ax=axis, vmin=0, vmax=top, cmap=COLOURS, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
                 cbar=column == len(sets) - 1, cbar_kws={"label": "UP(δ, κ)"},
             )  # fmt: skip
-            axis.set_title(f"{TITLES.get(str(dataset), str(dataset))}, {images}", fontsize=10)
+            count = int(part["n"].max())
+            axis.set_title(f"{TITLES.get(str(dataset), str(dataset))}, {images} (n = {count} photographs)", fontsize=10)
             axis.set_xlabel("threshold κ" if row == 1 else "")
             axis.set_ylabel("noise bound δ" if column == 0 else "")
             axis.tick_params(axis="y", rotation=0)
@@ -63,16 +64,20 @@ def feature_figure(lines: pd.DataFrame) -> Figure:
             for threshold, style in ((PAPER, "-"), (CALIBRATED, "--")):
                 curve = here[here["threshold"] == threshold]
                 if len(curve):
-                    kappa = f"κ = {curve['kappa'].iloc[0]:.2g}"
+                    # The calibrated one differs by set; the legend serves all panels.
+                    kappa = f"κ = {curve['kappa'].iloc[0]:.2g}" if threshold == PAPER else "calibrated κ"
                     _band(axis, curve, "utility", dark, f"Utility, {kappa}", style, "o")
                     _band(axis, curve, "total", light, f"UP, {kappa}", style, "D")
             _band(axis, here[here["threshold"] == PAPER], "privacy", middle, "Privacy (LPIPS)", "-", "s")
-            axis.set_title(f"{TITLES.get(dataset, dataset)}, {_WORDS[images]} features", fontsize=10)
+            count = int(here["n"].max()) if len(here) else 0
+            title = f"{TITLES.get(dataset, dataset)}, {_WORDS[images]} features (n = {count})"
+            axis.set_title(title, fontsize=10)
             axis.set_xlabel("noise, σ" if scale == ABSOLUTE else "noise, σ in standard deviations of the features")
             axis.set_ylim(-0.04, 1.06 * float(highest))
             axis.grid(alpha=0.3)
     if places:
-        axes[0][0].legend(fontsize=8, loc="center left")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, handlelength=4)
     plt.close(figure)
     return figure
 

@@ -57,7 +57,8 @@ def paper_table9(dataset: str) -> Styler:
     }
     columns = [f"{symbol[name]} {name}" for name in content["columns"]]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return styled(table, f"{TITLES[dataset]}: the paper's Table 9, percent; its own networks, 104 pairs")
+    caption = f"{TITLES[dataset]}: the paper's Table 9, percent; its own networks; most cells fit counts of 104 pairs"
+    return styled(table, caption)
 
 
 def _numbered(settings: ScalabilitySettings) -> Mapping[str, str]:
