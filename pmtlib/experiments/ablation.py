@@ -70,15 +70,13 @@ class AblationRow:
         dataset: its name.
         components: which of :data:`COMPONENTS` are on.
         recognised: who recognises the uploads.
-        noisy: the terms of Eq. 9 at Table 10's noise bound.
-        curve: the same over all bounds, for Fig. 11; None for the rows that it does not show.
+        noisy: the terms of Eq. 9 over the noise bounds.
     """
 
     dataset: str
     components: tuple[bool, bool, bool]
     recognised: Outcome
     noisy: Outcome
-    curve: Outcome | None
 
 
 def run(bench: Variants[AblationSettings], settings: AblationSettings) -> tuple[dict[str, Outcome], list[AblationRow]]:
@@ -88,9 +86,8 @@ def run(bench: Variants[AblationSettings], settings: AblationSettings) -> tuple[
         thresholds[dataset] = bench.thresholds(dataset)
         for components in combinations():
             changes = changes_of(components)
-            noisy = bench.noisy(dataset, changes, bounds=(settings.up_bound,), label="table10")
-            curve = bench.noisy(dataset, changes) if components in _ENDS else None
-            rows.append(AblationRow(dataset, components, bench.recognised(dataset, changes), noisy, curve))
+            recognised, noisy = bench.recognised(dataset, changes), bench.noisy(dataset, changes)
+            rows.append(AblationRow(dataset, components, recognised, noisy))
     return thresholds, rows
 
 
@@ -125,9 +122,9 @@ def table(thresholds: Mapping[str, Outcome], rows: Sequence[AblationRow], settin
 def curves(rows: Sequence[AblationRow], settings: AblationSettings) -> pd.DataFrame:
     """Fig. 11: UP against the noise bound with all enhancements and with none, see :func:`up_lines`."""
     chosen = [
-        ({"dataset": row.dataset, "enhancement": _ENDS[row.components]}, row.curve)
+        ({"dataset": row.dataset, "enhancement": _ENDS[row.components]}, row.noisy)
         for row in rows
-        if row.curve is not None
+        if row.components in _ENDS
     ]
     return up_lines(chosen, settings.up_kappa)
 
@@ -253,9 +250,9 @@ def curve_reading(rows: Sequence[AblationRow], settings: AblationSettings) -> st
     said, signs = [], []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         terms = {
-            _ENDS[row.components]: up_terms(row.curve, settings.up_kappa)
+            _ENDS[row.components]: up_terms(row.noisy, settings.up_kappa)
             for row in rows
-            if row.dataset == dataset and row.curve is not None and row.components in _ENDS
+            if row.dataset == dataset and row.components in _ENDS
         }
         if len(terms) < len(_ENDS) or not all(terms.values()):
             continue

@@ -39,7 +39,7 @@ class ParameterSettings(VariantSettings):
 
     up_kappa: float = 0.3
     kernel_lengths: tuple[int, ...] = (1, 2, 3)
-    step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50)
+    step_curve: tuple[int, ...] = (0, 5, 10, 15, 25, 50, 100)
     cut_curve: tuple[int, ...] = (1, 3, 5, 8, 12, 15)
 
 

@@ -29,7 +29,7 @@ from pmtlib.experiments.common import (
     section_settings,
     with_interval,
 )
-from pmtlib.experiments.trade_off import FINE, ORIGINALS, UPLOADS, identities, strangers, thresholds
+from pmtlib.experiments.trade_off import ORIGINALS, UPLOADS, identities, strangers, thresholds
 from pmtlib.experiments.variants import Gap, Variants, VariantSettings, recomputed, up_lines, up_terms
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.filters import blur
@@ -67,7 +67,6 @@ class RobustnessSettings(VariantSettings):
     """Parameters of Section 6.7.
 
     Attributes:
-        fine_bounds: noise bounds of Fig. 10, those of Fig. 8.
         kappas: its thresholds.
         up_kappa: the threshold of Fig. 9, for which the paper gives none; that of its Fig. 8.
         amplitudes: standard deviation of the noise on features, as it is (Fig. 9).
@@ -82,7 +81,6 @@ class RobustnessSettings(VariantSettings):
 
     section: ClassVar[str] = "robustness"
 
-    fine_bounds: tuple[float, ...] = FINE
     kappas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     up_kappa: float = 0.5
     amplitudes: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
@@ -194,13 +192,12 @@ class Robustness(Variants[RobustnessSettings]):
 
     def run(self) -> list[RobustnessBlock]:
         """All sets. Each result is stored when done, so an interrupted run goes on where it was."""
-        bounds = self.settings.fine_bounds
         return [
             RobustnessBlock(
                 name,
                 self.thresholds(name),
-                self.noisy(name, None, bounds=bounds, label="fine"),
-                self.noisy(name, {}, bounds=bounds, label="fine"),
+                self.noisy(name, None),
+                self.noisy(name, {}),
                 self.features(name),
                 self.reconstructions(name),
                 self.processing(name),

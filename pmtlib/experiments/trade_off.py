@@ -15,13 +15,11 @@ from scipy.sparse.csgraph import connected_components
 from pmtlib import datasets, metrics, zoo
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings, with_interval
-from pmtlib.experiments.variants import CALIBRATED, PAPER, Variants, VariantSettings, recomputed, up_lines
+from pmtlib.experiments.variants import CALIBRATED, LPIPS, PAPER, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.images import add_noise, quantise
 
 VERSION = 1
-FINE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-"""Noise bounds of Fig. 8 and 10: the paper's range, from 0 to 0.3."""
 ORIGINALS, UPLOADS = "originals", "uploads"
 CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED = "clean-clean", "protected-clean", "protected-protected"
 COMPARISONS = (CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED)
@@ -38,13 +36,11 @@ class TradeOffSettings(VariantSettings):
     """Parameters of Section 6.6.
 
     Attributes:
-        fine_bounds: noise bounds of Fig. 8.
         up_kappa: the threshold of its Utility; the paper sets 0.5 here.
     """
 
     section: ClassVar[str] = "trade-off"
 
-    fine_bounds: tuple[float, ...] = FINE
     up_kappa: float = 0.5
 
 
@@ -104,13 +100,12 @@ class TradeOff(Variants[TradeOffSettings]):
 
     def run(self) -> list[TradeOffBlock]:
         """All sets. Each result is stored when done, so an interrupted run goes on where it was."""
-        bounds = self.settings.fine_bounds
         return [
             TradeOffBlock(
                 name,
                 self.thresholds(name),
-                self.noisy(name, None, bounds=bounds, label="fine"),
-                self.noisy(name, {}, bounds=bounds, label="fine"),
+                self.noisy(name, None),
+                self.noisy(name, {}),
                 self.control(name),
                 self.matching(name),
             )
@@ -128,7 +123,7 @@ class TradeOff(Variants[TradeOffSettings]):
             "authorised": settings.authorised,
             "cut": settings.cut,
             "pmt": settings.pmt.model_dump(mode="json"),
-            "bounds": list(settings.fine_bounds),
+            "bounds": list(settings.noise_bounds),
             "noise_seed": settings.noise_seed,
         }
         request = self.request("trade-off", f"{dataset}--strangers", VERSION, parameters, (settings.authorised,))
@@ -141,7 +136,7 @@ class TradeOff(Variants[TradeOffSettings]):
             uploads = quantise(self.made(dataset, {}).images)
             other = strangers(people)
             values: dict[str, Any] = {ORIGINALS: {}, UPLOADS: {}}
-            for bound in settings.fine_bounds:
+            for bound in settings.noise_bounds:
                 references = self.embed(settings.authorised, add_noise(originals, bound, settings.noise_seed))
                 for name, images in ((ORIGINALS, originals), (UPLOADS, uploads)):
                     ours = self.embed(settings.authorised, add_noise(images, bound, settings.noise_seed + 1))
@@ -346,7 +341,7 @@ def comparison(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> p
         for threshold, kappa in thresholds(block.clean, settings.up_kappa, settings.authorised):
             for bound, original in block.originals.result.values.items():
                 upload = block.uploads.result.values[bound]
-                ours, theirs = (metrics.up(entry["cosine"], entry["lpips"], kappa) for entry in (upload, original))
+                ours, theirs = (metrics.up(entry["cosine"], entry[LPIPS], kappa) for entry in (upload, original))
                 for term in ("utility", "privacy"):
                     apart = np.asarray(getattr(ours, term), float) - np.asarray(getattr(theirs, term), float)
                     interval = metrics.bootstrap(apart, seed=0)

@@ -33,6 +33,8 @@ from pmtlib.reproduction import Recompute, difference
 from pmtlib.transform import PMTConfig
 
 VERSION = 1
+LPIPS, LPIPS_ALEX = "lpips", "lpips_alex"
+"""The distances of Eq. 9's Privacy in stored results: VGG's trunk, which the tables use, and AlexNet's beside it."""
 PAPER, CALIBRATED = "paper", "calibrated"
 ORIGINAL = "original"
 """Stands for the photograph itself in the place of an upload."""
@@ -43,12 +45,13 @@ class VariantSettings(SectionSettings):
 
     Attributes:
         authorised: the network whose shallow model is used. The paper's is IR50-Softmax.
-        noise_bounds: sigma of Eq. 9 (the paper's noise bound), standard deviation on the [0, 1] scale.
+        noise_bounds: sigma of Eq. 9 (the paper's noise bound), standard deviation on the [0, 1] scale; its figures
+            go from 0 to 0.3.
         noise_seed: of those draws; photograph and upload have noise of their own.
     """
 
     authorised: str = "mobilefacenet"
-    noise_bounds: tuple[float, ...] = (0.0, 0.1, 0.3)
+    noise_bounds: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
     noise_seed: int = 0
 
 
@@ -174,9 +177,6 @@ class Variants(Bench[_Settings]):
         self,
         dataset: str,
         changes: Mapping[str, Any] | None = None,
-        *,
-        bounds: Sequence[float] | None = None,
-        label: str = "",
     ) -> Outcome:
         """The two terms of Eq. 9 for the uploads of a variant, or for the photographs themselves.
 
@@ -185,34 +185,35 @@ class Variants(Bench[_Settings]):
         Args:
             dataset: which set.
             changes: fields of the transform that differ from the section's; None for the photographs.
-            bounds: sigma of the noise; the section's by default.
-            label: tells results with other bounds apart.
         """
         settings = self.settings
-        bounds = settings.noise_bounds if bounds is None else tuple(bounds)
         pmt = None if changes is None else self.configured(changes).model_dump(mode="json")
         parameters = {
             "authorised": settings.authorised,
             "cut": self.settings.cut,
             "pmt": pmt,
-            "bounds": list(bounds),
+            "bounds": list(settings.noise_bounds),
             "noise_seed": settings.noise_seed,
-            "distance": "lpips-vgg",
+            "distances": ["lpips-vgg", "lpips-alex"],
         }
         what = ORIGINAL if changes is None else variant_name(changes, None)
-        name = f"{dataset}--{settings.authorised}--{what}{f'--{label}' if label else ''}"
+        name = f"{dataset}--{settings.authorised}--{what}"
         request = self.request("noise", name, VERSION, parameters, (settings.authorised,))
 
         def compute() -> dict[str, Any]:
             originals = self.photographs(dataset).originals
             uploads = originals if changes is None else quantise(self.made(dataset, changes).images)
             values = {}
-            for bound in bounds:
+            for bound in settings.noise_bounds:
                 ours = add_noise(uploads, bound, settings.noise_seed + 1)
                 theirs = add_noise(originals, bound, settings.noise_seed)
                 cosines = metrics.cosine(self.embed(settings.authorised, ours), self.embed(settings.authorised, theirs))
-                distances = metrics.lpips(ours.to(self.device), theirs.to(self.device), "vgg")
-                values[str(bound)] = {"cosine": rounded(cosines), "lpips": rounded(distances)}
+                ours, theirs = ours.to(self.device), theirs.to(self.device)
+                values[str(bound)] = {
+                    "cosine": rounded(cosines),
+                    LPIPS: rounded(metrics.lpips(ours, theirs, "vgg")),
+                    LPIPS_ALEX: rounded(metrics.lpips(ours, theirs, "alex")),
+                }
             return values
 
         return self.obtain(request, self._source(dataset), compute)
@@ -340,12 +341,12 @@ def _signed(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def up_terms(outcome: Outcome, kappa: float) -> dict[float, Floats]:
-    """UP of Eq. 9 of each photograph by noise bound; {} without a result."""
+def up_terms(outcome: Outcome, kappa: float, distance: str = LPIPS) -> dict[float, Floats]:
+    """UP of Eq. 9 of each photograph by noise bound, with one of the stored distances; {} without a result."""
     if outcome.result is None:
         return {}
     return {
-        float(bound): np.asarray(metrics.up(entry["cosine"], entry["lpips"], kappa).total, dtype=np.float64)
+        float(bound): np.asarray(metrics.up(entry["cosine"], entry[distance], kappa).total, dtype=np.float64)
         for bound, entry in outcome.result.values.items()
     }
 
@@ -362,7 +363,7 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
         if outcome.result is None:
             continue
         for bound, entry in outcome.result.values.items():
-            terms = metrics.up(entry["cosine"], entry["lpips"], kappa)
+            terms = metrics.up(entry["cosine"], entry[LPIPS], kappa)
             line: dict[str, Any] = {**identity, "bound": float(bound), "kappa": kappa, "n": len(terms.total)}
             for name, term in zip(terms._fields, terms, strict=True):
                 numbers: Floats = np.asarray(term, dtype=np.float64)
