@@ -10,7 +10,7 @@ import torch
 
 from pmtlib import datasets, results
 from pmtlib.attacks.attributes import AttributeEstimates
-from pmtlib.errors import DatasetError
+from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments import attributes as experiments
 from pmtlib.experiments.attributes import UPLOADS, Attributes, AttributesBlock, AttributesSettings
 from pmtlib.experiments.common import Outcome
@@ -275,6 +275,11 @@ def bench(tmp_path, monkeypatch) -> Attributes:
     monkeypatch.setattr(experiments, "own_detector_finds", lambda images: np.arange(len(images)) % 2 == 0)
     monkeypatch.setattr(experiments.attribute_zoo, "available", lambda name: True)
     monkeypatch.setattr(experiments, "deepface_available", lambda **_: False)
+
+    def untrained(*_arguments):
+        raise AssetError("no trained RecFace")
+
+    monkeypatch.setattr(experiments, "trained_recface", untrained)
     settings = SETTINGS.model_copy(update={"store": True, "attribute_networks": ("gear",), "pairs": 2})
     bench = Attributes(settings, torch.device("cpu"))
     monkeypatch.setattr(Attributes, "sample", lambda self, name: pairs)
@@ -330,6 +335,41 @@ def test_a_network_without_weights_is_left_out_and_the_rest_not_stored(bench, mo
     monkeypatch.setattr(experiments.attribute_zoo, "available", lambda name: False)
     (none,) = Attributes(settings, torch.device("cpu")).run()
     assert none.estimates == Outcome(None, "not run: no attribute network's weights are present")
+
+
+def test_faces_rebuilt_from_features_are_held_against_the_photograph(bench, monkeypatch, tmp_path):
+    (block,) = bench.run()
+    assert block.features == Outcome(None, "not run: weights not present (no trained RecFace)")
+    assert experiments.features_reading([block], bench.settings) == "Nothing was measured."
+
+    class Shallow:
+        def feature(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flip(1)
+
+    # The features of an image are its channels in the other order, and the attacker's network knows no better.
+    monkeypatch.setattr(experiments, "trained_recface", lambda *_: (tmp_path / "recface", None))
+    monkeypatch.setattr(experiments, "load_recface", lambda *_: lambda features: features)
+    monkeypatch.setattr(Attributes, "shallow", lambda self, name: Shallow())
+    (block,) = bench.run()
+    entry = block.features.result.values["networks"]["gear"]["race"]
+    pairs = bench.sample("lfw")
+    for place, index in enumerate(sorted(set(pairs.pairs[:, 0].tolist()))):
+        own = pairs.tensor([index])[0].double().mean((1, 2)).numpy()
+        for kind, power in (("rebuilt", 1), ("rebuilt_noisy", 2), ("rebuilt_pmt", 4)):
+            image = (pairs.tensor([index])[0] ** power).mul(255).round().div(255)
+            seen = image.double().mean((1, 2)).numpy()[::-1]
+            cosine = sum(own * seen) / math.sqrt(sum(own**2) * sum(seen**2))
+            assert entry[kind]["cosine"][place] == pytest.approx(cosine, abs=2e-4)
+            assert entry[kind]["agrees"][place] == int(own.argmax() == seen.argmax())
+    said = experiments.features_reading([block], bench.settings)
+    assert "n = 2 images" in said
+    assert "cannot be judged: the attack fails on unprotected features" in said
+    table = experiments.attribute_table(
+        experiments.of_features([block]), bench.settings, kinds=experiments.FACES_OF_FEATURES
+    )
+    assert "from features of PMT(x)" in figures.agreement_table(table, "lfw", experiments.FACES_OF_FEATURES).to_html()
+    ages = experiments.age_table(experiments.of_features([block]), kinds=experiments.FACES_OF_FEATURES)
+    assert "from features of x" in figures.years_table(ages, experiments.FACES_OF_FEATURES).to_html()
 
 
 def test_deepface_has_a_result_of_its_own_and_an_undetected_face_tells_nothing(bench, monkeypatch):

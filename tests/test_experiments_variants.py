@@ -17,6 +17,7 @@ from pmtlib.experiments.variants import VariantSettings, variant_name
 from pmtlib.figures import ablation as ablation_tables
 from pmtlib.figures import parameters as parameter_tables
 from pmtlib.figures import scalability as scalability_tables
+from pmtlib.figures import variants as figures
 from pmtlib.figures.variants import role_curves, up_curves
 from pmtlib.transform import PMTConfig
 
@@ -46,7 +47,7 @@ def recognised(seed: int, authorised: list[str] | None = None, n: int = 40) -> O
 def noisy(seed: int, bounds: tuple[float, ...] = (0.0, 0.1, 0.3), n: int = 12) -> Outcome:
     draw = np.random.default_rng(seed)
     values = {
-        str(bound): {"cosine": draw.uniform(0, 1, n).tolist(), "lpips": draw.uniform(0, 1, n).tolist()}
+        str(bound): {key: draw.uniform(0, 1, n).tolist() for key in ("cosine", "lpips", "lpips_alex")}
         for bound in bounds
     }
     return stored("noise", f"lfw--y{seed}", values)
@@ -150,7 +151,7 @@ def test_the_eight_rows_of_table_10_switch_off_what_they_say() -> None:
 
 def ablation_rows() -> list[ablation.AblationRow]:
     return [
-        ablation.AblationRow("lfw", components, recognised(10 + i), noisy(30 + i, (0.1,)), noisy(50 + i))
+        ablation.AblationRow("lfw", components, recognised(10 + i), noisy(30 + i))
         for i, components in enumerate(ablation.combinations())
     ]
 
@@ -161,7 +162,7 @@ def test_the_ablation_page_says_what_is_in_its_table() -> None:
     frame = ablation.table(thresholds(), rows, settings)
     assert len(frame) == 8
     full = frame[frame["combination"] == "✓/✓/✓"].iloc[0]
-    terms = variants.up_lines([({}, rows[-1].noisy)], 0.3).iloc[0]
+    terms = variants.up_lines([({}, rows[-1].noisy)], 0.3).set_index("bound").loc[0.1]
     assert full["total"] == pytest.approx(terms["total"])
     said = ablation.reading(frame, ablation.effects(thresholds(), rows, settings), settings)
     assert f"{100 * full['unauthorised']:.1f}%" in said
@@ -239,8 +240,18 @@ def test_what_an_enhancement_is_worth_is_the_mean_over_the_other_two() -> None:
         assert found[title]["unauthorised"].mean == pytest.approx(sum(on) / 4 - sum(off) / 4)
     at = {row.components: np.mean(variants.up_terms(row.noisy, 0.3)[0.1]) for row in rows}
     assert found[ablation.ALL_THREE]["up"].mean == pytest.approx(at[True, True, True] - at[False, False, False])
+    both = {name: {row.components: row.noisy.result.values["0.1"] for row in rows} for name in ("lpips", "lpips_alex")}
+    for measure, name in (("up", "lpips"), ("up_alex", "lpips_alex")):
+        full, none = (both[name][(on,) * 3] for on in (True, False))
+        apart = [
+            (a > 0.3) + b - (c > 0.3) - d
+            for a, b, c, d in zip(full["cosine"], full[name], none["cosine"], none[name], strict=True)
+        ]
+        assert found[ablation.ALL_THREE][measure].mean == pytest.approx(sum(apart) / len(apart))
+    gaps = ablation.curve_gaps(rows, settings)
+    assert list(gaps["bound"]) == [0.0, 0.1, 0.3]
     text = ablation.curve_reading(rows, settings)
-    assert "at δ = 0.1" in text
+    assert min(gaps["gap"], key=lambda gap: gap.mean).plain() in text
     assert "The claim" in text
 
 
@@ -302,9 +313,21 @@ def test_a_curve_is_judged_at_each_bound() -> None:
             entry["lpips"] = [distance + by if bound != "0.3" else distance / 2 for distance in entry["lpips"]]
         return Outcome(results.Result(base.result.request, base.result.data, values, {}))
 
-    text = parameters.curve_reading([("lfw", "one", raised(0.2)), ("lfw", "two", base)], "one", "Said.", 0.3)
-    assert "+0.200" in text
-    assert "holds at δ = 0, holds at δ = 0.1, does not hold at δ = 0.3" in text
+    lines = [("lfw", "one", raised(0.2)), ("lfw", "two", base)]
+    gaps = variants.up_gaps(lines, "one", 0.3)
+    assert list(gaps["bound"]) == [0.0, 0.1, 0.3]
+    assert gaps["gap"][0].mean == pytest.approx(0.2)
+    stored_03 = base.result.values["0.3"]["lpips"]
+    assert gaps["gap"][2].mean == pytest.approx(-sum(stored_03) / 2 / len(stored_03))
+    assert variants.by_bound(gaps) == "holds at δ = 0 and 0.1, does not hold at δ = 0.3"
+    assert variants.by_bound(gaps[gaps["bound"] < 0.3]) == "holds at any of the bounds"
+    text = parameters.curve_reading(lines, "one", "Said.", 0.3)
+    assert "The claim holds at δ = 0 and 0.1, does not hold at δ = 0.3" in text
+    # The other trunk's distances are the same on both lines.
+    assert "With AlexNet's trunk in LPIPS it is not established at any of the bounds." in text
+    shown = figures.gap_table({"VGG": gaps}, "one", "Fig. 4").to_html()
+    assert "+0.200<br>[+0.200, +0.200]" in shown
+    assert "minus two (VGG)" in shown
     assert parameters.curve_reading([("lfw", "one", Outcome(None))], "one", "Said.", 0.3) == "Nothing was measured."
 
 
@@ -349,6 +372,23 @@ def test_the_scalability_page_says_what_is_in_its_table() -> None:
     assert "① mobilefacenet" in html
     assert len(scalability_tables.scalability_heat_map(cells, settings).axes) == 2
     assert "75.2" in scalability_tables.paper_table9("lfw").to_html()
+
+
+def test_the_cost_of_another_service_is_a_ratio_within_a_round() -> None:
+    values = {
+        "alone": {"mobilefacenet": [1.0, 2.0, 4.0], "sface": [3.0, 4.0, 4.0]},
+        "together": [
+            {"networks": ["mobilefacenet"], "seconds": [1.1, 2.2, 4.0]},
+            {"networks": ["mobilefacenet", "sface"], "seconds": [4.0, 9.0, 4.0]},
+        ],
+    }
+    outcome = stored("scalability", "cost", values)
+    line = scalability.cost_lines(outcome).set_index("members").loc[2]
+    assert (line["of_sum"], line["of_sum_low"], line["of_sum_high"]) == (1.0, 0.5, 1.5)
+    assert (line["of_first"], line["of_first_low"], line["of_first_high"]) == (4.0, 1.0, 4.5)
+    assert line["seconds"] == 4.0
+    assert "1.00 [0.50, 1.50]" in scalability_tables.cost_table(outcome).to_html()
+    assert scalability_tables.cost_table(Outcome(None)) is None
 
 
 def test_the_paper_means_of_table_9_are_those_of_its_cells() -> None:

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pmtlib import datasets, metrics, paths, protocols, provenance, reproduction, results, variants, zoo
-from pmtlib.errors import AssetError, ConfigError, DatasetError, ResultError
+from pmtlib.attacks.reconstruction import RecFaceConfig, find_recface
+from pmtlib.errors import AssetError, ConfigError, DatasetError, NetworkError, ResultError
 from pmtlib.images import batches, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
@@ -458,6 +459,23 @@ def first_pictures(count: int, seed: int) -> datasets.People:
     _, first = np.unique(people.identities, return_index=True)
     chosen = np.random.default_rng(seed).choice(first, min(count, len(first)), replace=False)
     return people.subset(np.sort(chosen))
+
+
+def trained_recface(authorised: str, cut: int, config: RecFaceConfig) -> tuple[Path, datasets.People]:
+    """The folder of the RecFace that is trained for a shallow model, and the people it was trained on.
+
+    Raises:
+        AssetError: there is none, or not these people.
+    """
+    lack = f"no trained RecFace for {authorised}, cut {cut}; run pmt train-recface"
+    try:
+        people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
+        folder = find_recface(authorised, cut, config, people.fingerprint)
+    except (DatasetError, NetworkError) as error:
+        raise AssetError(f"{lack} ({error})") from error
+    if folder is None:
+        raise AssetError(lack)
+    return folder, people
 
 
 def rounded(values: Any) -> list[float]:

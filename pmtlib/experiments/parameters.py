@@ -11,13 +11,15 @@ import pandas as pd
 from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import (
     CALIBRATED,
+    LPIPS_ALEX,
     Gap,
     Variants,
     VariantSettings,
+    by_bound,
     role_means,
     role_shares,
+    up_gaps,
     up_lines,
-    up_terms,
 )
 from pmtlib.images import quantise
 from pmtlib.results import Result
@@ -240,35 +242,18 @@ def curve_reading(chosen: Sequence[tuple[str, str, Outcome]], choice: str, claim
         claim: the paper's, in words.
         kappa: of Eq. 9.
     """
-    said: list[str] = []
-    by_bound: dict[float, list[int]] = {}
-    for dataset in dict.fromkeys(dataset for dataset, _, _ in chosen):
-        terms = {name: up_terms(outcome, kappa) for one, name, outcome in chosen if one == dataset}
-        own = terms.pop(choice, {})
-        parts = []
-        for bound in own:
-            gaps = {name: Gap.of(own[bound], other[bound]) for name, other in terms.items() if bound in other}
-            by_bound.setdefault(bound, []).extend(gap.sign for gap in gaps.values())
-            numbers = ", ".join(f"{gap.plain()} ({name})" for name, gap in gaps.items())
-            parts.append(f"at δ = {bound:g}: {numbers}")
-        if parts:
-            count = len(next(iter(own.values())))
-            said.append(f"{TITLES.get(dataset, dataset)} (n = {count} photographs): {'; '.join(parts)}")
-    if not said:
+    gaps = up_gaps(chosen, choice, kappa)
+    if not len(gaps):
         return "Nothing was measured."
-    verdicts = {
-        bound: "holds" if all(sign > 0 for sign in signs)
-        else "does not hold" if any(sign < 0 for sign in signs)
-        else "is not established"
-        for bound, signs in by_bound.items()
-    }  # fmt: skip
-    same = set(verdicts.values())
-    verdict = (
-        same.pop() if len(same) == 1 else ", ".join(f"{text} at δ = {bound:g}" for bound, text in verdicts.items())
+    counts = ", ".join(
+        f"{TITLES.get(str(dataset), dataset)}: n = {part['n'].max()}" for dataset, part in gaps.groupby("dataset")
     )
+    first, second = by_bound(gaps), by_bound(up_gaps(chosen, choice, kappa, LPIPS_ALEX))
+    other = "the verdicts are the same" if first == second else f"it {second}"
     return (
-        f"{claim} UP of {choice} minus that of each other line, on the same photographs: {'. '.join(said)}. "
-        f"**The claim {verdict}** (beyond the 95% interval of each difference, on every set)."
+        f"{claim} **The claim {first}** (UP of {choice} above that of each other line on the same photographs, beyond "
+        f"the 95% interval of each difference, on every set; {counts} photographs). With AlexNet's trunk in LPIPS "
+        f"{other}."
     )
 
 

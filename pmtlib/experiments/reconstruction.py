@@ -18,7 +18,6 @@ from pmtlib.attacks.reconstruction import (
     InversionConfig,
     RecFace,
     RecFaceConfig,
-    find_recface,
     invert,
     load_recface,
     recface_record,
@@ -26,7 +25,7 @@ from pmtlib.attacks.reconstruction import (
     sample_recface,
 )
 from pmtlib.attacks.reconstruction import SIGN as SIGN_ATTACK
-from pmtlib.errors import AssetError, DatasetError, NetworkError
+from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments.common import (
     PEOPLE,
     PEOPLE_LIST,
@@ -41,6 +40,7 @@ from pmtlib.experiments.common import (
     rounded,
     same_data,
     section_settings,
+    trained_recface,
 )
 from pmtlib.images import UInt8Image, batches, quantise, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
@@ -309,14 +309,7 @@ class Reconstruction(Bench[ReconstructionSettings]):
 
     def _trained(self) -> tuple[RecFace, dict[str, Any]]:
         settings = self.settings
-        lack = f"no trained RecFace for {settings.authorised}, cut {settings.cut}; run pmt train-recface"
-        try:
-            people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
-            folder = find_recface(settings.authorised, settings.cut, settings.recface, people.fingerprint)
-        except (DatasetError, NetworkError) as error:
-            raise AssetError(f"{lack} ({error})") from error
-        if folder is None:
-            raise AssetError(lack)
+        folder, people = trained_recface(settings.authorised, settings.cut, settings.recface)
         record = recface_record(folder)
         keep = ("people", "feature", "seconds", "curve")
         about = {"key": folder.name, "demonstration": False, **{name: record[name] for name in keep}}

@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pmtlib import datasets, metrics
-from pmtlib.attacks.reconstruction import RecFaceConfig, find_recface, load_recface
-from pmtlib.errors import AssetError, DatasetError
+from pmtlib.attacks.reconstruction import RecFaceConfig, load_recface
 from pmtlib.experiments.common import (
-    PEOPLE,
-    PEOPLE_LIST,
     TITLES,
     Floats,
     Outcome,
@@ -27,6 +24,7 @@ from pmtlib.experiments.common import (
     rounded,
     same_data,
     section_settings,
+    trained_recface,
     with_interval,
 )
 from pmtlib.experiments.trade_off import ORIGINALS, UPLOADS, identities, strangers, thresholds
@@ -263,13 +261,7 @@ class Robustness(Variants[RobustnessSettings]):
         request = self.request("robustness", f"{dataset}--reconstructions", VERSION, parameters, (authorised,))
 
         def compute() -> dict[str, Any]:
-            try:
-                people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
-            except DatasetError as error:
-                raise AssetError(f"a trained RecFace is of the people of {PEOPLE}, which are not there") from error
-            folder = find_recface(authorised, self.settings.cut, config, people.fingerprint)
-            if folder is None:
-                raise AssetError(f"no RecFace is trained for {authorised}; train one with pmt train-recface")
+            folder, _ = trained_recface(authorised, self.settings.cut, config)
             recface = load_recface(folder, self.device)
             originals = self.photographs(dataset).originals.to(self.device)
             values: dict[str, Any] = {"recface": folder.name}

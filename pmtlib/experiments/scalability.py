@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pmtlib import zoo
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import CALIBRATED, Variants, VariantSettings, recognition_cells
+from pmtlib.progress import progress_bar
 from pmtlib.transform import protect
 
 
@@ -25,6 +27,7 @@ class ScalabilitySettings(VariantSettings):
         combinations: places in ``networks``, from 1, that are authorised together: the rows of Table 9.
         cost_images: photographs on which the time of a step is measured.
         cost_steps: steps that are timed.
+        cost_rounds: how often everything is timed, in turn, so that a machine that is busy for a while is seen.
     """
 
     section: ClassVar[str] = "scalability"
@@ -32,6 +35,7 @@ class ScalabilitySettings(VariantSettings):
     combinations: tuple[tuple[int, ...], ...] = ((1, 2), (2, 3), (1, 2, 3), (2, 3, 4), (1, 2, 3, 4), (2, 3, 4, 5))
     cost_images: int = 8
     cost_steps: int = 5
+    cost_rounds: int = Field(5, ge=1)
 
 
 def scalability_settings(profile: str, **overrides: Any) -> ScalabilitySettings:
@@ -84,19 +88,20 @@ def cost(bench: Variants[ScalabilitySettings], settings: ScalabilitySettings) ->
     """Seconds of a step of MR-PMT against the number of authorised networks, in one run on one machine.
 
     Returns:
-        Outcome whose values hold, for the first 1, 2, ... networks of the settings, the seconds of an image-step and
-        the ratio to those of each network alone, added up.
+        Outcome whose values hold, a number a round, the seconds of an image-step for each network alone and for the
+        first 1, 2, ... networks of the settings together.
     """
     dataset = next((name for name in settings.datasets if not isinstance(bench.sample(name), DatasetError)), None)
     source = DatasetError("no data set is present") if dataset is None else Source.of_pairs(bench.sample(dataset))
     parameters = {
         "images": settings.cost_images,
         "steps": settings.cost_steps,
+        "rounds": settings.cost_rounds,
         "cut": settings.cut,
         "pmt": settings.pmt.model_dump(mode="json"),
         "dataset": settings.datasets[0] if dataset is None else dataset,
     }
-    request = bench.request("scalability", "cost", 1, parameters)
+    request = bench.request("scalability", "cost", 2, parameters)
 
     def compute() -> dict[str, Any]:
         assert dataset is not None
@@ -109,22 +114,49 @@ def cost(bench: Variants[ScalabilitySettings], settings: ScalabilitySettings) ->
             protect(images, models, warm)
             begun = time.perf_counter()
             protect(images, models, config)
-            return (time.perf_counter() - begun) / (config.steps * len(images))
+            return round((time.perf_counter() - begun) / (config.steps * len(images)), 5)
 
-        alone = {name: seconds([name]) for name in settings.networks}
-        together = {}
-        for count in range(1, len(settings.networks) + 1):
-            names = settings.networks[:count]
-            taken = seconds(names)
-            together[str(count)] = {
-                "networks": list(names),
-                "seconds": round(taken, 5),
-                "of_sum": round(taken / sum(alone[name] for name in names), 4),
-            }
-        return {"alone": {name: round(value, 5) for name, value in alone.items()}, "together": together}
+        networks = settings.networks
+        firsts = [networks[:count] for count in range(1, len(networks) + 1)]
+        alone: dict[str, list[float]] = {name: [] for name in networks}
+        together: list[list[float]] = [[] for _ in firsts]
+        with progress_bar("cost, rounds", settings.cost_rounds) as advance:
+            for _ in range(settings.cost_rounds):
+                for name in networks:
+                    alone[name].append(seconds([name]))
+                for names, taken in zip(firsts, together, strict=True):
+                    taken.append(seconds(names))
+                advance(1)
+        return {
+            "alone": alone,
+            "together": [
+                {"networks": list(names), "seconds": taken} for names, taken in zip(firsts, together, strict=True)
+            ],
+        }
 
     # A time is not reproduced to the digit, so a recomputation would always be a change.
     return bench.obtain(request, source, compute, recompute=False)
+
+
+def cost_lines(outcome: Outcome) -> pd.DataFrame:
+    """Time against the number of authorised networks: medians over the rounds, with the lowest and the highest.
+
+    Returns:
+        DataFrame with columns members, networks, rounds and, each with ``_low`` and ``_high``, seconds (of an
+        image-step), of_first (relative to the first network alone) and of_sum (relative to the sum of each alone);
+        ratios are formed within a round.
+    """
+    lines = []
+    values: Mapping[str, Any] = outcome.result.values if outcome.result else {"together": []}
+    for entry in values["together"]:
+        names, taken = entry["networks"], np.array(entry["seconds"])
+        alone = np.array([values["alone"][name] for name in names])
+        line: dict[str, Any] = {"members": len(names), "networks": " + ".join(names), "rounds": len(taken)}
+        measured = {"seconds": taken, "of_first": taken / alone[0], "of_sum": taken / alone.sum(0)}
+        for name, numbers in measured.items():
+            line |= {name: np.median(numbers), f"{name}_low": numbers.min(), f"{name}_high": numbers.max()}
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:

@@ -373,6 +373,53 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
     return pd.DataFrame(lines)
 
 
+def up_gaps(
+    chosen: Sequence[tuple[str, str, Outcome]], choice: str, kappa: float, distance: str = LPIPS
+) -> pd.DataFrame:
+    """UP of one line of a figure minus that of each other one, on the same photographs, at each noise bound.
+
+    Args:
+        chosen: data set, name of the line and result.
+        choice: the name of the line that the others are taken from.
+        kappa: of Eq. 9.
+        distance: :data:`LPIPS` or :data:`LPIPS_ALEX`.
+
+    Returns:
+        DataFrame with columns dataset, bound, other, n and gap (a :class:`Gap`).
+    """
+    lines = []
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in chosen):
+        terms = {name: up_terms(outcome, kappa, distance) for one, name, outcome in chosen if one == dataset}
+        own = terms.pop(choice, {})
+        for bound, values in own.items():
+            for name, other in terms.items():
+                if bound in other:
+                    line = {"dataset": dataset, "bound": bound, "other": name, "n": len(values)}
+                    lines.append({**line, "gap": Gap.of(values, other[bound])})
+    return pd.DataFrame(lines, columns=["dataset", "bound", "other", "n", "gap"])
+
+
+def by_bound(gaps: pd.DataFrame) -> str:
+    """Whether a line is above all others, on every set, and at which noise bounds, in words.
+
+    ``holds at δ = 0 and 0.1, does not hold at δ = 0.3``, or one verdict alone where it is the same at all. A claim
+    holds where every gap is above zero beyond its interval, and does not where one is below.
+    """
+    bounds: dict[str, list[str]] = {}
+    for bound, part in gaps.groupby("bound"):
+        signs = [gap.sign for gap in part["gap"]]
+        told = "holds" if min(signs) > 0 else "does not hold" if min(signs) < 0 else "is not established"
+        bounds.setdefault(told, []).append(f"{bound:g}")
+    if len(bounds) == 1:
+        return f"{next(iter(bounds))} at any of the bounds" if len(gaps["bound"].unique()) > 1 else next(iter(bounds))
+    return ", ".join(f"{told} at δ = {listed(values)}" for told, values in bounds.items())
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, str]) -> list[str]:
     """One line for a set none of whose results are there, else one a reason with the results that it holds for."""
     by_set: dict[str, dict[str, str]] = {}

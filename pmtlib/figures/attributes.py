@@ -51,8 +51,8 @@ def _between(line: Mapping[Any, Any], value: str, digits: int) -> str:
     return f"{line[value]:.{digits}f}<br>[{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
 
 
-def _count(table: pd.DataFrame) -> int:
-    images = table[table["kind"] == PMT]["n"]
+def _count(table: pd.DataFrame, kind: str = PMT) -> int:
+    images = table[table["kind"] == kind]["n"]
     return int(images.max()) if len(images) else 0
 
 
@@ -92,7 +92,7 @@ def paper_table8(table: Mapping[str, Any], dataset: str) -> Styler:
     return styled(frame, f"{TITLES[dataset]}: the paper's Table 8, DeepFace's networks; n is not given")
 
 
-def agreement_table(table: pd.DataFrame, dataset: str) -> Styler:
+def agreement_table(table: pd.DataFrame, dataset: str, kinds: Sequence[str] = UPLOADS) -> Styler:
     """How often the upload is given the photograph's label, with the agreement that chance would give."""
     chosen = table[table["dataset"] == dataset]
     rows: dict[tuple[str, str], dict[str, str]] = {}
@@ -102,16 +102,30 @@ def agreement_table(table: pd.DataFrame, dataset: str) -> Styler:
         if not np.isnan(line["chance"]):
             text += f"<br>chance {100 * line['chance']:.1f}"
         rows.setdefault((line["attribute"], line["network"]), {})[KIND_TITLES[line["kind"]]] = text
-    kinds = [KIND_TITLES[kind] for kind in (*UPLOADS, OTHERS)]
-    frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=kinds)
+    columns = [KIND_TITLES[kind] for kind in (*kinds, OTHERS)]
+    frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
     frame.index = pd.MultiIndex.from_tuples(list(rows), names=["attribute", "network"])
-    count = _count(chosen)
+    count = _count(chosen, kinds[-1])
     caption = (
         f"{_title(dataset)}: images with the photograph's likeliest label, percent with 95% Wilson interval, and what "
         f"labels without any connection would give; n = {count} images. The last "
         "column compares clean photographs of two different people."
     )
     return styled(frame, caption)
+
+
+def years_table(ages: pd.DataFrame, kinds: Sequence[str]) -> Styler:
+    """How far apart the ages of photograph and image are, a row a set and network, from :func:`age_table`."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for line in ages.to_dict("records"):
+        cells = rows.setdefault((_title(line["dataset"]), str(line["network"])), {})
+        cells[KIND_TITLES[line["kind"]]] = _between(line, "years", 1)
+        if line["kind"] == kinds[-1]:
+            cells["n"] = str(line["n"])
+    columns = [*(KIND_TITLES[kind] for kind in (*kinds, OTHERS)), "n"]
+    frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
+    frame.index = pd.MultiIndex.from_tuples(list(rows), names=["set", "network"])
+    return styled(frame, "Years between the age told of the photograph and of the image, 95% bootstrap over persons")
 
 
 def comparison_table(compared: pd.DataFrame, noise: str = "x + δ") -> Styler:
@@ -223,5 +237,5 @@ def strip(portraits: Sequence[Portrait]) -> Figure:
 def provenance_table(blocks: Sequence[AttributesBlock]) -> Styler:
     """Where every number comes from: one line a stored result, or why there is none."""
     return _provenance_table(
-        (block.dataset, name, outcome) for block in blocks for name, outcome in block.parts.items()
+        (block.dataset, name, outcome) for block in blocks for name, outcome in block.results.items()
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,10 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas.io.formats.style import Styler
 
-from pmtlib.experiments.common import TITLES, Outcome, paper_table
-from pmtlib.experiments.scalability import ScalabilitySettings
+from pmtlib.experiments.common import TITLES, Outcome, paper_table, with_interval
+from pmtlib.experiments.scalability import ScalabilitySettings, cost_lines
 from pmtlib.experiments.variants import CALIBRATED
 from pmtlib.figures.common import COLOURS, percent, styled
+
+_ENDS = ("seconds", "seconds_low", "seconds_high")
 
 
 def scalability_table(
@@ -97,20 +98,23 @@ def cost_table(outcome: Outcome) -> Styler | None:
     """Seconds of an image-step against the number of authorised networks; None without a result."""
     if outcome.result is None:
         return None
-    values: Mapping[str, Any] = outcome.result.values
-    alone = values["alone"]
+    frame = cost_lines(outcome)
     rows = {
-        count: {
-            "networks": " + ".join(entry["networks"]),
-            "ms an image-step": f"{1000 * entry['seconds']:.1f}",
-            "relative to the first alone": f"{entry['seconds'] / next(iter(alone.values())):.1f}",
-            "relative to the sum of each alone": f"{entry['of_sum']:.2f}",
+        int(line["members"]): {
+            "networks": line["networks"],
+            "ms an image-step": with_interval({key: 1000 * line[key] for key in _ENDS}, "seconds", 1),
+            "relative to the first alone": with_interval(line, "of_first", 1),
+            "relative to the sum of each alone": with_interval(line, "of_sum"),
         }
-        for count, entry in values["together"].items()
+        for line in frame.to_dict("records")
     }
     hardware = outcome.result.manifest["hardware"]
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "M"
     machine = f"{hardware['device']}, {hardware['torch_threads']} thread(s)"
-    caption = f"Time of a step for M authorised networks, one run on {machine}"
+    rounds = int(frame["rounds"].max())
+    caption = (
+        f"Time of a step for M authorised networks on {machine}: median of {rounds} rounds [lowest, highest]; ratios "
+        "within a round"
+    )
     return styled(table, caption)

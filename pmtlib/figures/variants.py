@@ -73,6 +73,27 @@ def up_table(frame: pd.DataFrame, column: str, title: str) -> Styler:
     return styled(pd.DataFrame(lines), caption).hide(axis="index")
 
 
+def gap_table(by_trunk: Mapping[str, pd.DataFrame], choice: str, title: str) -> Styler:
+    """Differences of UP on the same photographs, a row a set and noise bound.
+
+    Args:
+        by_trunk: the trunk of LPIPS, and what :func:`pmtlib.experiments.variants.up_gaps` has with it.
+        choice: the line that the others are taken from.
+        title: of the figure they belong to.
+    """
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for trunk, frame in by_trunk.items():
+        for line in frame.to_dict("records"):
+            row = (TITLES.get(str(line["dataset"]), str(line["dataset"])), f"{line['bound']:g}")
+            column = f"minus {line['other']} ({trunk})"
+            lines.setdefault(row, {"n": str(line["n"])})[column] = line["gap"].plain().replace(" [", "<br>[")
+    table = pd.DataFrame([{"set": name, "δ": bound, **cells} for (name, bound), cells in lines.items()])
+    caption = (
+        f"{title}: UP of {choice} minus that of another line (with which trunk of LPIPS); 95% bootstrap, n photographs"
+    )
+    return styled(table, caption).hide(axis="index")
+
+
 def role_table(frame: pd.DataFrame, column: str, label: str, title: str) -> Styler:
     """The numbers of :func:`role_curves`."""
     part = frame[frame["threshold"] == CALIBRATED] if len(frame) else frame
