@@ -117,8 +117,8 @@ class Audit:
         translated: for each network that is not authorised, the share of faces that it recognises by the translation of
             the upload's features; empty where nothing was learned, or from too few people for a threshold.
         translation_thresholds: of each of them, for translations: a FAR of 1e-2 among people held out of the training.
-        thresholds: of each network: a FAR of 1e-2 on LFW.
-        note: what was asked for and not done, and why; empty otherwise.
+        thresholds: of each network: a FAR of 1e-2 on LFW, or on what an added network was measured on.
+        note: what was asked for and not done, and why, and which thresholds are not of LFW; empty otherwise.
         failed: names of what could not be audited, and why.
     """
 
@@ -357,7 +357,7 @@ def run(
         translated=translated,
         translation_thresholds=limits,
         thresholds=thresholds,
-        note=note,
+        note=" ".join(part for part in (note, zoo.threshold_caveats(thresholds)) if part),
         failed=dict(failed or {}),
     )
 

@@ -354,6 +354,8 @@ def verify(
         shown_measures = (*measures, ("LPIPS-AlexNet", found.lpips_alex))
         print("  ".join(f"{name} {_number(value)}{' dB' if name == 'PSNR' else ''}" for name, value in shown_measures))
     print(f"original: {found.original}")
+    if found.note:
+        print(found.note)
     return DONE
 
 

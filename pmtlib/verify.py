@@ -26,7 +26,8 @@ class Opinion:
     Attributes:
         network: its name.
         cosine: of its two embeddings.
-        threshold: its calibrated threshold of highest accuracy on LFW; None where it has none.
+        threshold: its calibrated threshold of highest accuracy, on LFW or what an added network was measured on; None
+            where it has none.
         verdict: ``accepted`` where the cosine is above it, else ``rejected``; None without a threshold.
     """
 
@@ -48,6 +49,7 @@ class Comparison:
         psnr: peak signal-to-noise ratio, decibels; infinite for equal images.
         lpips_vgg: perceptual distance with the VGG trunk; None where its weights cannot be had.
         lpips_alex: the same with the AlexNet trunk.
+        note: what to know of the thresholds; empty where all are of LFW.
     """
 
     original: Literal["largest face", "as it is"]
@@ -57,6 +59,7 @@ class Comparison:
     psnr: float | None = None
     lpips_vgg: float | None = None
     lpips_alex: float | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which knows no infinity: the ``psnr`` of equal images is None."""
@@ -94,7 +97,8 @@ def compare(
     crop, how = _original(original, aligned)
     photo = to_tensor([crop], place)
     if protected.suffix.lower() == ".safetensors":
-        return Comparison(how, "features", (_of_features(photo, protected, networks),))
+        opinion = _of_features(photo, protected, networks)
+        return Comparison(how, "features", (opinion,), note=zoo.threshold_caveats([opinion.network]))
     picture = faces.read_photo(protected)
     if picture.shape != crop.shape:
         size = f"{picture.shape[1]}x{picture.shape[0]}"
@@ -109,6 +113,7 @@ def compare(
         psnr=float(metrics.psnr(photo, uploaded)[0]),
         lpips_vgg=_lpips(photo, uploaded, "vgg", "lpips-vgg16"),
         lpips_alex=_lpips(photo, uploaded, "alex", "lpips-alexnet"),
+        note=zoo.threshold_caveats(chosen),
     )
 
 

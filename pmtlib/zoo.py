@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,9 @@ from pmtlib.calibration import CALIBRATION_FILE, DEFAULT_DATASET, Calibration, c
 from pmtlib.errors import NetworkError
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
+
+ROUGH_PAIRS = 1000
+"""A threshold found on fewer pairs is called a rough guide: the sample photographs have some tens."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,20 @@ def calibration(name: str, dataset: str | None = None) -> Calibration | None:
     if found is None and dataset is None and is_added(name):
         return next((entry for entry in calibrations(path) if entry.weights == weights), None)
     return found
+
+
+def threshold_caveats(names: Iterable[str]) -> str:
+    """What to know of thresholds that are not of the usual set, in words; empty where all are.
+
+    An added network may have been measured on another set, or on a handful of sample photographs.
+    """
+    said = []
+    for name in names:
+        entry = calibration(name)
+        if entry is not None and entry.dataset != DEFAULT_DATASET:
+            rough = ", a rough guide" if entry.n < ROUGH_PAIRS else ""
+            said.append(f"The threshold of {name} is of {entry.dataset} ({entry.n} pairs{rough}).")
+    return " ".join(said)
 
 
 def _network(module: str, function: str, *constants: str) -> Callable[..., Any]:

@@ -355,6 +355,8 @@ def test_a_real_checkpoint_in_robfrs_form_recognises_people(tmp_path: Path) -> N
     done = adding.add(path, "robfr", "casia", channels="rgb", dataset="samples", device="cpu", show=False)
     assert done.record.columns == (8, 104)
     assert done.measured.auc > 0.95
+    told = f"The threshold of casia is of samples ({done.measured.n} pairs, a rough guide)."
+    assert zoo.threshold_caveats(["mobilefacenet", "casia"]) == told
     images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(zoo.load("casia")(images), zoo.load("mobilefacenet-casia")(images), atol=1e-4, rtol=1e-4)
 
