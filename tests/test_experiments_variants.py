@@ -410,5 +410,21 @@ def test_a_profile_with_other_values_stores_nothing(monkeypatch) -> None:
     monkeypatch.delenv("PMT_PROFILE", raising=False)
     assert ablation.ablation_settings("paper").store
     assert not ablation.ablation_settings("paper", pmt={"steps": 3}).store
+    assert not ablation.ablation_settings("paper", cut="28x28").store
     assert parameters.parameter_settings("quick").datasets == ("samples",)
     assert scalability.scalability_settings("paper").networks[1] == "dlib-resnet29"
+
+
+def test_the_authorised_network_is_one_of_the_evaluated_ones(monkeypatch) -> None:
+    monkeypatch.delenv("PMT_PROFILE", raising=False)
+    others = ["sface", "dlib-resnet29"]
+    refused = (
+        "profile 'quick', ablation: the authorised network, mobilefacenet, must be one of the evaluated ones; "
+        "name it among networks, or another as authorised"
+    )
+    with pytest.raises(common.ConfigError) as caught:
+        ablation.ablation_settings("quick", networks=others)
+    assert str(caught.value) == refused
+    assert ablation.ablation_settings("quick", networks=others, authorised="sface").authorised == "sface"
+    # Table 9 authorises several, by their places.
+    assert scalability.scalability_settings("quick", networks=others).networks == tuple(others)

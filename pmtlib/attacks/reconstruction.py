@@ -306,7 +306,7 @@ def differentiable_ssim(a: Tensor, b: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def recface_key(network_checksum: str, cut: int, config: RecFaceConfig, people_fingerprint: str) -> str:
+def recface_key(network_checksum: str, cut: int | str, config: RecFaceConfig, people_fingerprint: str) -> str:
     """What tells one trained RecFace from another: 16 hex digits.
 
     Args:
@@ -324,12 +324,12 @@ def recface_folder(key: str) -> Path:
     return cache_dir() / "recface" / key
 
 
-def find_recface(network_name: str, cut: int, config: RecFaceConfig, people_fingerprint: str) -> Path | None:
+def find_recface(network_name: str, cut: int | str, config: RecFaceConfig, people_fingerprint: str) -> Path | None:
     """The folder of a RecFace whose training is finished, or None.
 
     Args:
         network_name: one of :func:`pmtlib.zoo.names`.
-        cut: number of shared units.
+        cut: number of shared units; what was trained for is a number, so that nothing is found for a name.
         config: of the training.
         people_fingerprint: of the people it was trained and validated on.
 

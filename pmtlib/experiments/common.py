@@ -49,7 +49,7 @@ class SectionSettings(BaseModel):
         pairs: pairs a set; the paper's cells are multiples of 1/104.
         pair_seed: of the draw of those pairs.
         calibration_pairs: pairs that share no identity with the evaluated ones, for each network's threshold.
-        cut: units of the shallow model.
+        cut: units of the shallow model; or the size of a map, ``28x28``, which fits networks of any depth.
         kappa: the paper's threshold of Eq. 10.
         kappa_excluded: networks for which that threshold says nothing.
         pmt: the transform.
@@ -65,7 +65,7 @@ class SectionSettings(BaseModel):
     pairs: int = Field(104, ge=2)
     pair_seed: int = 0
     calibration_pairs: int = Field(2000, ge=2)
-    cut: int = 5
+    cut: int | str = 5
     kappa: float = 0.2
     kappa_excluded: tuple[str, ...] = ("dlib-resnet29",)
     pmt: PMTConfig = PMTConfig()
@@ -121,8 +121,8 @@ def section_settings(model: type[_Settings], profile: str, **overrides: Any) -> 
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"profile {profile!r}, {model.section}: {where}: {first['msg']}") from error
+        where = ": ".join(["", ".".join(str(part) for part in first["loc"])] if first["loc"] else [""])
+        raise ConfigError(f"profile {profile!r}, {model.section}{where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True)
@@ -461,7 +461,7 @@ def first_pictures(count: int, seed: int) -> datasets.People:
     return people.subset(np.sort(chosen))
 
 
-def trained_recface(authorised: str, cut: int, config: RecFaceConfig) -> tuple[Path, datasets.People]:
+def trained_recface(authorised: str, cut: int | str, config: RecFaceConfig) -> tuple[Path, datasets.People]:
     """The folder of the RecFace that is trained for a shallow model, and the people it was trained on.
 
     Raises:

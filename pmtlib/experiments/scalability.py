@@ -31,6 +31,7 @@ class ScalabilitySettings(VariantSettings):
     """
 
     section: ClassVar[str] = "scalability"
+    one_authorised: ClassVar[bool] = False
 
     combinations: tuple[tuple[int, ...], ...] = ((1, 2), (2, 3), (1, 2, 3), (2, 3, 4), (1, 2, 3, 4), (2, 3, 4, 5))
     cost_images: int = 8

@@ -7,12 +7,14 @@ the uploads (Eq. 10) and how alike they are to the photographs; and ``noise``, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from pmtlib import metrics
@@ -50,9 +52,23 @@ class VariantSettings(SectionSettings):
         noise_seed: of those draws; photograph and upload have noise of their own.
     """
 
+    one_authorised: ClassVar[bool] = True
+    """Whether the section is about one authorised network, which is then one of those that are evaluated."""
+
     authorised: str = "mobilefacenet"
     noise_bounds: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
     noise_seed: int = 0
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> Self:
+        if self.one_authorised and self.authorised not in self.networks:
+            raise PydanticCustomError(
+                "authorised",
+                "the authorised network, {name}, must be one of the evaluated ones; name it among networks, or another "
+                "as authorised",
+                {"name": self.authorised},
+            )
+        return self
 
 
 class Photographs(NamedTuple):
