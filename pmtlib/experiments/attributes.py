@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -681,7 +682,10 @@ def summary(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     ``detected_KIND`` (percent), ``images``; hyphens of networks' names become underscores.
     """
     numbers: dict[str, float] = {}
-    for line in attribute_table(blocks, settings, pooled=True).to_dict("records"):
+    restored = attribute_table(of_features(blocks), settings, pooled=True, kinds=FACES_OF_FEATURES)
+    restored = restored[restored["kind"] != OTHERS]
+    lines = [table.to_dict("records") for table in (attribute_table(blocks, settings, pooled=True), restored)]
+    for line in itertools.chain(*lines):
         label = f"{line['network']}_{line['attribute']}_{line['kind']}"
         numbers[f"{label}_cossim"] = line["cossim"]
         numbers[f"{label}_agreement"] = 100 * line["agreement"]
@@ -809,7 +813,8 @@ def features_reading(blocks: Sequence[AttributesBlock], settings: AttributesSett
 
     def named(kind: str) -> str:
         which = ", ".join(f"{attribute} by {network}" for attribute, network in told[kind])
-        return f"{len(told[kind])} of {len(cells)}{f' ({which})' if which else ''}"
+        several = f" ({which})" if which and len(told[kind]) < len(cells) else ""
+        return f"{len(told[kind])} of {len(cells)}{several}"
 
     count = int(table[table["kind"] == REBUILT]["n"].max())
     agreement = {kind: table[table["kind"] == kind]["agreement"].mean() for kind in (*FACES_OF_FEATURES, OTHERS)}
