@@ -832,7 +832,7 @@ def features_reading(blocks: Sequence[AttributesBlock], settings: AttributesSett
         f"from the faces of unprotected features in {named(REBUILT)} network–attribute cells, from those of features "
         f"of x + δ in {named(REBUILT_NOISY)}, from those of features of PMT(x) in {named(REBUILT_PMT)}. Mean agreement "
         f"over the cells: {rates}. **That PMT keeps attributes from whoever rebuilds faces with a RecFace trained on "
-        f"photographs {holds}.** One trained on uploads is in the {{doc}}`audit`."
+        f"photographs {holds}.**"
     )
 
 
