@@ -273,7 +273,7 @@ def curve_reading(rows: Sequence[AblationRow], settings: AblationSettings) -> st
     return (
         "The paper calls it obvious that UP is higher with the enhancements as the noise grows. All three minus none, "
         f"on the same photographs: {'; '.join(said)}. **The claim {first}.** With AlexNet's trunk in LPIPS "
-        f"{'likewise: it' if first == second else 'it'} {second}."
+        f"{'the verdict is the same' if first == second else f'it {second}'}."
     )
 
 

@@ -246,7 +246,8 @@ def curve_reading(chosen: Sequence[tuple[str, str, Outcome]], choice: str, claim
     if not len(gaps):
         return "Nothing was measured."
     counts = ", ".join(
-        f"{TITLES.get(str(dataset), dataset)}: n = {part['n'].max()}" for dataset, part in gaps.groupby("dataset")
+        f"{TITLES.get(str(dataset), dataset)}: n = {part['n'].max()}"
+        for dataset, part in gaps.groupby("dataset", sort=False)
     )
     first, second = by_bound(gaps), by_bound(up_gaps(chosen, choice, kappa, LPIPS_ALEX))
     other = "the verdicts are the same" if first == second else f"it {second}"
