@@ -107,7 +107,7 @@ def images() -> torch.Tensor:
 
 
 def test_every_operation_gives_8_bit_images_of_the_same_size(images):
-    for operation in RobustnessSettings(datasets=(), networks=()).operations():
+    for operation in RobustnessSettings(datasets=(), networks=("mobilefacenet",)).operations():
         made = processed(images, operation)
         assert made.shape == images.shape
         assert made.min() >= 0
