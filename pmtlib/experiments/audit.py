@@ -68,6 +68,8 @@ IDENTITY_RECFACE = "RecFace for identity"
 INVERSION = "inversion with priors"
 AS_IT_IS = Purification("none", 0.0, contrast=False)
 _STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
+STRIP_COPIES = 8
+"""Copies that the pictures of the page average, at most: they are made whenever the page is."""
 FAR = "far_1e2"
 """Thresholds at a false acceptance rate of 1e-2 (:func:`pmtlib.experiments.trade_off.far_thresholds`)."""
 
@@ -695,7 +697,7 @@ class Audit(Variants[AuditSettings]):
         photos = list(reversed(shown.values()))[:people]
         originals = to_tensor([photo.crops()[0].image for photo in photos])
         made = {PHOTOGRAPH: originals}
-        count = max(self.settings.copies)
+        count = min(STRIP_COPIES, max(self.settings.copies))
         for variant, tuning in tuned.items():
             copies = [self.copy(originals, "sample photographs", variant, seed) for seed in range(count)]
             filtering = chosen_filters(tuning, self.settings)[-1]
