@@ -30,7 +30,7 @@ import yaml
 from pmtlib import __version__, reproduction
 from pmtlib.errors import ConfigError, PMTError, ResultError
 from pmtlib.images import write_atomic
-from pmtlib.paths import cache_dir, data_dir, project_dir, results_dir, weights_dir
+from pmtlib.paths import cache_dir, data_dir, exclusive, project_dir, results_dir, weights_dir
 
 PAGE_LIMIT = 1_500_000
 """Largest executed notebook in bytes: pages are committed, and a clone should stay small."""
@@ -468,7 +468,7 @@ def execute(
     target = output_dir or pages_dir()
     values = read_profile(profile)
     sources = [read_source(name) for name in (only or names())]
-    manifest = read_manifest(target)
+    read_manifest(target)  # a damaged one is told of before the work, not after it
     failures: list[str] = []
     with _own_kernel() as kernel:
         for source in sources:
@@ -478,15 +478,20 @@ def execute(
             except ResultError as error:
                 failures.append(str(error))
                 continue
-            write_atomic(target / source.path.name, page)
-            manifest[source.name] = _entry(source, profile, values[source.name], page, used)
-            _write_manifest(target, manifest)
+            # Read anew: another process may have published a page since.
+            with exclusive(target):
+                write_atomic(target / source.path.name, page)
+                entry = _entry(source, profile, values[source.name], page, used)
+                _write_manifest(target, {**read_manifest(target), source.name: entry})
             report(f"{source.name}: executed with profile {profile} in {time.monotonic() - started:.0f} s")
-    gone = set(manifest) - set(names())
-    if gone and not only:
-        for name in gone:
-            (target / f"{name}.ipynb").unlink(missing_ok=True)
-        _write_manifest(target, {name: entry for name, entry in manifest.items() if name not in gone})
+    if not only and target.is_dir():
+        with exclusive(target):
+            manifest = read_manifest(target)
+            gone = set(manifest) - set(names())
+            for name in gone:
+                (target / f"{name}.ipynb").unlink(missing_ok=True)
+            if gone:
+                _write_manifest(target, {name: entry for name, entry in manifest.items() if name not in gone})
     return failures
 
 

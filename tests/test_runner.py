@@ -311,6 +311,18 @@ def test_pages_without_a_source_go_when_all_are_executed(project: Path) -> None:
     assert runner.check() == []
 
 
+def test_pages_that_another_run_publishes_meanwhile_stay_known(project: Path) -> None:
+    for name in ("aardvark", "zebra"):
+        write_notebook(project / "notebooks" / f"{name}.ipynb", cell("legs = 4", "parameters"), cell("print(legs)"))
+
+    def meanwhile(line: str) -> None:
+        if line.startswith("aardvark"):
+            assert runner.execute(only=["tally"], report=str) == []
+
+    assert runner.execute(only=["aardvark", "zebra"], report=meanwhile) == []
+    assert runner.check() == []
+
+
 def test_output_dir_leaves_the_book_alone(project: Path, tmp_path: Path) -> None:
     assert runner.execute(only=["tally"], output_dir=tmp_path / "elsewhere", report=str) == []
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["manifest.json", "tally.ipynb"]
