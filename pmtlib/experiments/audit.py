@@ -88,7 +88,8 @@ class AuditSettings(VariantSettings):
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
-        few: pairs for averages, which cost an upload a copy.
+        copies_of_all: the same for all pairs, without learners; none leaves that out.
+        few: pairs for the averages of ``copies``, which cost an upload a copy.
         pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
             0 leaves them out.
         held_people: yet other people, on whom the trainings are followed.
@@ -113,6 +114,10 @@ class AuditSettings(VariantSettings):
             chosen; 0 leaves the choice out.
         choice_cuts: the cuts that are tried.
         choice_steps: the numbers of steps that are tried.
+        frontier_steps: numbers of steps of the transform as published at which every cut of ``choice_cuts`` is looked
+            at on the evaluated sets, under filters and translation; none leaves all such settings out.
+        frontier_deep_steps: the same of the variants that match a late map alone.
+        frontier_windows: windows over which the last map is averaged there.
     """
 
     section: ClassVar[str] = "audit"
@@ -123,6 +128,7 @@ class AuditSettings(VariantSettings):
     tuning_seed: int = 0
     strengths: Mapping[str, float] = {}
     copies: tuple[int, ...] = (2, 4, 8)
+    copies_of_all: tuple[int, ...] = ()
     few: int = Field(32, ge=2)
     pair_people: int = Field(480, ge=0)
     held_people: int = Field(32, ge=1)
@@ -144,6 +150,9 @@ class AuditSettings(VariantSettings):
     choice_people: int = Field(0, ge=0)
     choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
     choice_steps: tuple[int, ...] = (20, 40, 60, 80, 120, 160)
+    frontier_steps: tuple[int, ...] = ()
+    frontier_deep_steps: tuple[int, ...] = (20, 40, 80, 160)
+    frontier_windows: tuple[int, ...] = (3, 7)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
@@ -232,8 +241,9 @@ class Audit(Variants[AuditSettings]):
         beyond: dict[str, Outcome] = {}
         if variant in self.settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
+            attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
             attacks["inversion"] = self.inverted(dataset, variant)
-            beyond = audit_beyond.run(self, dataset, variant, filters[-1])
+            beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = _not_yet(self.other_steps(dataset, variant, filters[-1]))
         attacks, beyond = ({name: _not_yet(one) for name, one in part.items()} for part in (attacks, beyond))
         return AuditBlock(dataset, variant, attacks, steps, beyond)
@@ -469,6 +479,27 @@ class Audit(Variants[AuditSettings]):
             return found
 
         return self._attack(dataset, variant, "averaging", parameters, compute, few=settings.few)
+
+    def averaged_of_all(self, dataset: str, variant: str, best: Purification) -> Outcome:
+        """Means of a few uploads of each photograph of every pair, as they are and filtered.
+
+        The goals that exclude learning speak of these; with more copies the few pairs of :meth:`averaged` are met.
+        """
+        counts = self.settings.copies_of_all
+        if not counts:
+            return Outcome(None, "not run: this profile averages the uploads of few pairs alone")
+        parameters = {"copies": list(counts), "filter": [label(best), best.strength]}
+
+        def compute(photographs: Photographs) -> dict[str, Any]:
+            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(counts))]
+            found: dict[str, Any] = {}
+            for count in counts:
+                mean = average_images(torch.stack(copies[:count]))
+                found[f"{count} copies"] = self._judged(photographs, mean)
+                found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+            return found
+
+        return self._attack(dataset, variant, "averaging-of-all", parameters, compute)
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.
@@ -755,7 +786,7 @@ class Audit(Variants[AuditSettings]):
                 "attacks": compute(photographs),
             }
 
-        return self.obtain(request, self._source(dataset), whole)
+        return self.obtain(request, self.source(dataset), whole)
 
     def _judged(self, photographs: Photographs, images: Tensor) -> dict[str, Any]:
         """What is stored about attacked uploads (U, 3, 112, 112): each pair's cosines, each image's SSIM and LPIPS."""

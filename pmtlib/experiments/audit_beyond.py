@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_s
 from pmtlib.faces import Detector, align
 from pmtlib.images import batches, quantise, recoded, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
+from pmtlib.shallow import ShallowModel
 
 if TYPE_CHECKING:
     from pmtlib.experiments.audit import Audit
@@ -52,10 +53,12 @@ STITCHING_PEOPLE = {"lfw": "cfp_ff", "cfp_ff": PEOPLE}
 """Whose photographs train the head that attacks a data set: the people of the other one."""
 
 
-def run(audit: Audit, dataset: str, variant: str, best: Purification) -> dict[str, Outcome]:
-    """Everything here for one variant's uploads of one data set."""
+def run(audit: Audit, dataset: str, variant: str, filters: Sequence[Purification]) -> dict[str, Outcome]:
+    """Everything here for one variant's uploads of one data set; the last of the filters is the best."""
+    best = filters[-1]
     return {
         "linkage": linked(audit, dataset, variant, best),
+        "linkage after filters": linked_after(audit, dataset, variant, filters),
         "attributes": read(audit, dataset, variant, best),
         "stitching": stitched(audit, dataset, variant),
         "service": received(audit, dataset, variant),
@@ -119,38 +122,71 @@ def linked(audit: Audit, dataset: str, variant: str, best: Purification) -> Outc
     parameters = {"distractors": settings.distractors, "filter": [best.name, best.strength], **_learning(audit)}
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
-        people = identities(sample)
-        photographs = audit.photographs(dataset)
-        second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
-        targets = sample.tensor(second)
-        uploads = audit.uploads(dataset, variant)
-        others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
-        try:
-            strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
-        except DatasetError as error:
-            raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
-        crowd = strangers.tensor(range(len(strangers)))
-        first = {PHOTOGRAPH: photographs.originals, **_attacked(audit, variant, best, uploads)}
-        against = {PHOTOGRAPH: targets, **_attacked(audit, variant, best, others)}
-        who_first = [people[index] for index in np.unique(sample.pairs[:, 0])]
-        who_second = [people[index] for index in second]
-        found: dict[str, Any] = {}
-        names = audit.others
-        with progress_bar(f"{dataset}, {variant}, linkage", len(names) * len(first)) as advance:
-            for network in names:
-                known, among = audit.embed(network, targets), audit.embed(network, crowd)
-                found[network] = {}
-                for condition, images in first.items():
-                    probes = audit.embed(network, images)
-                    entry = {"photographs": _linkage(probes, known, who_first, who_second, photographs, place, among)}
-                    if condition != PHOTOGRAPH:
-                        same_kind = audit.embed(network, against[condition])
-                        entry["uploads"] = _linkage(probes, same_kind, who_first, who_second, photographs, place, None)
-                    found[network][condition] = entry
-                    advance(1)
-        return {"networks": found, "probes": int(photographs.same.sum()), "distractors": len(strangers)}
+        def attacked(uploads: Tensor) -> dict[str, Tensor]:
+            return _attacked(audit, variant, best, uploads)
+
+        return _all_linked(audit, dataset, variant, sample, attacked)
 
     return _obtain(audit, dataset, variant, "linkage", parameters, compute)
+
+
+def linked_after(audit: Audit, dataset: str, variant: str, filters: Sequence[Purification]) -> Outcome:
+    """The same after each filter, at the strength that was tuned, and without learners."""
+    from pmtlib.experiments.audit import label
+
+    settings = audit.settings
+    if not settings.distractors:
+        return Outcome(None, "not run: this profile links nothing")
+    parameters = {"distractors": settings.distractors, "filters": [[label(one), one.strength] for one in filters]}
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        def attacked(uploads: Tensor) -> dict[str, Tensor]:
+            return {label(one): one(uploads) for one in filters}
+
+        return _all_linked(audit, dataset, variant, sample, attacked)
+
+    return _obtain(audit, dataset, variant, "linkage-after-filters", parameters, compute)
+
+
+def _all_linked(
+    audit: Audit,
+    dataset: str,
+    variant: str,
+    sample: datasets.PairSet,
+    attacked: Callable[[Tensor], Mapping[str, Tensor]],
+) -> dict[str, Any]:
+    """Linkage by every network that is not authorised, in every condition that ``attacked`` makes of uploads."""
+    settings = audit.settings
+    people = identities(sample)
+    photographs = audit.photographs(dataset)
+    second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
+    targets = sample.tensor(second)
+    uploads = audit.uploads(dataset, variant)
+    others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
+    try:
+        strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
+    except DatasetError as error:
+        raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
+    crowd = strangers.tensor(range(len(strangers)))
+    first = {PHOTOGRAPH: photographs.originals, **attacked(uploads)}
+    against = {PHOTOGRAPH: targets, **attacked(others)}
+    who_first = [people[index] for index in np.unique(sample.pairs[:, 0])]
+    who_second = [people[index] for index in second]
+    found: dict[str, Any] = {}
+    names = audit.others
+    with progress_bar(f"{dataset}, {variant}, linkage", len(names) * len(first)) as advance:
+        for network in names:
+            known, among = audit.embed(network, targets), audit.embed(network, crowd)
+            found[network] = {}
+            for condition, images in first.items():
+                probes = audit.embed(network, images)
+                entry = {"photographs": _linkage(probes, known, who_first, who_second, photographs, place, among)}
+                if condition != PHOTOGRAPH:
+                    same_kind = audit.embed(network, against[condition])
+                    entry["uploads"] = _linkage(probes, same_kind, who_first, who_second, photographs, place, None)
+                found[network][condition] = entry
+                advance(1)
+    return {"networks": found, "probes": int(photographs.same.sum()), "distractors": len(strangers)}
 
 
 def _linkage(
@@ -237,7 +273,7 @@ def strangers_of(
     return people.subset(kept), [name for name in people.names if spelled[name] in attacked]
 
 
-def _learned_from(people_set: str, sample: datasets.PairSet) -> tuple[datasets.People, dict[str, Any]]:
+def learned_from(people_set: str, sample: datasets.PairSet) -> tuple[datasets.People, dict[str, Any]]:
     """The people that a head on the shared model learns from to attack a sample, and what is stored about them."""
     try:
         everybody = datasets.load_people(people_set)
@@ -263,7 +299,7 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     parameters = {"head": config.model_dump(mode="json"), "people": people_set, "without": EVALUATED}
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
-        people, about = _learned_from(people_set, sample)
+        people, about = learned_from(people_set, sample)
         network = _head(audit, variant, people, config)
         rows = split_people(people, config).validation
         held = _embedded(network, people.tensor(rows), audit)
@@ -318,11 +354,11 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
     parameters["without"] = EVALUATED
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
-        people, about = _learned_from(people_set, sample)
-        translator, thresholds = _translator(audit, variant, people)
+        people, about = learned_from(people_set, sample)
+        teller, thresholds = translator(audit, audit.shared(variant), people)
         photographs = audit.photographs(dataset)
-        others = {name: audit.embed_once(name, photographs.others) for name in translator.sizes}
-        originals = {name: audit.embed_once(name, photographs.originals) for name in translator.sizes}
+        others = {name: audit.embed_once(name, photographs.others) for name in teller.sizes}
+        originals = {name: audit.embed_once(name, photographs.originals) for name in teller.sizes}
         attacked = {TRANSLATION: audit.uploads(dataset, variant)}
         if steps:
             made = audit.other_uploads(dataset, variant)
@@ -330,7 +366,7 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         attacked[f"{PHOTOGRAPH}, {TRANSLATION}"] = photographs.originals
         found = {}
         for attack, images in attacked.items():
-            said = translations(translator, images)
+            said = translations(teller, images)
             networks = {}
             for name, embeddings in said.items():
                 mine = embeddings[photographs.place]
@@ -348,9 +384,9 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
 
 
-def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Translator, dict[str, float]]:
-    """A translator and its thresholds."""
-    settings, shared = audit.settings, audit.shared(variant)
+def translator(audit: Audit, shared: ShallowModel, people: datasets.People) -> tuple[Translator, dict[str, float]]:
+    """A translator of what a shared model sees to embeddings of the other networks, and its thresholds."""
+    settings = audit.settings
     config = settings.translator
     assert config is not None
     names = audit.others
@@ -363,10 +399,8 @@ def _translator(audit: Audit, variant: str, people: datasets.People) -> tuple[Tr
 
     teachers = {name: teacher(name) for name in names}
     with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        translator = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(
-            audit.device
-        )
-    return translator, translation_thresholds(translator, people, teachers, config, far=FAR)
+        made = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(audit.device)
+    return made, translation_thresholds(made, people, teachers, config, far=FAR)
 
 
 # -- the authorised service --------------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ class Robustness(Variants[RobustnessSettings]):
                 }
             return values
 
-        return self.obtain(request, self._source(dataset), compute)
+        return self.obtain(request, self.source(dataset), compute)
 
     def reconstructions(self, dataset: str) -> Outcome:
         """Fig. 9, Privacy: LPIPS between the photograph and what a trained RecFace makes of the noisy feature.
@@ -272,7 +272,7 @@ class Robustness(Variants[RobustnessSettings]):
                 values.setdefault(images, {}).setdefault(scale, {})[str(amplitude)] = distances
             return values
 
-        return self.obtain(request, self._source(dataset), compute)
+        return self.obtain(request, self.source(dataset), compute)
 
     def _features(self, dataset: str) -> dict[str, Tensor]:
         """Shallow features of the photographs and of their uploads, (U, C, h, w) each."""
@@ -313,7 +313,7 @@ class Robustness(Variants[RobustnessSettings]):
             same = photographs.same.astype(int).tolist()
             return {"same": same, "photograph": photographs.place.tolist(), "operations": found}
 
-        return self.obtain(request, self._source(dataset), compute)
+        return self.obtain(request, self.source(dataset), compute)
 
 
 def grid(blocks: Sequence[RobustnessBlock], settings: RobustnessSettings) -> pd.DataFrame:

@@ -171,7 +171,7 @@ class Variants(Bench[_Settings]):
                 "feature_cosine": [rounded(column) for column in made.cosine.numpy().T],
             }
 
-        return self.obtain(request, self._source(dataset), compute)
+        return self.obtain(request, self.source(dataset), compute)
 
     def opinions(self, photographs: Photographs, uploaded: Tensor) -> dict[str, Any]:
         """What is stored about uploads (U, 3, 112, 112): cosines of each network for each pair, and SSIM."""
@@ -232,9 +232,10 @@ class Variants(Bench[_Settings]):
                 }
             return values
 
-        return self.obtain(request, self._source(dataset), compute)
+        return self.obtain(request, self.source(dataset), compute)
 
-    def _source(self, dataset: str) -> Source | DatasetError:
+    def source(self, dataset: str) -> Source | DatasetError:
+        """What a data set's results are of, or why there is none."""
         return Source.of_pairs(self.sample(dataset))
 
 

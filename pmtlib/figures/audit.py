@@ -267,6 +267,102 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
 
+def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
+    """Linkage after each filter: a row a set, variant and filter; against photographs and against filtered uploads."""
+    rows = []
+    keys = ["dataset", "variant", "condition"]
+    for (dataset, variant, condition), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        if condition == PHOTOGRAPH:
+            continue
+        row = {"set": TITLES.get(str(dataset), str(dataset)), "variant": variant, "filter": condition}
+        for gallery, lines in part.groupby("gallery", sort=False):
+            worst = max(lines.to_dict("records"), key=lambda line: float(line["d_sys"]))
+            row[f"{gallery}: D_sys"] = f"{lines['d_sys'].mean():.2f}"
+            row[f"{gallery}: highest"] = f"{worst['d_sys']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}]"
+            row[f"{gallery}: rank 1 %"] = f"{100 * lines['rank1'].mean():.1f}"
+        rows.append(row)
+    strangers = int(frame["distractors"].max()) if len(frame) else 0
+    caption = (
+        "The same after every filter, each at the strength that was tuned on other people. Uploads are compared with "
+        f"photographs, {strangers} strangers among them, and with uploads that were filtered likewise. Means over the "
+        "networks that are not authorised; the highest of them with a 95% bootstrap interval over people"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+def settings_figure(frame: pd.DataFrame) -> Figure:
+    """Every setting: the service's TAR and what other networks recognise after a filter, and translated.
+
+    A line is a setting over its numbers of steps. A row a data set; the diagonal as in :func:`frontier_figure`.
+    """
+    sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
+    names = list(dict.fromkeys(frame["setting"])) if len(frame) else []
+    panels = (
+        ("filters", "TAR of the other networks\nbest filter"),
+        ("translated", "TAR of the other networks\ntranslation"),
+    )
+    figure, axes = plt.subplots(
+        max(len(sets), 1), 2, figsize=(9.5, 0.8 + 4.0 * max(len(sets), 1)), squeeze=False, layout="constrained",
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    colours = sns.color_palette(PALETTE, len(MARKERS))
+    for row, dataset in zip(axes, sets, strict=False):
+        part = frame[frame["dataset"] == dataset]
+        for axis, (measure, title) in zip(row, panels, strict=True):
+            for index, name in enumerate(names):
+                line = part[part["setting"] == name].sort_values("steps")
+                errors = [line[measure] - line[f"{measure}_low"], line[f"{measure}_high"] - line[measure]]
+                axis.errorbar(
+                    line["service"], line[measure], yerr=errors, color=colours[_family(name)],
+                    marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1, elinewidth=0.7, alpha=0.9,
+                    label=name,
+                )  # fmt: skip
+            axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
+            axis.set_xlim(-0.03, 1.03)
+            axis.set_ylim(-0.03, 1.03)
+            axis.set_xlabel("TAR of the service", fontsize=8)
+            axis.set_ylabel(title, fontsize=8)
+            axis.set_title(
+                f"{TITLES.get(str(dataset), str(dataset))}, n = {int(part['n'].max())}", loc="left", fontsize=10
+            )
+            axis.grid(alpha=0.3)
+    if names:
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def _family(setting: str) -> int:
+    """The place of a setting's variant among the variants: the colour of its lines."""
+    return ("pmt", "deep", "pooled", "decoy").index(setting.split(",")[0].split(" ")[0])
+
+
+def settings_table(frame: pd.DataFrame) -> Styler:
+    """Every setting at every number of steps."""
+    columns = {"service": "service %", "filters": "others, best filter %", "translated": "others, translated %"}
+    rows = [
+        {
+            "set": TITLES.get(line["dataset"], line["dataset"]),
+            "setting": line["setting"],
+            "K": line["steps"],
+            **{
+                title: f"{100 * line[kind]:.0f} [{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]"
+                for kind, title in columns.items()
+            },
+            "highest SSIM": f"{line['ssim']:.2f}",
+        }
+        for line in frame.to_dict("records")
+    ]
+    caption = (
+        "Every setting on the evaluated sets: TAR at a FAR of 10⁻² against the person's other photograph, the "
+        "service's with 95% Wilson interval, the other networks' mean with 95% bootstrap interval over pairs; highest "
+        "SSIM: the mean of the upload as it is or after a filter. n = "
+        f"{int(frame['n'].max()) if len(frame) else 0} pairs of one person a set"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
 def traits_table(frame: pd.DataFrame) -> Styler:
     """Agreement of attributes with those of the photograph, a column a condition."""
     rows = []

@@ -1,0 +1,222 @@
+"""Every setting of the filter under attackers who need not see uploads first: plain filters, and translation.
+
+The audit's thorough attacks cost an hour a setting. These cost a minute, so that cuts, numbers of steps, pooling and
+variants can be laid side by side on the evaluated sets. Nothing is chosen here: which variant the audit attacks
+thoroughly was settled on other people (:meth:`~pmtlib.experiments.audit.Audit.choice`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pmtlib import metrics
+from pmtlib.attacks.adaptive.purify import Purification
+from pmtlib.attacks.adaptive.translate import translations
+from pmtlib.datasets import PairSet
+from pmtlib.experiments import audit_beyond as beyond
+from pmtlib.experiments.common import TITLES, Outcome, rounded
+from pmtlib.experiments.trade_off import far_thresholds, threshold_set
+from pmtlib.images import quantise
+from pmtlib.transform import PMTConfig
+from pmtlib.variants.decoy import DecoyConfig
+from pmtlib.variants.deep import DeepConfig
+from pmtlib.variants.pooled import PooledConfig
+
+if TYPE_CHECKING:
+    from pmtlib.experiments.audit import Audit, AuditSettings
+
+FILTERS = (Purification("gaussian", 1.5), Purification("median", 2.0))
+"""Filters that every setting meets, among the best of those that were tuned on other people."""
+Setting = tuple[PMTConfig, int | str, tuple[int, ...]]
+"""A configuration, a cut, and the numbers of steps that are looked at."""
+
+
+def tried(settings: AuditSettings) -> dict[str, Setting]:
+    """Every setting by its name: configuration, cut and numbers of steps."""
+    size = settings.pmt.batch_size
+    plain = settings.pmt.model_copy(update={"steps": max(settings.frontier_steps)})
+    deep = DeepConfig(batch_size=size, steps=max(settings.frontier_deep_steps))
+    found: dict[str, Setting] = {f"pmt, first {settings.cut} units": (plain, settings.cut, settings.frontier_steps)}
+    found |= {f"pmt, {cut}": (plain, cut, settings.frontier_steps) for cut in settings.choice_cuts[1:]}
+    found |= {f"deep, {cut}": (deep, cut, settings.frontier_deep_steps) for cut in settings.choice_cuts}
+    if settings.choice_cuts:
+        last = settings.choice_cuts[-1]
+        for window in settings.frontier_windows:
+            pooled = PooledConfig(batch_size=size, steps=deep.steps, window=window)
+            found[f"pooled {window}x{window}, {last}"] = (pooled, last, settings.frontier_deep_steps)
+        late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}
+        decoy = DecoyConfig(batch_size=size)
+        found[f"decoy, first {settings.cut} units"] = (decoy, settings.cut, (decoy.steps,))
+        decoy = DecoyConfig(batch_size=size, **late)
+        found[f"decoy, {last}"] = (decoy, last, (decoy.steps,))
+    return found
+
+
+def weighed(audit: Audit, dataset: str) -> Outcome:
+    """Who recognises the uploads of every setting, as they are, after two filters, and translated.
+
+    The translator of a cut is that of the audit: trained on other people's photographs, thresholds from people held
+    out.
+    """
+    settings = audit.settings
+    if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile looks at the audited variants alone")
+    candidates = tried(settings)
+    people_set = beyond.STITCHING_PEOPLE[dataset]
+    parameters = {
+        "authorised": settings.authorised,
+        "tried": {
+            name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in candidates.items()
+        },
+        "filters": [[one.name, one.strength] for one in FILTERS],
+        "translator": settings.translator.model_dump(mode="json"),
+        "people": people_set,
+        "without": beyond.EVALUATED,
+        "thresholds_of": threshold_set(dataset),
+    }
+    request = audit.request("audit", f"{dataset}--settings", 1, parameters, (settings.authorised,))
+
+    def compute() -> dict[str, Any]:
+        photographs = audit.photographs(dataset)
+        sample = audit.sample(dataset)
+        assert isinstance(sample, PairSet)
+        people, about = beyond.learned_from(people_set, sample)
+        found: dict[str, Any] = {}
+        translated_at: dict[str, Any] = {}
+        for name, (config, cut, keep) in candidates.items():
+            translator, thresholds = beyond.translator(audit, audit.shallow(settings.authorised, cut), people)
+            translated_at[str(cut)] = {network: round(value, 5) for network, value in thresholds.items()}
+            made = audit.protect(
+                photographs.originals, settings.authorised, f"{dataset}, {name}", config=config, cut=cut, keep=keep
+            )
+            for steps, images in zip(keep, made.kept, strict=True):
+                uploads = quantise(images)
+                attacked = {beyond.UPLOAD: uploads, **{one.name: one(uploads) for one in FILTERS}}
+                entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
+                for attack, what in attacked.items():
+                    seen = audit.opinions(photographs, what)
+                    networks = {network: scores["other"] for network, scores in seen["networks"].items()}
+                    entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
+                said = translations(translator, uploads)
+                cosines = {
+                    network: rounded(
+                        metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others))
+                    )
+                    for network, mine in said.items()
+                }
+                entry["attacks"][beyond.TRANSLATION] = {"networks": cosines}
+                found[f"{name}, K = {steps}"] = entry
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "photograph": photographs.place.tolist(),
+            "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
+            "translated_at": translated_at,
+            "settings": found,
+            "people": about,
+        }
+
+    return audit.obtain(request, audit.source(dataset), compute)
+
+
+def points(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
+    """Utility and leak of every setting.
+
+    Args:
+        outcomes: of :func:`weighed`, by the data set's name.
+        settings: the audit's.
+
+    Returns:
+        DataFrame with columns dataset, setting, steps, cut, n (pairs of one person); service, service_low,
+        service_high: the service's TAR on uploads as they are, with 95% Wilson interval; for each of ``filters`` (the
+        best of the upload as it is and after the filters), ``translated`` and ``best`` (of both): the mean TAR of the
+        other networks, with its 95% bootstrap interval over pairs (``_low``, ``_high``) and what gives it
+        (``_attack``); ssim: the highest mean SSIM after a filter.
+    """
+    lines = []
+    for dataset, outcome in outcomes.items():
+        if outcome.result is None:
+            continue
+        values = outcome.result.values
+        same = np.array(values["same"], dtype=bool)
+        for name, entry in values["settings"].items():
+            setting, _, steps = name.rpartition(", K = ")
+            line: dict[str, Any] = {"dataset": dataset, "setting": setting, "steps": int(steps), "cut": entry["cut"]}
+            line["n"] = int(same.sum())
+            shares: dict[str, Any] = {}
+            for attack, seen in entry["attacks"].items():
+                at = values["translated_at"][entry["cut"]] if attack == beyond.TRANSLATION else None
+                shares[attack] = _share(seen["networks"], values["thresholds"], at, settings.authorised, same)
+            own = values["thresholds"][settings.authorised]
+            if own is not None:
+                cosines = np.array(entry["attacks"][beyond.UPLOAD]["networks"][settings.authorised])[same]
+                accepted = cosines > own[beyond.FAR_NAME]
+                low, high = metrics.wilson(int(accepted.sum()), len(accepted))
+                line |= {"service": float(accepted.mean()), "service_low": low, "service_high": high}
+            plain = [attack for attack in shares if attack != beyond.TRANSLATION]
+            for kind, attacks in (("filters", plain), ("translated", [beyond.TRANSLATION]), ("best", list(shares))):
+                best = max(attacks, key=lambda attack: float(shares[attack].mean()))
+                interval = metrics.bootstrap(shares[best], seed=0)
+                line |= {kind: float(shares[best].mean()), f"{kind}_low": interval.low, f"{kind}_high": interval.high}
+                line[f"{kind}_attack"] = best
+            line["ssim"] = max(float(np.mean(entry["attacks"][attack]["ssim"])) for attack in plain)
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _share(
+    networks: Mapping[str, Sequence[float]],
+    thresholds: Mapping[str, Mapping[str, float] | None],
+    translated_at: Mapping[str, float] | None,
+    authorised: str,
+    same: Any,
+) -> Any:
+    """The share of other networks that recognise the person, for each pair of one person."""
+    accepted = []
+    for network, cosines in networks.items():
+        if network == authorised:
+            continue
+        if translated_at is not None:
+            accepted.append(np.array(cosines)[same] > translated_at[network])
+        elif (found := thresholds[network]) is not None:
+            accepted.append(np.array(cosines)[same] > found[beyond.FAR_NAME])
+    return np.mean(accepted, axis=0)
+
+
+NEEDED = 0.9
+"""The share of what it recognises of photographs that a service needs at least, by the second goal."""
+
+
+def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
+    """Which settings serve the service, and what the best of these attackers gets from the least leaky of them.
+
+    Args:
+        frame: of :func:`points`.
+        audited: of :func:`pmtlib.experiments.audit_numbers.frontier`; the service's TAR on photographs stands there.
+    """
+    if not len(frame) or not len(audited):
+        return "*No setting but the audited ones was measured.*"
+    clean = audited.groupby("dataset")["clean"].first()
+    lines = []
+    for dataset, part in frame.groupby("dataset", sort=False):
+        title, n = TITLES.get(str(dataset), str(dataset)), int(part["n"].max())
+        useful = part[part["service"] >= NEEDED * clean[str(dataset)]]
+        if not len(useful):
+            lines.append(f"**{title}**: no setting keeps {100 * NEEDED:.0f}% of what the service recognises.")
+            continue
+        told = []
+        for kind, what in (("filters", "filters alone"), ("best", "filters and translation")):
+            least = min(useful.to_dict("records"), key=lambda line: float(line[kind]))
+            told.append(
+                f"against {what} *{least['setting']}* at K = {int(least['steps'])} leaves least: the service "
+                f"{100 * least['service']:.0f}%, others {100 * least[kind]:.0f}% "
+                f"[{100 * least[f'{kind}_low']:.0f}, {100 * least[f'{kind}_high']:.0f}]"
+            )
+        lines.append(
+            f"**{title}**, n = {n}: of {len(part)} settings {len(useful)} keep at least "
+            f"{100 * NEEDED:.0f}% of what the service recognises of photographs; {'; '.join(told)}."
+        )
+    return "\n\n".join(lines)
