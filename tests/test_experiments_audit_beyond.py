@@ -14,7 +14,7 @@ from pmtlib import metrics, zoo
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.reconstruction import training_people
 from pmtlib.errors import AssetError
-from pmtlib.experiments import audit, audit_beyond
+from pmtlib.experiments import audit, audit_beyond, audit_frontier
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
@@ -338,6 +338,77 @@ def test_attacks_on_fewer_pairs_do_not_count_as_the_strongest() -> None:
     assert list(numbers.best(frame)["attack"]) != ["2 copies"]
 
 
+def test_averages_of_all_pairs_take_the_place_of_those_of_few_and_count_for_the_goals() -> None:
+    one, other = block(), block("deep", -0.5)
+    few = outcome("few", attacked({"2 copies": 3.0, "32 copies": 3.0}).result.values | {"same": [1] * 4 + [0] * 36})
+    values = one.attacks["purification"].result.values
+    everybody = attacked({"2 copies": 0.9}).result.values | {"same": values["same"], "photograph": values["photograph"]}
+    everybody = outcome("everybody", everybody)
+    for order in (("averaging", "averaging of all"), ("averaging of all", "averaging")):
+        averages = dict(zip(order, (few, everybody) if order[0] == "averaging" else (everybody, few), strict=True))
+        both = dataclasses.replace(one, attacks={**one.attacks, **averages})
+        frame = numbers.table([both, other], SETTINGS)
+        line = frame[(frame["variant"] == "pmt") & (frame["attack"] == "2 copies")]
+        upload = frame[(frame["variant"] == "pmt") & (frame["attack"] == "upload")]
+        assert list(line["n"]) == list(upload["n"])
+        assert set(line["kind"]) == {"averaging"}
+        found = numbers.goals(frame, numbers.frontier([both, other], SETTINGS, STEPS))
+        against = found[found["against"] == "filters"].iloc[0]
+        # The published transform's best attack without learning is now the average, but never the one of 32 copies.
+        theirs = frame[(frame["variant"] == "pmt") & frame["kind"].isin(["purification", "averaging"])]
+        theirs = theirs[~theirs["attack"].str.startswith("photograph") & (theirs["attack"] != "32 copies")]
+        assert against["others"] == pytest.approx(against["others_value"] / theirs["others"].max())
+
+
+def weighed_by_hand() -> dict[str, Any]:
+    """Three pairs of one person and one of two, two networks beside the service, one of them without a threshold."""
+    cosines = {"mobilefacenet": [0.9, 0.1, 0.9, 0.9], "sface": [0.9, 0.0, 0.0, 0.9], "dlib-resnet29": [0.9] * 4}
+    attacks = {
+        "upload": {"networks": cosines, "ssim": [0.1, 0.2, 0.3, 0.4]},
+        "gaussian": {"networks": {**cosines, "sface": [0.9, 0.9, 0.0, 0.0]}, "ssim": [0.5, 0.5, 0.5, 0.5]},
+        "translation of features": {"networks": {"sface": [0.9, 0.9, 0.9, 0.0], "dlib-resnet29": [0.9, 0.0, 0.0, 0.0]}},
+    }
+    at = {"far_1e2": 0.5, "far_1e3": 0.6}
+    return {
+        "same": [1, 1, 1, 0], "photograph": [0, 1, 2, 3], "thresholds": {"mobilefacenet": at, "sface": at,
+        "dlib-resnet29": None}, "translated_at": {"7x7": {"sface": 0.5, "dlib-resnet29": 0.5}},
+        "settings": {"deep, 7x7, K = 20": {"cut": "7x7", "attacks": attacks}}, "people": {},
+    }  # fmt: skip
+
+
+def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
+    frame = audit_frontier.points({"lfw": outcome("settings", weighed_by_hand()), "cfp_ff": NOTHING}, SETTINGS)
+    (line,) = frame.to_dict("records")
+    assert (line["dataset"], line["setting"], line["steps"], line["n"]) == ("lfw", "deep, 7x7", 20, 3)
+    assert line["service"] == pytest.approx(2 / 3)
+    assert (line["filters"], line["filters_attack"]) == (pytest.approx(2 / 3), "gaussian")
+    # Of the three pairs sface's translation accepts all, dlib's the first.
+    assert line["translated"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert line["best"] == pytest.approx(2 / 3)
+    assert line["ssim"] == pytest.approx(0.5)
+    audited = numbers.frontier([block()], SETTINGS, STEPS)
+    assert "no setting keeps 90%" in audit_frontier.reading(frame, audited.assign(clean=1.0))
+    words = audit_frontier.reading(frame, audited.assign(clean=0.7))
+    assert "of 1 settings 1 keep at least 90%" in words
+    assert "*deep, 7x7* at K = 20 leaves least: the service 67%, others 67%" in words
+    assert "but the audited ones" in audit_frontier.reading(frame.head(0), audited)
+    assert "deep, 7x7" in figures.settings_table(frame).to_html()
+    assert [axis.get_title(loc="left") for axis in figures.settings_figure(frame).axes] == ["LFW, n = 3"] * 2
+    assert figures.settings_figure(frame.head(0)) is not None
+
+
+def test_every_setting_has_a_line_of_its_own_kind() -> None:
+    settings = SETTINGS.model_copy(update={"frontier_steps": (1, 2), "frontier_deep_steps": (3,)})
+    found = audit_frontier.tried(settings)
+    assert {name: keep for name, (_, _, keep) in found.items()} == {
+        "pmt, first 5 units": (1, 2), "pmt, 14x14": (1, 2), "pmt, 7x7": (1, 2),
+        "deep, 28x28": (3,), "deep, 14x14": (3,), "deep, 7x7": (3,), "pooled 3x3, 7x7": (3,), "pooled 7x7, 7x7": (3,),
+        "decoy, first 5 units": (100,), "decoy, 7x7": (40,),
+    }  # fmt: skip
+    for config, _, keep in found.values():
+        assert config.steps == max(keep)
+
+
 def test_a_service_that_finds_no_face_recognises_nobody() -> None:
     entry = {"cosines": {"as it is": [0.9, 0.9, 0.0], "aligned again": [0.9, 0.9, 0.0]}, "detected": [1, 0]}
     values = {
@@ -401,7 +472,8 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     bench = audit.Audit(SETTINGS.model_copy(update={"datasets": ("samples",), "pair_people": 0}), torch.device("cpu"))
     best = audit.Purification("gaussian", 1.5)
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
-    outcomes += audit_beyond.run(bench, "samples", "pmt", best).values()
+    outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples")]
+    outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
 
@@ -475,5 +547,20 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
         if others.identities[int(a)] != others.identities[int(b)]
     ]
     assert values["thresholds"]["sface"]["far_1e2"] == pytest.approx(np.quantile(scores, 0.5), abs=2e-5)
+    # Every setting, on the same four pairs: the row of the transform as published is what the attacks above found.
+    monkeypatch.setattr(audit_frontier, "tried", lambda _: {"pmt": (PMTConfig(steps=1), 5, (1,))})
+    wider = audit.Audit(settings.model_copy(update={"frontier_steps": (1,)}), torch.device("cpu"))
+    wider.usable()
+    everything = audit_frontier.weighed(wider, "samples")
+    assert everything.result is not None, everything.note
+    (entry,) = everything.result.values["settings"].values()
+    assert list(entry["attacks"]) == ["upload", "gaussian", "median", "translation of features"]
+    told = entry["attacks"]["translation of features"]["networks"]["sface"]
+    assert told == pytest.approx(values["attacks"][named[0]]["networks"]["sface"]["other"], abs=2e-5)
+    seen = entry["attacks"]["upload"]["networks"]["mobilefacenet"]
+    for pair, place in enumerate(shown.place):
+        own = bench.network("mobilefacenet")(attacked[0][place : place + 1])
+        other = bench.network("mobilefacenet")(shown.others[pair : pair + 1])
+        assert seen[pair] == pytest.approx(torch.cosine_similarity(own, other).item(), abs=2e-5)
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
     assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note
