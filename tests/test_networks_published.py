@@ -100,7 +100,8 @@ def test_embeddings_are_those_of_the_publishers_class(name: str) -> None:
     embedding = network(pictures())[0]
     if name == "inception-resnet-v1":
         embedding = embedding / embedding.norm()
-    assert embedding[:8].tolist() == pytest.approx(facts["first8"], rel=1e-4, abs=1e-6)
+    # Fifty layers of float32 differ between processors by some 1e-6 of the norm, whatever the size of a component.
+    assert embedding[:8].tolist() == pytest.approx(facts["first8"], abs=2e-6 * facts["norm"])
     assert float(embedding.norm()) == pytest.approx(facts["norm"], rel=1e-5)
     assert list(network.run_units(network.prepare(pictures()), 0, 5)[-1].shape[1:]) == facts["last_unit"]
 

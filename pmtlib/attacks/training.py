@@ -131,8 +131,8 @@ class Training(ABC, Generic[_Model]):
 
     def build(self, make: Callable[[], _Model]) -> None:
         """Make model, average and optimiser, in the state that was stored last."""
-        self.model = _channels_last(seeded(self.schedule.seed, make).to(self.device))
-        self.averaged = _channels_last(seeded(self.schedule.seed, make).to(self.device))
+        self.model = _with_layout(seeded(self.schedule.seed, make).to(self.device), torch.channels_last)
+        self.averaged = _with_layout(seeded(self.schedule.seed, make).to(self.device), torch.channels_last)
         self.averaged.requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -148,7 +148,9 @@ class Training(ABC, Generic[_Model]):
         """Train to the end with bits that can be had again: the averaged model, frozen, in evaluation mode."""
         with reproducible():
             self.go(progress, checkpoint_seconds)
-        return self.averaged.eval().requires_grad_(False)
+        # In the layout in which weights are read from a file: libraries choose an algorithm by it, and what was just
+        # trained shall give the bits that it gives when it is loaded.
+        return _with_layout(self.averaged, torch.contiguous_format).eval().requires_grad_(False)
 
     def go(self, progress: Progress | None, checkpoint_seconds: float) -> None:
         """Train to the end, from wherever the state is."""
@@ -303,9 +305,9 @@ def read_eight_bit(people: People, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
-def _channels_last(model: _Model) -> _Model:
-    """The same model with the memory layout in which convolutions are fastest."""
+def _with_layout(model: _Model, layout: torch.memory_format) -> _Model:
+    """The same model, its kernels laid out in memory so; channels_last is the layout in which it trains fastest."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     return model
