@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.frozen import freeze
 
 DEFAULT_CUT = 5
 """The paper separates "the first five layers"; at block level that is five units (a 28x28 map at 112x112)."""
@@ -71,8 +72,7 @@ class ShallowModel(nn.Module):
         # A copy without the units behind the cut: this model is handed out, and the caller's network stays as it is.
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
-        self.requires_grad_(False)
-        self.eval()
+        freeze(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""

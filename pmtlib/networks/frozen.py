@@ -1,0 +1,59 @@
+"""Layers of a network that will not be trained, made cheaper: the same numbers, gradients for the input alone.
+
+The transform goes through a shallow model forwards and backwards at every step, and only the image is to change.
+torch's backward pass of a parametric ReLU computes the slopes' gradient as well, frozen or not, and takes three times
+as long on a processor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _InputGradient(torch.autograd.Function):
+    """A parametric ReLU whose slopes have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slopes: Tensor) -> Tensor:
+        ctx.save_for_backward(values, slopes)
+        return torch.prelu(values, slopes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        values, slopes = ctx.saved_tensors
+        by_channel = slopes.to(gradient.dtype).view(1, -1, *(1,) * (values.ndim - 2))
+        return torch.where(values > 0, gradient, gradient * by_channel).to(values.dtype), None
+
+
+class FrozenPReLU(nn.PReLU):
+    """A parametric ReLU that will not be trained: bit for bit the numbers of :class:`torch.nn.PReLU`.
+
+    Shape:
+        input and output: (N, C, ...).
+    """
+
+    def __init__(self, trained: nn.PReLU) -> None:
+        nn.Module.__init__(self)
+        self.num_parameters = trained.num_parameters
+        self.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Its values where they are positive, elsewhere times the channel's slope."""
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        return _InputGradient.apply(input, self.weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def freeze(network: nn.Module) -> None:
+    """Freeze a network in place: no gradients for parameters, evaluation mode, and cheaper layers where there are."""
+    network.requires_grad_(False)
+    network.eval()
+    made: dict[int, FrozenPReLU] = {}
+    # A module may hang in several places: each parent's view of it is exchanged for the same one.
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) is nn.PReLU:
+                setattr(parent, name, made.setdefault(id(child), FrozenPReLU(child)))
