@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from kornia.filters import filter2d, gaussian_blur2d
 from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
+from pmtlib.networks.frozen import window_means
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -453,7 +453,7 @@ class Run:
         parts = []
         for output in outputs:
             window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
-            pooled = F.avg_pool2d(output, window) if window > 1 else output
+            pooled = window_means(output, window) if window > 1 else output
             parts.append(pooled.flatten(1).to(self.original.dtype))
         return parts
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from pmtlib.networks.frozen import FrozenPReLU, freeze
+from pmtlib.networks.frozen import FrozenPReLU, freeze, window_means
 from pmtlib.shallow import ShallowModel
 from tests.small_network import SmallNetwork, photographs
 
@@ -81,3 +82,18 @@ def test_the_gradient_of_a_shallow_model_is_that_of_the_network_it_was_cut_from(
         given = images.clone().requires_grad_(True)
         gradients.append(torch.autograd.grad(outputs(given)[-1].square().sum(), given)[0])
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 7, 9), (1, 2, 3, 3)])
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_window_means_are_torchs_average_pooling(shape: tuple[int, ...], window: int) -> None:
+    values = draw(*shape)
+    for given in (values, values.contiguous(memory_format=torch.channels_last), values.double()):
+        found = []
+        for pooling in (F.avg_pool2d, window_means):
+            leaf = given.clone().requires_grad_(True)
+            made = pooling(leaf, window)
+            above = draw(*made.shape, seed=3).to(given.dtype)
+            found.append((made, torch.autograd.grad(made, leaf, above)[0]))
+        for torchs, own in zip(*found, strict=True):
+            assert torch.equal(own, torchs)

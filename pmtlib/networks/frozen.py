@@ -1,8 +1,9 @@
-"""Layers of a network that will not be trained, made cheaper: the same numbers, gradients for the input alone.
+"""What every step of the transform computes, made cheaper with the same bits coming out.
 
 The transform goes through a shallow model forwards and backwards at every step, and only the image is to change.
 torch's backward pass of a parametric ReLU computes the slopes' gradient as well, frozen or not, and takes three times
-as long on a processor.
+as long on a processor; its averages over windows visit one number at a time there. ``benchmarks/transform.py`` has the
+shares.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -57,3 +59,41 @@ def freeze(network: nn.Module) -> None:
         for name, child in list(parent._modules.items()):
             if type(child) is nn.PReLU:
                 setattr(parent, name, made.setdefault(id(child), FrozenPReLU(child)))
+
+
+class _WindowMeans(torch.autograd.Function):
+    """Means over windows of w x w: sums of w * w strided views, in the order in which torch takes them."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, window: int) -> Tensor:
+        height, width = (size // window * window for size in values.shape[2:])
+        ctx.shape, ctx.window = values.shape, window
+        views = [
+            values[:, :, row:height:window, column:width:window] for row in range(window) for column in range(window)
+        ]
+        total = views[0] + views[1]
+        for view in views[2:]:
+            total += view
+        return total.div_(window * window)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        count, channels, rows, columns = gradient.shape
+        window = ctx.window
+        spread = (gradient / (window * window))[:, :, :, None, :, None]
+        spread = spread.expand(count, channels, rows, window, columns, window)
+        spread = spread.reshape(count, channels, rows * window, columns * window)
+        missing = (ctx.shape[3] - columns * window, ctx.shape[2] - rows * window)
+        return F.pad(spread, (0, missing[0], 0, missing[1])) if any(missing) else spread, None
+
+
+def window_means(values: Tensor, window: int) -> Tensor:
+    """Means of maps (N, C, H, W) over windows of w x w that do not overlap, (N, C, H // w, W // w).
+
+    Bit for bit :func:`torch.nn.functional.avg_pool2d`.
+    """
+    if window == 1:
+        return values
+    if values.device.type != "cpu" or values.dtype != torch.float32 or not values.is_contiguous():
+        return F.avg_pool2d(values, window)
+    return _WindowMeans.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]
