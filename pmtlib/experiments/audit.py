@@ -151,7 +151,7 @@ class AuditSettings(VariantSettings):
     choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
     choice_steps: tuple[int, ...] = (20, 40, 60, 80, 120, 160)
     frontier_steps: tuple[int, ...] = ()
-    frontier_deep_steps: tuple[int, ...] = (20, 40, 80, 160)
+    frontier_deep_steps: tuple[int, ...] = (20, 40, 80)
     frontier_windows: tuple[int, ...] = (3, 7)
 
 
