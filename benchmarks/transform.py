@@ -1,0 +1,212 @@
+"""Images a second of the transform, against what a reader of the paper would write, in one run.
+
+    python benchmarks/transform.py --steps 20 --images 16 --json speed.json
+
+Four ways to the same images, timed in turns, round by round; ratios are formed within a round:
+
+    literal    Algorithm 1 as it stands: an image at a time, the whole network in the graph, gradients for its weights
+    batched    the same for a batch at once: a plain loop over the steps
+    truncated  the batched loop on the shallow model alone, frozen
+    pmtlib     pmtlib.protect
+
+The draws are the same, so the images must be: the run ends in an error where they are not. Beside them stand what a
+step has to compute, and the fraction of the machine's limits that pmtlib reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pmtlib
+from pmtlib import costs, datasets, devices, metrics, provenance
+from pmtlib.images import write_atomic
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.progress import progress_bar
+from pmtlib.transform import image_seed, smoothing_kernel
+
+SAME = 0.999
+"""The least mean cosine of embeddings, and SSIM, of two ways' images: a last bit may grow over the steps."""
+Outputs = Callable[[Tensor], list[Tensor]]
+
+
+def pictures(count: int) -> Tensor:
+    """Sample photographs (N, 3, 112, 112) as often as needed, mirrored and darkened so that no two are the same."""
+    crops = pmtlib.to_tensor([photo.crops()[0].image for photo in datasets.sample_photos()])
+    made = [
+        (crops[place % len(crops)].flip(2) if place // len(crops) % 2 else crops[place % len(crops)])
+        * (1 - 0.02 * (place // (2 * len(crops))))
+        for place in range(count)
+    ]
+    return torch.stack(made)
+
+
+def plain_loop(images: Tensor, outputs: Outputs, config: pmtlib.PMTConfig, *, weights: Sequence[Tensor] = ()) -> Tensor:
+    """Algorithms 1 and 2 as the paper has them, for the default configuration; images (N, 3, H, W) at once.
+
+    Args:
+        images: the photographs.
+        outputs: the maps that are compared.
+        config: steps, step size, noise and pooling are read.
+        weights: parameters that gather gradients, as they do in a graph that nobody told otherwise.
+    """
+    generators = [torch.Generator(device=images.device).manual_seed(image_seed(config.seed, image)) for image in images]
+
+    def noise() -> Tensor:
+        return torch.stack([torch.empty_like(x).normal_(generator=g) for x, g in zip(images, generators, strict=True)])
+
+    def features(x: Tensor) -> Tensor:
+        return torch.cat([F.avg_pool2d(map_, min(config.pool, *map_.shape[2:])).flatten(1) for map_ in outputs(x)], 1)
+
+    kernel = smoothing_kernel(config.kernel, config.kernel_length)
+    assert kernel is not None
+    smoothing = kernel.to(images)[None, None].expand(3, 1, -1, -1)
+    made = (0.5 + config.noise_start * noise()).clamp(0, 1)
+    for _ in range(config.steps):
+        draw = config.noise_std * noise()
+        made = made.detach().requires_grad_(True)
+        goal = features(images + draw).detach()
+        loss = (features(made + draw) - goal).square().sum(1) / goal.square().sum(1)
+        for parameter in weights:
+            parameter.grad = None
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        gradient = made.grad
+        assert gradient is not None
+        gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
+        gradient = F.conv2d(gradient, smoothing, padding=config.kernel_length, groups=3)
+        made = (made.detach() - config.step_size * gradient).clamp(0, 1)
+    return made.detach()
+
+
+def ways(network: FaceNetwork, cut: int, config: pmtlib.PMTConfig) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The four ways by name, each from photographs to images."""
+    trained = copy.deepcopy(network).requires_grad_(True)
+    weights = list(trained.parameters())
+    shallow = pmtlib.ShallowModel(network, cut)
+    cut_off = copy.deepcopy(network)
+    cut_off.truncate(cut)
+    cut_off.requires_grad_(False)
+
+    def whole(x: Tensor) -> list[Tensor]:
+        return trained.run_units(trained.prepare(x), 0, len(trained.units))[:cut]
+
+    def truncated(x: Tensor) -> list[Tensor]:
+        return cut_off.run_units(cut_off.prepare(x), 0, cut)
+
+    return {
+        "literal": lambda x: torch.cat([plain_loop(one[None], whole, config, weights=weights) for one in x]),
+        "batched": lambda x: plain_loop(x, whole, config, weights=weights),
+        "truncated": lambda x: plain_loop(x, truncated, config),
+        "pmtlib": lambda x: pmtlib.protect(x, [shallow], config).images,
+    }
+
+
+def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rounds: int, device: torch.device) -> Any:
+    """Times, ratios, equality and cost of one network."""
+    network = pmtlib.load_network(name).to(device)
+    methods = ways(network, cut, config)
+    short = config.model_copy(update={"steps": 1})
+    for warm in ways(network, cut, short).values():
+        warm(images)
+    seconds: dict[str, list[float]] = {way: [] for way in methods}
+    made: dict[str, Tensor] = {}
+    with progress_bar(f"{name}, {len(methods)} ways", rounds * len(methods)) as advance:
+        for _ in range(rounds):
+            for way, method in methods.items():
+                seconds[way].append(costs.timed(lambda: made.__setitem__(way, method(images)), device))  # noqa: B023
+                advance(1)
+    machine = costs.measure(device)
+    forward, backward = costs.step_cost(pmtlib.ShallowModel(network, cut).to(device), images[:4])
+    step = forward + forward + backward if config.augmentation != "none" else forward + backward
+    per_step = [one / (len(images) * config.steps) for one in seconds["pmtlib"]]
+    with torch.no_grad():
+        embedded = {way: network(one) for way, one in made.items()}
+    return {
+        "seconds": {way: [round(one, 4) for one in taken] for way, taken in seconds.items()},
+        "images_a_second": round(len(images) / statistics.median(seconds["pmtlib"]), 3),
+        "ratios": {
+            way: _spread([slow / fast for slow, fast in zip(seconds[way], seconds["pmtlib"], strict=True)])
+            for way in methods
+            if way != "pmtlib"
+        },
+        "equality": {
+            way: {
+                "cosine": round(float(metrics.cosine(embedded[way], embedded["pmtlib"]).min()), 6),
+                "ssim": round(float(metrics.ssim(made[way], made["pmtlib"]).min()), 6),
+            }
+            for way in methods
+            if way != "pmtlib"
+        },
+        "step": {
+            "megaflops": round(step.flops / 1e6, 2),
+            "megabytes": round(step.traffic / 1e6, 2),
+            "milliseconds": round(1e3 * statistics.median(per_step), 3),
+            "of_arithmetic": round(step.flops / machine.flops / statistics.median(per_step), 4),
+            "of_memory": round(step.traffic / machine.bandwidth / statistics.median(per_step), 4),
+        },
+        "machine": {
+            "gigaflops": round(machine.flops / 1e9, 2),
+            "gigabytes_a_second": round(machine.bandwidth / 1e9, 2),
+        },
+    }
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 1 where two ways do not give the same images."""
+    parser = argparse.ArgumentParser(description="Images a second of the transform, against plain loops, in one run.")
+    parser.add_argument("--networks", nargs="+", default=["mobilefacenet"], help="names from `pmt networks`")
+    parser.add_argument("--cut", type=int, default=5, help="units that are shared")
+    parser.add_argument("--steps", type=int, default=20, help="K; times grow with it, ratios hardly change")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    given = parser.parse_args(arguments)
+    device = devices.resolve(given.device)
+    config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, 16)))
+    images = pictures(given.images).to(device)
+    found: dict[str, Any] = {"networks": {}}
+    different = []
+    for name in given.networks:
+        entry = benchmark(name, given.cut, images, config, given.rounds, device)
+        found["networks"][name] = entry
+        step = entry["step"]
+        print(f"{name}, {given.cut} units, K = {given.steps}: {entry['images_a_second']:g} images a second")
+        for way, ratio in entry["ratios"].items():
+            same = entry["equality"][way]
+            if min(same.values()) < SAME:
+                different.append(f"{name}: {way}")
+            print(
+                f"  {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as {way}; lowest cosine "
+                f"{same['cosine']:.5f}, SSIM {same['ssim']:.5f} between the images"
+            )
+        print(
+            f"  an image-step: {step['megaflops']:g} Mflop, {step['megabytes']:g} MB, {step['milliseconds']:g} ms; "
+            f"{100 * step['of_arithmetic']:.0f}% of the arithmetic limit ({entry['machine']['gigaflops']:g} Gflop/s), "
+            f"{100 * step['of_memory']:.0f}% of the memory limit ({entry['machine']['gigabytes_a_second']:g} GB/s)"
+        )
+    found["manifest"] = provenance.manifest(given.networks, device, seconds=0, command=" ".join(sys.argv))
+    found["parameters"] = {"cut": given.cut, "steps": given.steps, "images": given.images, "rounds": given.rounds}
+    if given.json is not None:
+        write_atomic(given.json, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    for one in different:
+        print(f"error: {one} does not give the images of pmtlib", file=sys.stderr)
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
