@@ -10,7 +10,8 @@ Four ways to the same images, timed in turns, round by round; ratios are formed 
     pmtlib     pmtlib.protect
 
 The draws are the same, so the images must be: the run ends in an error where they are not. Beside them stand what a
-step has to compute, and the fraction of the machine's limits that pmtlib reaches.
+step has to compute, and the fraction of the machine's limits that pmtlib reaches. ``--layers`` times the layers that
+pmtlib computes in a way of its own against torch's, forwards and backwards.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import copy
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ import pmtlib
 from pmtlib import costs, datasets, devices, metrics, provenance
 from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.frozen import FrozenPReLU, window_means
 from pmtlib.progress import progress_bar
 from pmtlib.transform import image_seed, smoothing_kernel
 
@@ -161,6 +164,33 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
     }
 
 
+def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
+    """How many times as fast as torch's own the layers of :mod:`pmtlib.networks.frozen` are, on a map of 28x28."""
+    values = torch.randn((16, 128, 28, 28), device=device)
+    usual = torch.nn.PReLU(128).to(device).requires_grad_(False)
+    pairs: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+        "parametric ReLU": (usual, FrozenPReLU(usual)),
+        "means over 2x2": (lambda x: F.avg_pool2d(x, 2), lambda x: window_means(x, 2)),
+    }
+    found = {}
+    for name, pair in pairs.items():
+        above = torch.randn_like(pair[0](values))
+
+        def both_ways(layer: Callable[[Tensor], Tensor], above: Tensor = above) -> Tensor:
+            given = values.clone().requires_grad_(True)
+            return torch.autograd.grad(layer(given), given, above)[0]
+
+        if not torch.equal(*(both_ways(layer) for layer in pair)):
+            raise SystemExit(f"error: {name} does not give the gradient of torch's own")
+        found[name] = _spread(
+            [
+                costs.timed(lambda: both_ways(pair[0]), device) / costs.timed(lambda: both_ways(pair[1]), device)  # noqa: B023
+                for _ in range(5 * rounds)
+            ]
+        )
+    return found
+
+
 def _spread(ratios: Sequence[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
 
@@ -175,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--layers", action="store_true", help="time single layers against torch's own too")
     given = parser.parse_args(arguments)
+    begun = time.perf_counter()
     device = devices.resolve(given.device)
     config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, 16)))
     images = pictures(given.images).to(device)
@@ -199,7 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{100 * step['of_arithmetic']:.0f}% of the arithmetic limit ({entry['machine']['gigaflops']:g} Gflop/s), "
             f"{100 * step['of_memory']:.0f}% of the memory limit ({entry['machine']['gigabytes_a_second']:g} GB/s)"
         )
-    found["manifest"] = provenance.manifest(given.networks, device, seconds=0, command=" ".join(sys.argv))
+    if given.layers:
+        found["layers"] = layers(device, given.rounds)
+        for name, ratio in found["layers"].items():
+            print(f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as torch's own")
+    # Where the numbers go and by what path the script was named say nothing of how they came about.
+    options = f"--cut {given.cut} --steps {given.steps} --images {given.images} --rounds {given.rounds}"
+    command = f"python benchmarks/transform.py --networks {' '.join(given.networks)} {options} --device {device.type}"
+    found["manifest"] = provenance.manifest(
+        given.networks, device, seconds=time.perf_counter() - begun, command=command
+    )
     found["parameters"] = {"cut": given.cut, "steps": given.steps, "images": given.images, "rounds": given.rounds}
     if given.json is not None:
         write_atomic(given.json, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())

@@ -45,10 +45,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pmtlib.errors import AssetError
-from pmtlib.paths import cache_dir, file_sha256, weights_dir
-
-if sys.platform != "win32":
-    import fcntl
+from pmtlib.paths import cache_dir, exclusive, file_sha256, weights_dir
 
 # --------------------------------------------------------------------------------------------------------------------
 # The table
@@ -775,14 +772,9 @@ def _disk_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _exclusive(key: Archive | str) -> Iterator[None]:
     """Let one process at a time fetch from ``key``, so that two do not download the same thing."""
-    if sys.platform == "win32":
-        # Without the lock two processes may both download; each file still appears whole, by an atomic rename.
+    digest = key.sha256 if not isinstance(key, str) else hashlib.sha256(key.encode()).hexdigest()
+    with exclusive(_prepare(0) / f".{digest[:16]}.lock"):
         yield
-    else:
-        digest = key.sha256 if not isinstance(key, str) else hashlib.sha256(key.encode()).hexdigest()
-        with (_prepare(0) / f".{digest[:16]}.lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _store(stream: IO[bytes], row: Asset, origin: str) -> None:

@@ -83,13 +83,15 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time do what it does in ``folder``, which is made where it is missing. It leaves no file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time do what it does with a folder, or with a file that is made for it.
+
+    On Windows nothing is locked: two processes may do the same work, and each file still appears whole.
+    """
     if sys.platform == "win32":
-        yield  # a folder cannot be locked there
+        yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -479,6 +479,7 @@ def execute(
                 failures.append(str(error))
                 continue
             # Read anew: another process may have published a page since.
+            target.mkdir(parents=True, exist_ok=True)
             with exclusive(target):
                 write_atomic(target / source.path.name, page)
                 entry = _entry(source, profile, values[source.name], page, used)

@@ -391,7 +391,7 @@ def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
     words = audit_frontier.reading(frame, audited.assign(clean=0.7))
     assert "of 1 settings 1 keep at least 90%" in words
     assert "*deep, 7x7* at K = 20 leaves least: the service 67%, others 67%" in words
-    assert "but the audited ones" in audit_frontier.reading(frame.head(0), audited)
+    assert "have not been measured yet" in audit_frontier.reading(frame.head(0), audited)
     assert "deep, 7x7" in figures.settings_table(frame).to_html()
     assert [axis.get_title(loc="left") for axis in figures.settings_figure(frame).axes] == ["LFW, n = 3"] * 2
     assert figures.settings_figure(frame.head(0)) is not None
@@ -472,7 +472,7 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     bench = audit.Audit(SETTINGS.model_copy(update={"datasets": ("samples",), "pair_people": 0}), torch.device("cpu"))
     best = audit.Purification("gaussian", 1.5)
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
-    outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples")]
+    outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
@@ -551,10 +551,11 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     monkeypatch.setattr(audit_frontier, "tried", lambda _: {"pmt": (PMTConfig(steps=1), 5, (1,))})
     wider = audit.Audit(settings.model_copy(update={"frontier_steps": (1,)}), torch.device("cpu"))
     wider.usable()
-    everything = audit_frontier.weighed(wider, "samples")
+    blurs = [audit.Purification("gaussian", 1.5), audit.Purification("median", 2.0)]
+    everything = audit_frontier.weighed(wider, "samples", blurs)
     assert everything.result is not None, everything.note
     (entry,) = everything.result.values["settings"].values()
-    assert list(entry["attacks"]) == ["upload", "gaussian", "median", "translation of features"]
+    assert list(entry["attacks"]) == ["upload", "gaussian 1.5", "median 2", "translation of features"]
     told = entry["attacks"]["translation of features"]["networks"]["sface"]
     assert told == pytest.approx(values["attacks"][named[0]]["networks"]["sface"]["other"], abs=2e-5)
     seen = entry["attacks"]["upload"]["networks"]["mobilefacenet"]

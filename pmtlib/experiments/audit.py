@@ -465,18 +465,7 @@ class Audit(Variants[AuditSettings]):
 
         def compute(photographs: Photographs) -> dict[str, Any]:
             inverter = self.inverter(variant) if settings.pair_people else None
-            shared = self.shared(variant)
-            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(settings.copies))]
-            features = [self._features(shared, one) for one in copies] if inverter is not None else []
-            found: dict[str, Any] = {}
-            for count in settings.copies:
-                mean = average_images(torch.stack(copies[:count]))
-                found[f"{count} copies"] = self._judged(photographs, mean)
-                found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
-                if inverter is not None:
-                    images = self.through(inverter, average_features(torch.stack(features[:count])))
-                    found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
-            return found
+            return self._averages(photographs, dataset, variant, best, settings.copies, inverter)
 
         return self._attack(dataset, variant, "averaging", parameters, compute, few=settings.few)
 
@@ -491,15 +480,31 @@ class Audit(Variants[AuditSettings]):
         parameters = {"copies": list(counts), "filter": [label(best), best.strength]}
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(counts))]
-            found: dict[str, Any] = {}
-            for count in counts:
-                mean = average_images(torch.stack(copies[:count]))
-                found[f"{count} copies"] = self._judged(photographs, mean)
-                found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
-            return found
+            return self._averages(photographs, dataset, variant, best, counts)
 
         return self._attack(dataset, variant, "averaging-of-all", parameters, compute)
+
+    def _averages(
+        self,
+        photographs: Photographs,
+        dataset: str,
+        variant: str,
+        best: Purification,
+        counts: Sequence[int],
+        inverter: RecFace | None = None,
+    ) -> dict[str, Any]:
+        shared = self.shared(variant)
+        copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(counts))]
+        features = [self._features(shared, one) for one in copies] if inverter is not None else []
+        found: dict[str, Any] = {}
+        for count in counts:
+            mean = average_images(torch.stack(copies[:count]))
+            found[f"{count} copies"] = self._judged(photographs, mean)
+            found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+            if inverter is not None:
+                images = self.through(inverter, average_features(torch.stack(features[:count])))
+                found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
+        return found
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.

@@ -1,8 +1,9 @@
 """Every setting of the filter under attackers who need not see uploads first: plain filters, and translation.
 
-The audit's thorough attacks cost an hour a setting. These cost a minute, so that cuts, numbers of steps, pooling and
-variants can be laid side by side on the evaluated sets. Nothing is chosen here: which variant the audit attacks
-thoroughly was settled on other people (:meth:`~pmtlib.experiments.audit.Audit.choice`).
+The audit's learners are trained anew for every setting. A filter is not, and a translator serves all settings of a
+cut, so that cuts, numbers of steps, pooling and variants can be laid side by side on the evaluated sets. Nothing is
+chosen here: which variant the audit attacks thoroughly was settled on other people
+(:meth:`~pmtlib.experiments.audit.Audit.choice`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 
 from pmtlib import metrics
 from pmtlib.attacks.adaptive.purify import Purification
-from pmtlib.attacks.adaptive.translate import translations
+from pmtlib.attacks.adaptive.translate import Translator, translations
 from pmtlib.datasets import PairSet
 from pmtlib.experiments import audit_beyond as beyond
 from pmtlib.experiments.common import TITLES, Outcome, rounded
@@ -29,8 +30,6 @@ from pmtlib.variants.pooled import PooledConfig
 if TYPE_CHECKING:
     from pmtlib.experiments.audit import Audit, AuditSettings
 
-FILTERS = (Purification("gaussian", 1.5), Purification("median", 2.0))
-"""Filters that every setting meets, among the best of those that were tuned on other people."""
 Setting = tuple[PMTConfig, int | str, tuple[int, ...]]
 """A configuration, a cut, and the numbers of steps that are looked at."""
 
@@ -56,11 +55,16 @@ def tried(settings: AuditSettings) -> dict[str, Setting]:
     return found
 
 
-def weighed(audit: Audit, dataset: str) -> Outcome:
-    """Who recognises the uploads of every setting, as they are, after two filters, and translated.
+def weighed(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
+    """Who recognises the uploads of every setting, as they are, after filters, and translated.
 
     The translator of a cut is that of the audit: trained on other people's photographs, thresholds from people held
     out.
+
+    Args:
+        audit: whose settings, networks and uploads these are.
+        dataset: which set.
+        filters: that every setting meets; the best of each audited variant.
     """
     settings = audit.settings
     if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
@@ -72,7 +76,7 @@ def weighed(audit: Audit, dataset: str) -> Outcome:
         "tried": {
             name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in candidates.items()
         },
-        "filters": [[one.name, one.strength] for one in FILTERS],
+        "filters": [[one.name, one.strength] for one in filters],
         "translator": settings.translator.model_dump(mode="json"),
         "people": people_set,
         "without": beyond.EVALUATED,
@@ -87,21 +91,25 @@ def weighed(audit: Audit, dataset: str) -> Outcome:
         people, about = beyond.learned_from(people_set, sample)
         found: dict[str, Any] = {}
         translated_at: dict[str, Any] = {}
+        tellers: dict[int, tuple[Translator, dict[str, float]]] = {}
         for name, (config, cut, keep) in candidates.items():
-            translator, thresholds = beyond.translator(audit, audit.shallow(settings.authorised, cut), people)
+            shared = audit.shallow(settings.authorised, cut)
+            if shared.cut not in tellers:
+                tellers[shared.cut] = beyond.translator(audit, shared, people)
+            teller, thresholds = tellers[shared.cut]
             translated_at[str(cut)] = {network: round(value, 5) for network, value in thresholds.items()}
             made = audit.protect(
                 photographs.originals, settings.authorised, f"{dataset}, {name}", config=config, cut=cut, keep=keep
             )
             for steps, images in zip(keep, made.kept, strict=True):
                 uploads = quantise(images)
-                attacked = {beyond.UPLOAD: uploads, **{one.name: one(uploads) for one in FILTERS}}
+                attacked = {beyond.UPLOAD: uploads, **{f"{one.name} {one.strength:g}": one(uploads) for one in filters}}
                 entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
                 for attack, what in attacked.items():
                     seen = audit.opinions(photographs, what)
                     networks = {network: scores["other"] for network, scores in seen["networks"].items()}
                     entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
-                said = translations(translator, uploads)
+                said = translations(teller, uploads)
                 cosines = {
                     network: rounded(
                         metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others))
@@ -198,7 +206,7 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
         audited: of :func:`pmtlib.experiments.audit_numbers.frontier`; the service's TAR on photographs stands there.
     """
     if not len(frame) or not len(audited):
-        return "*No setting but the audited ones was measured.*"
+        return "*Not computed: these settings have not been measured yet; only the audited variants have.*"
     clean = audited.groupby("dataset")["clean"].first()
     lines = []
     for dataset, part in frame.groupby("dataset", sort=False):

@@ -243,7 +243,6 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
     rows = []
     keys = ["dataset", "variant", "condition", "gallery"]
     for (dataset, variant, condition, gallery), part in frame.groupby(keys, sort=False) if len(frame) else ():
-        worst = max(part.to_dict("records"), key=lambda line: float(line["d_sys"]))
         strangers = f" and {int(part['distractors'].iloc[0])} strangers" if part["distractors"].iloc[0] else ""
         rows.append(
             {
@@ -251,41 +250,54 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
                 "variant": variant,
                 "attacker holds": condition,
                 "compares with": f"{gallery}{strangers}",
-                "D_sys, mean": f"{part['d_sys'].mean():.2f}",
-                "highest": f"{worst['d_sys']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}]<br>{worst['network']}",
+                **_linked(part),
                 "by chance": f"{part['chance'].mean():.2f}",
-                "rank 1 %": f"{100 * part['rank1'].mean():.1f}",
                 "rank 5 %": f"{100 * part['rank5'].mean():.1f}",
             }
         )
-    probes = int(frame["probes"].max()) if len(frame) else 0
     caption = (
-        "Linkage by networks that are not authorised. D_sys: 0 unlinkable, 1 fully linkable, with a 95% bootstrap over "
-        f"people; by chance: the same with shuffled labels. Identification of {probes} probes among the second "
-        "photographs of all pairs; uploads compared with uploads are treated alike on both sides"
+        f"Linkage by networks that are not authorised. {_LINKED} by chance: D_sys with shuffled labels. Identification "
+        f"of {_probes(frame)} probes among the second photographs of all pairs; uploads compared with uploads are "
+        "treated alike on both sides"
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
+
+
+_LINKED = (
+    "D_sys: 0 unlinkable, 1 fully linkable; mean over the networks, and the highest of them with a 95% bootstrap over "
+    "people."
+)
+
+
+def _linked(part: pd.DataFrame) -> dict[str, str]:
+    """What every table of linkage says of some networks' numbers on one gallery."""
+    worst = max(part.to_dict("records"), key=lambda line: float(line["d_sys"]))
+    return {
+        "D_sys, mean": f"{part['d_sys'].mean():.2f}",
+        "highest": f"{worst['d_sys']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}]<br>{worst['network']}",
+        "rank 1 %": f"{100 * part['rank1'].mean():.1f}",
+    }
+
+
+def _probes(frame: pd.DataFrame) -> int:
+    return int(frame["probes"].max()) if len(frame) else 0
 
 
 def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
     """Linkage after each filter: a row a set, variant and filter; against photographs and against filtered uploads."""
     rows = []
+    shown = frame[frame["condition"] != PHOTOGRAPH] if len(frame) else frame
     keys = ["dataset", "variant", "condition"]
-    for (dataset, variant, condition), part in frame.groupby(keys, sort=False) if len(frame) else ():
-        if condition == PHOTOGRAPH:
-            continue
+    for (dataset, variant, condition), part in shown.groupby(keys, sort=False) if len(shown) else ():
         row = {"set": TITLES.get(str(dataset), str(dataset)), "variant": variant, "filter": condition}
         for gallery, lines in part.groupby("gallery", sort=False):
-            worst = max(lines.to_dict("records"), key=lambda line: float(line["d_sys"]))
-            row[f"{gallery}: D_sys"] = f"{lines['d_sys'].mean():.2f}"
-            row[f"{gallery}: highest"] = f"{worst['d_sys']:.2f} [{worst['low']:.2f}, {worst['high']:.2f}]"
-            row[f"{gallery}: rank 1 %"] = f"{100 * lines['rank1'].mean():.1f}"
+            row |= {f"{gallery}: {name}": cell for name, cell in _linked(lines).items()}
         rows.append(row)
     strangers = int(frame["distractors"].max()) if len(frame) else 0
     caption = (
-        "The same after every filter, each at the strength that was tuned on other people. Uploads are compared with "
-        f"photographs, {strangers} strangers among them, and with uploads that were filtered likewise. Means over the "
-        "networks that are not authorised; the highest of them with a 95% bootstrap interval over people"
+        f"The same after every filter, each at the strength that was tuned on other people. {_LINKED} {_probes(frame)} "
+        f"probes are compared with photographs, {strangers} strangers among them, and with uploads that were filtered "
+        "likewise"
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 

@@ -1,0 +1,93 @@
+"""What a step costs, counted by hand on a network of two convolutions, and the benchmark that times it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pmtlib.costs import Cost, Machine, measure, step_cost
+from pmtlib.shallow import ShallowModel
+from tests import photographs
+from tests.small_network import SmallNetwork
+from tests.small_network import photographs as small_photographs
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_operations_are_those_of_the_convolutions_by_hand() -> None:
+    images = small_photographs(3)
+    side = images.shape[2]
+    # A multiplication and an addition for each weight at each place of the output.
+    first = 2 * 4 * 3 * 9 * (side // 2) ** 2
+    second = 2 * 6 * 4 * 9 * (side // 4) ** 2
+    forward, backward = step_cost(ShallowModel(SmallNetwork(), 2), images)
+    assert forward.flops == first + second
+    # Backwards only the input's gradient is computed, none of a weight.
+    assert backward.flops == first + second
+
+
+def test_traffic_is_at_least_what_goes_in_and_comes_out_and_grows_with_the_cut() -> None:
+    images = small_photographs(2)
+    one, two = (step_cost(ShallowModel(SmallNetwork(), cut), images) for cut in (1, 2))
+    pixels = images[0].numel() * images.element_size()
+    assert one[0].traffic > pixels
+    assert two[0].traffic > one[0].traffic
+    assert two[1].traffic > one[1].traffic
+
+
+def test_an_image_costs_the_same_whatever_the_batch() -> None:
+    costs = [step_cost(ShallowModel(SmallNetwork(), 2), small_photographs(count))[0] for count in (1, 4)]
+    assert costs[0].flops == costs[1].flops
+
+
+def test_the_limit_is_the_slower_of_arithmetic_and_memory() -> None:
+    machine = Machine(flops=100.0, bandwidth=10.0)
+    assert machine.seconds(Cost(50.0, 1.0)) == 0.5
+    assert machine.seconds(Cost(50.0, 20.0)) == 2.0
+    assert Cost(1.0, 2.0) + Cost(3.0, 4.0) == Cost(4.0, 6.0)
+    measured = measure(torch.device("cpu"), size=64, repeats=1)
+    assert measured.flops > 0
+    assert measured.bandwidth > 0
+
+
+def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: Path) -> None:
+    """Shows that it runs and that the images are equal; times of a test say nothing."""
+    photographs.ready()
+    done = subprocess.run(
+        [sys.executable, "benchmarks/transform.py", "--steps", "2", "--images", "3", "--rounds", "1", "--layers",
+         "--device", "cpu", "--json", str(tmp_path / "speed.json")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "speed.json").read_text())
+    entry = found["networks"]["mobilefacenet"]
+    assert set(entry["ratios"]) == set(entry["equality"]) == {"literal", "batched", "truncated"}
+    for same in entry["equality"].values():
+        assert same["cosine"] == pytest.approx(1, abs=1e-3)
+        assert same["ssim"] == pytest.approx(1, abs=1e-3)
+    assert set(found["layers"]) == {"parametric ReLU", "means over 2x2"}
+    assert str(ROOT) not in json.dumps(found)
+    assert found["manifest"]["command"].startswith("python benchmarks/transform.py --networks mobilefacenet --cut 5")
+
+
+def test_a_way_that_gives_other_images_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs.ready()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform  # type: ignore[import-not-found]
+
+    honest = transform.plain_loop
+
+    def darker(*given: object, **options: object) -> torch.Tensor:
+        made: torch.Tensor = honest(*given, **options)
+        return made * 0.5
+
+    monkeypatch.setattr(transform, "plain_loop", darker)
+    assert transform.main(["--steps", "1", "--images", "2", "--rounds", "1", "--device", "cpu"]) == 1
+    assert "literal does not give the images of pmtlib" in capsys.readouterr().err
