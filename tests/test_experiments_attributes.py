@@ -179,6 +179,12 @@ def test_the_claim_is_judged_by_the_interval_of_the_paired_difference(level, ver
     assert {by_attribute[name] for name in ("emotion", "race", "gender")} == {found}
     text = experiments.reading([block], SETTINGS)
     assert f"**Emotion: {found}.**" in text
+    # Of survival only those speak that tell the attribute on photographs, and all of emotions, which are of the moment.
+    known = {(line["network"], line["attribute"]) for _, line in experiments.clean_table([block], SETTINGS).iterrows()
+             if line["tells"] or line["attribute"] == "emotion"}  # fmt: skip
+    cells = experiments.attribute_table([block], SETTINGS).query("kind == 'blurred'")
+    count = sum((line["network"], line["attribute"]) in known for _, line in cells.iterrows())
+    assert f" of {count} network–attribute cells that can be judged" in text
     assert "does not hold" in text or verdict == "holds"
 
 

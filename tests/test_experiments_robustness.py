@@ -290,3 +290,23 @@ def test_nothing_measured_is_said_and_drawn():
     figures.grid_figure(grid)
     figures.feature_figure(lines)
     figures.processing_figure(cells)
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(4, "Holds"), (3, "Holds in most cells"), (2, "Does not hold as stated")]
+)
+def test_what_the_paper_says_overall_needs_most_cells(right: int, verdict: str) -> None:
+    assert experiments._overall(right, 4) == verdict
+
+
+@pytest.mark.parametrize(
+    ("falls", "words"),
+    [
+        ([0.5, 0.7], "κ = 0.5 to 0.7"),
+        ([0.5, 0.5], "κ = 0.5"),
+        ([0.9, math.inf], "κ = 0.9 at the earliest and, at some noise bounds, at no κ that was looked at"),
+        ([math.inf], "no κ that was looked at"),
+    ],
+)
+def test_where_a_curve_falls_is_said_whole(falls: list[float], words: str) -> None:
+    assert experiments._range(dict(enumerate(falls))) == words

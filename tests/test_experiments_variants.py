@@ -415,6 +415,16 @@ def test_a_profile_with_other_values_stores_nothing(monkeypatch) -> None:
     assert scalability.scalability_settings("paper").networks[1] == "dlib-resnet29"
 
 
+def test_a_list_that_came_as_text_is_told_how_to_be_given(monkeypatch) -> None:
+    monkeypatch.delenv("PMT_PROFILE", raising=False)
+    with pytest.raises(common.ConfigError) as caught:
+        ablation.ablation_settings("quick", networks="[sface]")
+    assert str(caught.value) == (
+        "profile 'quick', ablation: networks: '[sface]' is text, not a list; papermill takes a list by "
+        '-y "networks: [...]"'
+    )
+
+
 def test_the_authorised_network_is_one_of_the_evaluated_ones(monkeypatch) -> None:
     monkeypatch.delenv("PMT_PROFILE", raising=False)
     others = ["sface", "dlib-resnet29"]

@@ -755,13 +755,19 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
             f"- **{attribute.capitalize()}: {verdict}.** {' '.join(measured)} The paper, with DeepFace, on average: "
             f"{measured_paper} ({unit})."
         )
-    left = [line for line in table.to_dict("records") if line["kind"] == BLURRED]
+    # What a network does not know of photographs it cannot tell of uploads; agreement by chance is no survival.
+    judged = [
+        line
+        for line in table.to_dict("records")
+        if (line["network"], line["attribute"]) in able or line["attribute"] == "emotion"
+    ]
+    left = [line for line in judged if line["kind"] == BLURRED]
     told = [line for line in left if line["agreement_low"] > line["chance"]]
-    raw = [line for line in table.to_dict("records") if line["kind"] == PMT and line["agreement_low"] > line["chance"]]
+    raw = [line for line in judged if line["kind"] == PMT and line["agreement_low"] > line["chance"]]
     lines.append(
         f"- **Does an attribute survive?** The label is told better than by chance (Wilson interval above it) in "
-        f"{len(raw)} of {len(left)} network–attribute cells from the upload as it is{_list(raw)}, and in {len(told)} "
-        f"after a blur of the upload (σ = {settings.blur_sigma} px){_list(told)}."
+        f"{len(raw)} of {len(left)} network–attribute cells that can be judged, from the upload as it "
+        f"is{_list(raw)}, and in {len(told)} after a blur of the upload (σ = {settings.blur_sigma} px){_list(told)}."
     )
     found = detection_table(blocks, pooled=True).set_index("kind")
     if len(found):

@@ -122,7 +122,11 @@ def section_settings(model: type[_Settings], profile: str, **overrides: Any) -> 
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(["", ".".join(str(part) for part in first["loc"])] if first["loc"] else [""])
-        raise ConfigError(f"profile {profile!r}, {model.section}{where}: {first['msg']}") from error
+        message = first["msg"]
+        if first["type"] == "tuple_type" and isinstance(first["input"], str):
+            # papermill hands over what follows -p as it is, a list in brackets too.
+            message = f'{first["input"]!r} is text, not a list; papermill takes a list by -y "{first["loc"][0]}: [...]"'
+        raise ConfigError(f"profile {profile!r}, {model.section}{where}: {message}") from error
 
 
 @dataclass(frozen=True)
