@@ -338,7 +338,9 @@ def portraits(abuse: Abuse, count: int) -> list[Portrait]:
     embeddings = {name: abuse.embed(name, originals) for name in networks}
     uploads: list[dict[str, Upload]] = [{} for _ in shown]
     for authorised in networks:
-        uploaded = quantise(abuse.protect(originals, authorised, f"Sample photographs, {authorised}").images)
+        uploaded = quantise(
+            abuse.protect(originals, authorised, f"Sample photographs, {authorised}", shown=True).images
+        )
         purified = quantise(blur_and_stretch(uploaded, abuse.settings.blur_sigma))
         raw = {name: metrics.cosine(abuse.embed(name, uploaded), embeddings[name]) for name in networks}
         blurred = {name: metrics.cosine(abuse.embed(name, purified), embeddings[name]) for name in networks}

@@ -143,11 +143,11 @@ class Attributes(Bench[AttributesSettings]):
                 self.skipped[name] = "not run: its weights are not present"
         return found
 
-    def uploads(self, originals: Tensor, description: str) -> dict[str, Tensor]:
+    def uploads(self, originals: Tensor, description: str, *, shown: bool = False) -> dict[str, Tensor]:
         """The photographs (N, 3, 112, 112) and what a receiver of 8-bit images gets in their place, by kind."""
         settings = self.settings
         noisy = quantise(add_noise(originals, settings.noise, settings.noise_seed))
-        uploaded = quantise(self.protect(originals, settings.authorised, description).images)
+        uploaded = quantise(self.protect(originals, settings.authorised, description, shown=shown).images)
         return {
             ORIGINAL: originals,
             NOISY: noisy,
@@ -924,7 +924,9 @@ def portraits(attributes: Attributes, count: int) -> list[Portrait]:
     """Sample photographs that may be shown, one a person, and their attributes, computed here and now."""
     shown = {photo.persons: photo for photo in reversed(datasets.sample_photos()) if photo.display}
     photos = list(reversed(shown.values()))[:count]
-    uploads = attributes.uploads(to_tensor([photo.crops()[0].image for photo in photos]), "Sample photographs")
+    uploads = attributes.uploads(
+        to_tensor([photo.crops()[0].image for photo in photos]), "Sample photographs", shown=True
+    )
     networks = attributes.available()
     told = {kind: estimate(images, networks, attributes.device) for kind, images in uploads.items()}
     pictures = {kind: to_uint8(images) for kind, images in uploads.items()}

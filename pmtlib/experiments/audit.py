@@ -295,22 +295,18 @@ class Audit(Variants[AuditSettings]):
         """
         return self.copy(self.photographs(dataset).originals, dataset, variant, seed)
 
-    def copy(self, originals: Tensor, name: str, variant: str, seed: int, *, few: bool = False) -> Tensor:
-        """What is uploaded of photographs (N, 3, 112, 112); ``name`` says whose they are, for the progress bar.
-
-        A batch that is not full is filled up and costs as much as a full one; ``few`` photographs have a smaller one.
-        """
+    def copy(self, originals: Tensor, name: str, variant: str, seed: int, *, shown: bool = False) -> Tensor:
+        """What is uploaded of photographs (N, 3, 112, 112); ``name`` says whose they are, for the progress bar."""
         config = self.config(variant)
         config = config.model_copy(update={"seed": config.seed + seed})
-        if few:
-            config = config.model_copy(update={"batch_size": min(config.batch_size, max(2, len(originals)))})
-        return quantise(self._protected(originals, name, variant, config).images)
+        return quantise(self._protected(originals, name, variant, config, shown=shown).images)
 
     def _protected(
-        self, originals: Tensor, name: str, variant: str, config: PMTConfig, keep: Sequence[int] = ()
-    ) -> Made:
+        self, originals: Tensor, name: str, variant: str, config: PMTConfig, keep: Sequence[int] = (), *,
+        shown: bool = False,
+    ) -> Made:  # fmt: skip
         authorised, cut = self.settings.authorised, self.cut(variant)
-        return self.protect(originals, authorised, f"{name}, {variant}", config=config, cut=cut, keep=keep)
+        return self.protect(originals, authorised, f"{name}, {variant}", config=config, cut=cut, keep=keep, shown=shown)
 
     # -- what an attacker chooses on other people -------------------------------------------------------------------
 
@@ -740,7 +736,7 @@ class Audit(Variants[AuditSettings]):
         made = {PHOTOGRAPH: originals}
         count = min(STRIP_COPIES, max(self.settings.copies))
         for variant, tuning in tuned.items():
-            copies = [self.copy(originals, "sample photographs", variant, seed, few=True) for seed in range(count)]
+            copies = [self.copy(originals, "sample photographs", variant, seed, shown=True) for seed in range(count)]
             filtering = chosen_filters(tuning, self.settings)[-1]
             made[variant] = copies[0]
             made[f"{variant}, {label(filtering)}"] = filtering(copies[0])

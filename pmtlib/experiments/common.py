@@ -365,14 +365,20 @@ class Bench(Generic[_Settings]):
         config: PMTConfig | None = None,
         cut: int | str | None = None,
         keep: Sequence[int] = (),
+        shown: bool = False,
     ) -> Made:
         """PMT of images (N, 3, 112, 112) for one or several authorised networks, with a progress bar.
+
+        A batch that is not full is filled up, and costs as much as a full one. What is only ``shown`` is made in a
+        batch of its own size; what is counted keeps the one that its result names, to which its last bits belong.
 
         Sections of the book look at the same uploads from several sides; where results are stored, the protected
         images are therefore kept in the cache (``protected/``), unless everything is to be computed again.
         """
         names = (authorised,) if isinstance(authorised, str) else tuple(authorised)
         config = config or self.settings.pmt
+        if shown:
+            config = config.model_copy(update={"batch_size": min(config.batch_size, max(2, len(images)))})
         cut = self.settings.cut if cut is None else cut
         path = self._made_path(images, names, cut, config, keep)
         if path in self._made:

@@ -267,14 +267,15 @@ class Reconstruction(Bench[ReconstructionSettings]):
             raise AssetError(f"no photograph of {sample.title} shows {', '.join(self.settings.attacked)}")
         return sample.tensor(first)
 
-    def uploads(self, originals: Tensor, description: str) -> Uploads:
+    def uploads(self, originals: Tensor, description: str, *, shown: bool = False) -> Uploads:
         """What is uploaded of these photographs, for each row."""
         settings = self.settings
         shallow = self.shallow(settings.authorised)
         images = {}
         for row, steps in ((PMT, settings.pmt.steps), *((closer(steps), steps) for steps in settings.more_steps)):
             config = settings.pmt.model_copy(update={"steps": steps})
-            images[row] = self.protect(originals, settings.authorised, f"{description}, K = {steps}", config=config)
+            title = f"{description}, K = {steps}"
+            images[row] = self.protect(originals, settings.authorised, title, config=config, shown=shown)
         unprotected = self._features(shallow, originals)
         # Uploaded are the features of the image that was optimised; it is rounded only where it is sent itself.
         made = {row: self._features(shallow, found.images) for row, found in images.items()}
@@ -740,7 +741,7 @@ def strips(bench: Reconstruction, count: int) -> list[Strip]:
     except AssetError:
         people = {person for photo in photos for person in photo.persons}
         recface, about = bench.recface(sorted(people | set(bench.settings.attacked)))
-    uploads = bench.uploads(originals, "Sample photographs")
+    uploads = bench.uploads(originals, "Sample photographs", shown=True)
     made: list[dict[str, dict[str, tuple[UInt8Image, float]]]] = [{} for _ in photos]
     for row in (UNPROTECTED, NOISE, PMT):
         for attack in ATTACKS:
