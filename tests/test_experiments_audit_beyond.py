@@ -280,6 +280,18 @@ def test_linkage_and_its_table() -> None:
     assert list(frame["distractors"]) == [9, 0]
     assert set(frame["rank1"]) == {1.0}
     assert f"{entry['d_sys']:.2f}" in figures.linkage_table(frame).to_html()
+    # After filters: one row a filter with both galleries; what stands in the table above is not told twice.
+    entries = dict.fromkeys(("photograph", "upload", "gaussian", "jpeg"), values["networks"]["sface"]["upload"])
+    after = outcome("linkage-after-filters", {**values, "networks": {"sface": entries}})
+    one = dataclasses.replace(block(), beyond={"linkage after filters": after})
+    filtered = numbers.linkage([one], "linkage after filters")
+    assert len(numbers.linkage([one])) == 0
+    table = figures.filtered_linkage_table(filtered).data
+    assert list(table["filter"]) == ["gaussian", "jpeg"]
+    for gallery in ("photographs", "uploads"):
+        assert list(table[f"{gallery}: D_sys, mean"]) == [f"{entry['d_sys']:.2f}"] * 2
+        assert list(table[f"{gallery}: rank 1 %"]) == ["100.0"] * 2
+    assert figures.filtered_linkage_table(filtered.head(0)) is not None
 
 
 def test_attributes_and_their_table() -> None:

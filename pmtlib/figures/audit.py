@@ -192,7 +192,8 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
             heading = f"{TITLES.get(str(dataset), str(dataset))}, n = {int(part['n'].max())}"
             axis.set_title(heading, loc="left", fontsize=10)
             axis.grid(alpha=0.3)
-        row[0].legend(frameon=False, fontsize=8, loc="upper left")
+        # Lines go over the top and bounds through the middle; this corner is the only one that is always empty.
+        row[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(0.93, 0.0))
     plt.close(figure)
     return figure
 
@@ -256,7 +257,7 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
             }
         )
     caption = (
-        f"Linkage by networks that are not authorised. {_LINKED} by chance: D_sys with shuffled labels. Identification "
+        f"Linkage by networks that are not authorised. {_LINKED} By chance: D_sys with shuffled labels. Identification "
         f"of {_probes(frame)} probes among the second photographs of all pairs; uploads compared with uploads are "
         "treated alike on both sides"
     )
@@ -286,7 +287,8 @@ def _probes(frame: pd.DataFrame) -> int:
 def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
     """Linkage after each filter: a row a set, variant and filter; against photographs and against filtered uploads."""
     rows = []
-    shown = frame[frame["condition"] != PHOTOGRAPH] if len(frame) else frame
+    # Both stand in the table of linkage.
+    shown = frame[~frame["condition"].isin([PHOTOGRAPH, UPLOAD])] if len(frame) else frame
     keys = ["dataset", "variant", "condition"]
     for (dataset, variant, condition), part in shown.groupby(keys, sort=False) if len(shown) else ():
         row = {"set": TITLES.get(str(dataset), str(dataset)), "variant": variant, "filter": condition}
