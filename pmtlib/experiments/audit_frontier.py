@@ -59,12 +59,7 @@ def weighed(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
     """Who recognises the uploads of every setting, as they are, after filters, and translated.
 
     The translator of a cut is that of the audit: trained on other people's photographs, thresholds from people held
-    out.
-
-    Args:
-        audit: whose settings, networks and uploads these are.
-        dataset: which set.
-        filters: that every setting meets; the best of each audited variant.
+    out. ``filters`` are met by every setting: the best of each audited variant.
     """
     settings = audit.settings
     if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
