@@ -193,7 +193,13 @@ def test_mixed_comparisons_hold_in_part():
     blocks = [made_up_block(6, level=right), made_up_block(7, "cfp_ff", level=wrong)]
     compared = experiments.comparison(blocks, SETTINGS)
     assert experiments.verdicts(compared)["emotion"] == "holds in part"
-    assert "**It holds in part**" in experiments.reading(blocks, SETTINGS)
+    assert "**Emotion: holds in part.**" in experiments.reading(blocks, SETTINGS)
+
+
+def test_a_claim_fails_where_more_comparisons_are_the_other_way():
+    right, wrong = ({"noisy": 0.8, "pmt": 0.1}, {"noisy": 0.1, "pmt": 0.8})
+    blocks = [made_up_block(6, level=right), *(made_up_block(7 + i, name, level=wrong) for i, name in enumerate(("cfp_ff", "calfw")))]
+    assert experiments.verdicts(experiments.comparison(blocks, SETTINGS))["emotion"] == "does not hold"
 
 
 def test_the_summary_is_the_pooled_tables():
@@ -369,7 +375,7 @@ def test_faces_rebuilt_from_features_are_held_against_the_photograph(bench, monk
             assert entry[kind]["agrees"][place] == int(own.argmax() == seen.argmax())
     said = experiments.features_reading([block], bench.settings)
     assert "n = 2 images" in said
-    assert "cannot be judged: the attack fails on unprotected features" in said
+    assert experiments.claims([block], bench.settings)[1].verdict == "cannot be judged here"
     table = experiments.attribute_table(
         experiments.of_features([block]), bench.settings, kinds=experiments.FACES_OF_FEATURES
     )

@@ -13,6 +13,7 @@ from pmtlib.errors import AssetError, ConfigError, DatasetError
 from pmtlib.experiments import common
 from pmtlib.experiments import reconstruction as experiments
 from pmtlib.experiments.common import Outcome
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT
 from pmtlib.experiments.reconstruction import (
     ADAM,
     ATTACKS,
@@ -123,25 +124,40 @@ def test_the_summary_tells_the_authorised_network_from_the_others():
 
 def test_verdicts_follow_from_the_numbers():
     said = experiments.verdicts([made_up_block()], everything(made_up_block())[0], SETTINGS)
-    assert said["hidden"] == experiments.NOT
-    assert said["noise"] == experiments.HOLDS
-    assert said["attack"] == said["recognised"] == experiments.NOT  # cosines spread widely below 0.9
+    assert said["hidden"] == NOT
+    assert said["noise"] == HOLDS
+    assert said["attack"] == said["recognised"] == NOT  # cosines spread widely below 0.9
     as_printed = made_up_block(levels={**LEVELS, PMT: 0.03}, cosine=1.4)
     cells, features, _ = everything(as_printed)
     said = experiments.verdicts([as_printed], cells, SETTINGS)
-    assert said["attack"] == said["hidden"] == said["recognised"] == said["noise"] == experiments.HOLDS
-    assert said["noise_cosine"] == experiments.NOT
+    assert said["attack"] == said["hidden"] == said["recognised"] == said["noise"] == HOLDS
+    assert said["noise_cosine"] == NOT
     text = experiments.reading([as_printed], cells, features, SETTINGS)
-    assert "falls to 0.03. It holds.**" in text
     assert "less well than unprotected" in text
     equal = made_up_block(levels={**LEVELS, PMT: 0.79})
     cells, features, summary = everything(equal)
     text = experiments.reading([equal], cells, features, SETTINGS)
     assert "nearly as well as unprotected ones by" in text
-    assert "falls to 0.03. It does not hold.**" in text
     assert f"{100 * summary['pmt_error']:.0f}% of their squared norm" in text
     one = ReconstructionBlock("lfw", equal.clean, equal.uploads, {**as_printed.attacks, SIGN: equal.attacks[SIGN]})
-    assert experiments.verdicts([one], everything(one)[0], SETTINGS)["hidden"] == experiments.IN_PART
+    assert experiments.verdicts([one], everything(one)[0], SETTINGS)["hidden"] == IN_PART
+
+
+def test_the_claims_are_the_means_of_what_is_stored():
+    blocks = [made_up_block()]
+    cells, _, _ = everything(blocks[0])
+    found = {claim.says: claim for claim in experiments.claims(blocks, cells, SETTINGS)}
+    hidden = found["PMT's features do not"]
+    assert hidden.verdict == experiments.verdicts(blocks, cells, SETTINGS)["hidden"]
+    for attack in (BLACK_BOX, SIGN):
+        stored = blocks[0].measured(attack)[PMT]
+        assert f"{experiments.ATTACK_TITLES[attack]} {np.mean(stored['ssim']):.2f} [" in hidden.measured
+        accepted = np.mean(np.array(stored["cosine"]["sface"]) > THRESHOLDS["sface"])
+        assert f"{100 * accepted:.0f}% [" in hidden.measured
+    served = found["the service still recognises what is made of them"].measured
+    own = np.array(blocks[0].measured(SIGN)[PMT]["cosine"]["mobilefacenet"]) > THRESHOLDS["mobilefacenet"]
+    assert f"white box, Eq. 2 to 4 {100 * own.mean():.0f}% [" in served
+    assert hidden.paper == "0.02 to 0.03; 0.02 to 0.03"
 
 
 def test_nothing_measured_is_said():
@@ -150,6 +166,7 @@ def test_nothing_measured_is_said():
     assert list(cells.columns) == list(everything(made_up_block())[0].columns)
     assert summary == {}
     assert experiments.reading([empty], cells, features, SETTINGS) == "Nothing was measured."
+    assert experiments.claims([empty], cells, SETTINGS) == []
     assert experiments.not_run([empty]) == ["LFW: x"]
     assert experiments.training([empty]) is None
     assert "not run" in experiments.training_text(None)

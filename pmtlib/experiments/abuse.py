@@ -13,10 +13,12 @@ from pydantic import Field
 from pmtlib import datasets, metrics, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
 from pmtlib.errors import DatasetError
+from pmtlib.experiments.claims import Claim, mean
 from pmtlib.experiments.common import (
     PEOPLE,
     TITLES,
     Bench,
+    Floats,
     Outcome,
     SectionSettings,
     Source,
@@ -413,43 +415,96 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         f"{value['purified_calibrated_authorised_mean']}%, and the mean SSIM to the photograph goes from "
         f"{summary['ssim_protected_mean']:.2f} to {summary['ssim_purified_mean']:.2f}."
     )
-    cost = summary["clean_calibrated_mean"] - summary["protected_calibrated_authorised_mean"]
-    remaining = summary["protected_calibrated_unauthorised_mean"]
-    serves = "holds" if cost <= _SERVED else "holds in part" if cost <= 2 * _SERVED else "does not hold"
-    keeps = "holds" if remaining <= _KEPT_OUT else "holds in part" if remaining <= _HALF_OUT else "does not hold"
-    lines.append(
-        f"- **Verdict: that the authorised service goes on recognising people {serves}** (it loses {cost:.1f} points); "
-        f"**that other networks fail {keeps}** (they have {remaining:.1f}% on uploads as they are, "
-        f"{value['purified_calibrated_unauthorised_mean']}% after the blur)."
-    )
-    alike = others[
-        [
-            len(kinds := {zoo.card(name).paper_counterpart for name in (line["authorised"], line["network"])}) == 1
-            and None not in kinds
-            for line in others.to_dict("records")
-        ]
-    ]
+    alike = _of_one_kind(others)
     if len(alike):
         pairs = ", ".join(
             f"{line['network']} on images for {line['authorised']} {100 * line['accuracy']:.1f}% "
             f"[{100 * line['low']:.1f}, {100 * line['high']:.1f}] ({TITLES.get(line['dataset'], line['dataset'])})"
             for line in alike.to_dict("records")
         )
-        out = all(100 * line["high"] < _KEPT_OUT for line in alike.to_dict("records"))
-        lines.append(
-            "- **The same architecture.** The paper says that even models with the architecture of the authorised one "
-            f"fail. That {'holds' if out else 'does not hold'}: {pairs}."
-        )
+        lines.append(f"- **The same architecture** as the authorised network has: {pairs}.")
     lines.append(
-        f"- *What counts as what.* Served: a loss of at most {_SERVED:g} points. Kept out: at most {_KEPT_OUT:g}%, on "
-        f"the upload as it is and after the blur; in part: at most {_HALF_OUT:g}%."
+        f"- *What counts as what.* Served: a loss of at most {_SERVED:g} points. Kept out: at most {_KEPT_OUT:g}%; in "
+        f"part: at most {_HALF_OUT:g}%. Networks of the authorised one's architecture are kept out where each "
+        "interval ends below that."
     )
+    return "\n".join(lines)
+
+
+def _of_one_kind(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells in which a network has the architecture of the authorised one."""
+    return cells[
+        [
+            len(kinds := {zoo.card(name).paper_counterpart for name in (line["authorised"], line["network"])}) == 1
+            and None not in kinds
+            for line in cells.to_dict("records")
+        ]
+    ]
+
+
+def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: AbuseSettings) -> list[Claim]:
+    """What the paper says of Table 7, held against the cells at each network's own threshold."""
+    chosen = cells[(cells["threshold"] == "calibrated") & (cells["images"] == PROTECTED)]
+    if not len(chosen):
+        return []
     own, _ = paper_cells()
-    claim = (
-        "**The paper claims** that only the authorised network recognises the upload: on four sets its authorised "
-        f"cells lie at {min(own):.1f} to {max(own):.1f}%, its unauthorised ones at {paper_mean():.1f}% on average."
+    shares = {
+        (role, prefix): [one for block in blocks if len(one := _shares(block, settings, role, prefix))]
+        for role in ("authorised", "unauthorised")
+        for prefix in ("", "purified_")
+    }
+    clean = cells[(cells["threshold"] == "calibrated") & (cells["images"] == CLEAN)]["accuracy"].mean()
+    cost = 100 * float(clean - np.mean(np.concatenate(shares["authorised", ""])))
+    found = [
+        Claim(
+            "the authorised service goes on recognising people",
+            f"{min(own):.1f} to {max(own):.1f}%",
+            f"it has {mean(shares['authorised', ''], 1, percent=True)} on average, {100 * clean:.1f}% with photographs",
+            "holds" if cost <= _SERVED else "holds in part" if cost <= 2 * _SERVED else "does not hold",
+        )
+    ]
+    others = chosen[chosen["authorised"] != chosen["network"]]
+    if not len(others):
+        return found
+    remaining = 100 * float(np.mean(np.concatenate(shares["unauthorised", ""])))
+    found.append(
+        Claim(
+            "other networks fail",
+            f"{paper_mean():.1f}% on average",
+            f"they have {mean(shares['unauthorised', ''], 1, percent=True)}, after a blur "
+            f"{mean(shares['unauthorised', 'purified_'], 1, percent=True)}",
+            "holds" if remaining <= _KEPT_OUT else "holds in part" if remaining <= _HALF_OUT else "does not hold",
+        )
     )
-    return claim + "\n\n" + "\n".join(lines)
+    alike = _of_one_kind(others)
+    if len(alike):
+        rates = 100 * alike["accuracy"]
+        found.append(
+            Claim(
+                "so do those of the authorised network's own architecture",
+                "",
+                f"these have {rates.min():.1f} to {rates.max():.1f}% in {len(alike)} cells",
+                "holds" if (100 * alike["high"] < _KEPT_OUT).all() else "does not hold",
+            )
+        )
+    return found
+
+
+def _shares(block: AbuseBlock, settings: AbuseSettings, role: str, prefix: str) -> Floats:
+    """The share of a block's cells of a role that are right for a pair, (P,); empty where there is none."""
+    if block.clean.result is None:
+        return np.zeros(0)
+    clean = block.clean.result.values
+    same = np.array(clean["same"], dtype=bool)
+    right = []
+    for authorised, outcome in block.rows.items():
+        for network in settings.networks if outcome.result else ():
+            if (network == authorised) is (role == "authorised"):
+                assert outcome.result is not None
+                cell = outcome.result.values["networks"][network]
+                own, other = (np.array(cell[prefix + name]) for name in ("own", "other"))
+                right.append(metrics.eq10(own, other, same, clean["networks"][network]["threshold"]))
+    return np.mean(right, axis=0) if right else np.zeros(0)
 
 
 def paper_cells() -> tuple[list[float], list[float]]:

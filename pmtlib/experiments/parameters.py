@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNESTABLISHED, UNJUDGED, Claim, listed, mean
 from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import (
     CALIBRATED,
@@ -202,17 +204,22 @@ def step_curve(bench: Variants[ParameterSettings], settings: ParameterSettings) 
     return found
 
 
-def step_lines(
-    curve: Sequence[tuple[str, Outcome]], thresholds: Mapping[str, Outcome], settings: ParameterSettings
-) -> pd.DataFrame:
-    """The numbers of :func:`step_curve`: columns dataset, steps and those of :func:`role_means`."""
-    outcomes = []
+def by_steps(curve: Sequence[tuple[str, Outcome]]) -> list[tuple[str, int, Outcome]]:
+    """The results of :func:`step_curve`, one for each number of steps: data set, K, result."""
+    found = []
     for dataset, outcome in curve:
         result = outcome.result
         for steps, values in result.values.items() if result else ():
             assert result is not None
-            part = Result(result.request, result.data, values, result.manifest)
-            outcomes.append(({"dataset": dataset, "steps": int(steps)}, Outcome(part)))
+            found.append((dataset, int(steps), Outcome(Result(result.request, result.data, values, result.manifest))))
+    return found
+
+
+def step_lines(
+    curve: Sequence[tuple[str, Outcome]], thresholds: Mapping[str, Outcome], settings: ParameterSettings
+) -> pd.DataFrame:
+    """The numbers of :func:`step_curve`: columns dataset, steps and those of :func:`role_means`."""
+    outcomes = [({"dataset": dataset, "steps": steps}, one) for dataset, steps, one in by_steps(curve)]
     return role_means(outcomes, thresholds, settings)
 
 
@@ -253,7 +260,7 @@ def curve_reading(chosen: Sequence[tuple[str, str, Outcome]], choice: str, claim
     other = "the verdicts are the same" if first == second else f"it {second}"
     return (
         f"{claim} **The claim {first}** (UP of {choice} above that of each other line on the same photographs, beyond "
-        f"the 95% interval of each difference, on every set; {counts} photographs). With AlexNet's trunk in LPIPS "
+        f"the 95% interval of each difference, on every set; {counts} photographs). With AlexNet in LPIPS "
         f"{other}."
     )
 
@@ -306,34 +313,101 @@ def judged(options: Mapping[str, Mapping[str, Gap]]) -> tuple[str, list[str]]:
     lost = [name for name, gap in options.items() if gap["authorised"].sign < 0]
     signs = [gap["unauthorised"].sign for name, gap in options.items() if name not in lost]
     means = [gap["unauthorised"].mean for name, gap in options.items() if name not in lost]
-    if not signs:
-        return "holds: no other keeps the service", lost
-    if all(sign > 0 for sign in signs):
-        return "holds", lost
+    if not signs or all(sign > 0 for sign in signs):
+        return HOLDS, lost
     if any(sign < 0 for sign in signs):
-        return "does not hold", lost
-    if all(mean > 0 for mean in means):
-        return "holds by the means alone", lost
-    return "is not established", lost
+        return NOT, lost
+    return MEANS if all(mean > 0 for mean in means) else UNESTABLISHED, lost
+
+
+MEANS = "holds by the means alone"
+"""A verdict: the choice has the lowest mean, and an interval of a difference includes none."""
+
+_SAYS = {
+    "Initial Status": "starting from noise",
+    "Augmentation": "augmenting with noise",
+    "Layer Aggregation": "comparing all shared layers",
+    "Kernel": "smoothing with a Gaussian kernel",
+}
+
+
+def claims(
+    thresholds: Mapping[str, Outcome],
+    rows: Sequence[OptionRow],
+    kernels: Sequence[tuple[str, str, Outcome]],
+    augmentations: Sequence[tuple[str, str, Outcome]],
+    settings: ParameterSettings,
+) -> list[Claim]:
+    """What the paper says of Tables 3 to 5 and Figs. 4 and 5, held against all sets together."""
+    found = gaps(thresholds, rows, settings)
+    said: list[Claim] = []
+    for group in dict.fromkeys(group for _, group in found):
+        by_set = {dataset: options for (dataset, one), options in found.items() if one == group}
+        shares = {
+            (row.option.name, row.dataset): role_shares(row.recognised, thresholds[row.dataset], settings)
+            for row in rows
+            if row.option.group == group
+        }
+        names = list(dict.fromkeys(name for name, _ in shares))
+        choice = next(row.option.name for row in rows if row.option.group == group and row.option.chosen)
+        told = []
+        for name in [choice, *(name for name in names if name != choice)]:
+            values = [shares[name, dataset] for dataset in by_set]
+            roles = ("authorised", "unauthorised")
+            numbers = "/".join(f"{100 * np.mean(np.concatenate([one[role] for one in values])):.0f}" for role in roles)
+            gap = ""
+            if name != choice:
+                both = [
+                    np.concatenate([shares[which, dataset]["unauthorised"] for dataset in by_set])
+                    for which in (name, choice)
+                ]
+                gap = f", others {Gap.of(*both).points()} points"
+            told.append(f"{name} {numbers}%{gap}")
+        verdicts = [judged(options)[0] for options in by_set.values()]
+        said.append(
+            Claim(
+                f"so does {_SAYS[group]}"
+                if said
+                else f"{_SAYS[group]} leaves unauthorised networks least at nearly full authorised accuracy",
+                "",
+                ("" if said else "authorised/unauthorised accuracy: ") + "; ".join(told),
+                _together(verdicts),
+            )
+        )
+    figures = (
+        ("a Gaussian kernel of length 1 has the highest UP under noise (Fig. 4)", kernels, "length 1"),
+        ("so has augmentation with noise (Fig. 5)", augmentations, "random noise"),
+    )
+    for says, chosen, choice in figures:
+        apart = up_gaps(chosen, choice, settings.up_kappa)
+        if len(apart):
+            means = apart["gap"].map(lambda gap: gap.mean)
+            measured = f"its UP less that of another line is {means.min():+.2f} to {means.max():+.2f}"
+            said.append(Claim(says, "", measured.replace("-", "\N{MINUS SIGN}"), by_bound(apart)))
+    return said
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    """The verdict over all sets from those on each."""
+    if not verdicts:
+        return UNJUDGED
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
+    if NOT in verdicts:
+        return IN_PART if HOLDS in verdicts else NOT
+    return MEANS if set(verdicts) <= {HOLDS, MEANS} else UNESTABLISHED
 
 
 def reading(
     frame: pd.DataFrame,
     found: Mapping[tuple[str, str], Mapping[str, Mapping[str, Gap]]],
-    steps: pd.DataFrame,
-    cuts: pd.DataFrame,
 ) -> str:
-    """What the paper claims, what came out, and whether it holds, in words (Markdown)."""
+    """Each option on each set against the paper's choice, in words (Markdown)."""
     if not len(frame):
         return "Nothing was measured."
-    lines = [
-        "**The paper claims** that starting from noise, augmenting with noise, comparing all layers and smoothing with "
-        "a Gaussian kernel of length 1 are the best choices: least unauthorised accuracy at nearly full authorised "
-        "one. Here an option counts where the service keeps its accuracy: where it is not below that of the paper's "
-        "choice beyond the 95% interval of the difference over the same pairs."
-    ]
+    lines = []
     for group, part in frame.groupby("group", sort=False):
-        said, verdicts = [], []
+        said = []
         for dataset, rows in part.groupby("dataset", sort=False):
             title = TITLES.get(str(dataset), str(dataset))
             options = found.get((str(dataset), str(group)), {})
@@ -344,24 +418,44 @@ def reading(
                     text += f" (others {options[line['option']]['unauthorised'].points()} points)"
                 numbers.append(text)
             verdict, lost = judged(options)
-            service = f"; {' and '.join(lost)} cost{'s' if len(lost) == 1 else ''} the service accuracy" if lost else ""
-            said.append(f"{title}: {', '.join(numbers)}{service}")
-            verdicts.append(f"{title}: {verdict}")
-        same = {verdict.split(": ", 1)[1] for verdict in verdicts}
-        lines.append(
-            f"- **{group}** (authorised/unauthorised, mean over networks): {'; '.join(said)}. That the paper's choice "
-            f"leaves the others least: **{same.pop() if len(same) == 1 else '; '.join(verdicts)}**."
-        )
-    for name, column, curve in (("steps K", "steps", steps), ("the cut k", "cut", cuts)):
-        part = curve[curve["threshold"] == CALIBRATED] if len(curve) else curve
-        if not len(part):
-            continue
-        by_value = part.pivot_table(index=column, columns="role", values="accuracy", aggfunc="mean")
-        by_value["ssim"] = part.groupby(column)["ssim"].mean()
-        text = "; ".join(
-            f"{line[column]}: {100 * line['authorised']:.0f}/{100 * line['unauthorised']:.0f}% "
-            f"(SSIM {line['ssim']:.2f})"
-            for line in by_value.reset_index().to_dict("records")
-        )
-        lines.append(f"- **{name[0].upper()}{name[1:]}** (authorised/unauthorised, mean over sets): {text}.")
-    return "\n\n".join(lines[:1]) + "\n\n" + "\n".join(lines[1:])
+            costs = f"{listed(lost)} cost{'s' if len(lost) == 1 else ''} the service accuracy; " if lost else ""
+            said.append(f"{title} (n = {int(rows['n'].max())}): {', '.join(numbers)}; {costs}the claim {verdict}")
+        lines.append(f"- **{group}** (authorised/unauthorised, mean over networks). {'. '.join(said)}.")
+    lines.append(
+        "- *What counts as what.* An option counts where the service keeps its accuracy: where it is not below that of "
+        "the paper's choice beyond the 95% interval of the difference over the same pairs. The claim holds where every "
+        "such option leaves the others more, beyond that interval; it does not where one leaves them less."
+    )
+    return "\n".join(lines)
+
+
+def curve_text(
+    curve: Sequence[tuple[str, Any, Outcome]], thresholds: Mapping[str, Outcome], settings: ParameterSettings, name: str
+) -> str:
+    """Authorised and unauthorised accuracy against K or the cut, over all sets together, in words (Markdown).
+
+    Args:
+        curve: data set, value and result.
+        thresholds: of each set.
+        settings: of the section.
+        name: of what changes.
+    """
+    by_value: dict[Any, list[tuple[dict[str, Any], Any]]] = {}
+    for dataset, value, outcome in curve:
+        shares = role_shares(outcome, thresholds[dataset], settings)
+        if shares and outcome.result:
+            by_value.setdefault(value, []).append((shares, outcome.result.values["ssim"]))
+    if not by_value:
+        return "Nothing was measured."
+    n = sum(len(shares["authorised"]) for shares, _ in next(iter(by_value.values())))
+    lines = []
+    for value, parts in by_value.items():
+        rates = [
+            mean([shares[role] for shares, _ in parts], 0, percent=True)
+            for role in ("authorised", "unauthorised")
+            if all(role in shares for shares, _ in parts)
+        ]
+        lines.append(f"{value}: {' and '.join(rates)}, SSIM {mean([ssim for _, ssim in parts])}")
+    return (
+        f"Authorised and unauthorised accuracy over all sets together (n = {n} pairs) at {name} = {'; '.join(lines)}."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pmtlib import datasets, metrics
 from pmtlib.attacks.reconstruction import RecFaceConfig, load_recface
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNJUDGED, Claim, overall
 from pmtlib.experiments.common import (
     TITLES,
     Floats,
@@ -484,48 +485,206 @@ def _title(dataset: Any) -> str:
     return TITLES.get(str(dataset), str(dataset))
 
 
-def _verdict(holds: bool) -> str:
-    return "Holds" if holds else "Does not hold as stated"
-
-
 def _overall(right: int, count: int) -> str:
     """The verdict on what the paper says of cells overall: it needs most of them, and says so where it is not all."""
-    return "Holds" if right == count else "Holds in most cells" if 2 * right > count else "Does not hold as stated"
+    return HOLDS if right == count else "holds in most cells" if 2 * right > count else NOT
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Fig. 10 of one set in counts.
+
+    Attributes:
+        higher, lower, cells: in how many of the cells UP of uploads is above and below that of originals, beyond the
+            95% interval of the difference.
+        worse: the thresholds of cells where it is not above.
+        span: the thresholds up to 0.6, first and last.
+        lost: how far UP of uploads falls at most over that span.
+        stable, bounds: at how many of the noise bounds it falls by no more than :data:`STABLE`.
+        falls: images to the first threshold at which UP has fallen by that, at each bound.
+        earlier: at how many bounds that comes first for originals.
+        peaks, thresholds: at how many of the thresholds UP of originals has a peak over the bounds.
+        n: photographs.
+    """
+
+    higher: int
+    lower: int
+    cells: int
+    worse: Sequence[float]
+    span: tuple[float, float]
+    lost: float
+    stable: int
+    bounds: int
+    falls: Mapping[str, Mapping[float, float]]
+    earlier: int
+    peaks: int
+    thresholds: int
+    n: int
+
+
+def _grid(up: pd.DataFrame) -> _Grid | None:
+    table = {name: part.pivot(index="bound", columns="kappa", values="total") for name, part in up.groupby("images")}
+    if set(table) != {UPLOADS, ORIGINALS}:
+        return None
+    ours = table[UPLOADS]
+    gaps = up[up["images"] == UPLOADS]
+    upto = [float(kappa) for kappa in up["kappa"].unique() if kappa <= 0.6]
+    moved = ours[upto].max(axis=1) - ours[upto].min(axis=1)
+    falls = {str(name): _falls(part) for name, part in table.items()}
+    return _Grid(
+        int((gaps["gap_low"] > 0).sum()),
+        int((gaps["gap_high"] < 0).sum()),
+        len(gaps),
+        sorted(set(gaps.loc[gaps["gap_low"] <= 0, "kappa"])),
+        (upto[0], upto[-1]),
+        float(moved.to_numpy().max()),
+        int((moved <= STABLE).sum()),
+        len(ours),
+        falls,
+        sum(falls[ORIGINALS][bound] < falls[UPLOADS][bound] for bound in ours.index),
+        int(up[(up["images"] == ORIGINALS) & up["peaked"].astype(bool)]["kappa"].nunique()),
+        len(table[ORIGINALS].columns),
+        int(up["n"].max()),
+    )
+
+
+def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
+    """What the paper says of Figs. 9 and 10, held against all sets together; features at the paper's threshold."""
+    found = {str(name): one for name, part in up.groupby("dataset", sort=False) if (one := _grid(part)) is not None}
+    said = []
+
+    def each(write: Callable[[_Grid], str]) -> str:
+        return ", ".join(f"{write(one)} ({_title(name)})" for name, one in found.items())
+
+    if found:
+        grids = list(found.values())
+        peaked = overall([one.peaks == one.thresholds for one in grids])
+        said += [
+            Claim(
+                "UP of uploads is overall above that of photographs (Fig. 10)",
+                "",
+                f"higher in {each(lambda one: f'{one.higher} and lower in {one.lower} of {one.cells} cells')}",
+                _overall(sum(one.higher for one in grids), sum(one.cells for one in grids)),
+            ),
+            Claim(
+                "UP of uploads is stable up to κ = 0.6",
+                "",
+                f"it falls by at most {max(one.lost for one in grids):.2f}",
+                overall([one.stable == one.bounds for one in grids]),
+            ),
+            Claim(
+                "UP of photographs, in contrast, falls as κ rises",
+                "",
+                "it falls first at " + each(lambda one: f"{one.earlier} of {one.bounds} noise bounds"),
+                overall([one.earlier == one.bounds for one in grids]),
+            ),
+            Claim(
+                "UP of photographs always has a peak over δ",
+                "",
+                f"it has one at {each(lambda one: f'{one.peaks} of {one.thresholds} thresholds')}",
+                peaked,
+            ),
+        ]
+    absolute = {
+        str(name): feature
+        for name, part in lines[lines["threshold"] == "paper"].groupby("dataset", sort=False)
+        if (feature := _features(part)) is not None
+    }
+    if absolute:
+        term = "UP" if all(one.term == "total" for one in absolute.values()) else "Utility"
+        clear = ", ".join(f"{one.clear} of {one.count} ({_title(name)})" for name, one in absolute.items())
+        reversed_at = [f"{_title(name)} from {min(one.reversed):g}" for name, one in absolute.items() if one.reversed]
+        beyond = (
+            f"; at noise as large as the features' own spread, in multiples of their standard deviation, it is the "
+            f"other way round: {', '.join(reversed_at)}"
+            if reversed_at
+            else ""
+        )
+        said += [
+            Claim(
+                "UP of features of uploads is significantly above that of photographs' (Fig. 9)",
+                "",
+                f"the intervals lie apart at {clear} amplitudes{beyond}"
+                if term == "UP"
+                else "Privacy of features was not run",
+                overall([one.clear == one.count for one in absolute.values()]) if term == "UP" else UNJUDGED,
+            ),
+            Claim(
+                "UP of those features does not move for noise up to 0.2",
+                "",
+                f"{term} moves by {max(one.moved for one in absolute.values()):.2f}, and that of photographs by "
+                f"{max(one.theirs for one in absolute.values()):.2f}",
+                overall([one.moved <= STABLE for one in absolute.values()]),
+            ),
+        ]
+    return said
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Fig. 9 of one set and threshold in counts.
+
+    Attributes:
+        term: what is compared: UP (``total``), or Utility where Privacy was not run.
+        clear, count: at how many of the paper's amplitudes the intervals of uploads lie above those of originals.
+        moved: how far uploads move from 0 to 0.2; ``theirs``: originals.
+        reversed: the amplitudes, in standard deviations of features, at which originals lie above.
+    """
+
+    term: str
+    clear: int
+    count: int
+    moved: float
+    theirs: float
+    reversed: Sequence[float]
+
+
+def _features(lines: pd.DataFrame) -> _Features | None:
+    absolute, relative = (lines[lines["scale"] == scale] for scale in (ABSOLUTE, RELATIVE))
+    term = "total" if bool(absolute["total"].notna().all()) else "utility"
+    table = {name: part.set_index("amplitude") for name, part in absolute.groupby("images")}
+    if set(table) != {UPLOADS, ORIGINALS}:
+        return None
+    ours, theirs = table[UPLOADS], table[ORIGINALS]
+    moved = {name: float(np.ptp(part[part.index <= 0.2][term])) for name, part in table.items()}
+    wide = {str(name): part.set_index("amplitude").sort_index() for name, part in relative.groupby("images")}
+    other_way = (
+        [float(one) for one in wide[UPLOADS].index if _apart(wide, one, term) < 0]
+        if set(wide) == {UPLOADS, ORIGINALS}
+        else []
+    )
+    clear = int((ours[f"{term}_low"] > theirs[f"{term}_high"]).sum())
+    return _Features(term, clear, len(ours), moved[UPLOADS], moved[ORIGINALS], other_way)
+
+
+def _apart(table: Mapping[str, pd.DataFrame], amplitude: Any, term: str) -> int:
+    """1 where the interval of uploads lies above that of originals, -1 where below, 0 where they overlap."""
+    one, other = table[UPLOADS].loc[amplitude], table[ORIGINALS].loc[amplitude]
+    return int(one[f"{term}_low"] > other[f"{term}_high"]) - int(one[f"{term}_high"] < other[f"{term}_low"])
 
 
 def _reading_of_grid(dataset: Any, up: pd.DataFrame) -> str:
-    table = {name: part.pivot(index="bound", columns="kappa", values="total") for name, part in up.groupby("images")}
-    if set(table) != {UPLOADS, ORIGINALS}:
+    found = _grid(up)
+    if found is None:
         return ""
-    ours, theirs = table[UPLOADS], table[ORIGINALS]
-    n = int(up["n"].max())
-    gaps = up[up["images"] == UPLOADS]
-    higher, lower = int((gaps["gap_low"] > 0).sum()), int((gaps["gap_high"] < 0).sum())
-    worse = sorted(set(gaps.loc[gaps["gap_low"] <= 0, "kappa"]))
     beyond = (
-        f"; the cells where it is not higher are at κ = {', '.join(f'{kappa:g}' for kappa in worse)}" if worse else ""
+        f"; the cells where it is not higher are at κ = {', '.join(f'{kappa:g}' for kappa in found.worse)}"
+        if found.worse
+        else ""
     )
-    upto = [float(kappa) for kappa in up["kappa"].unique() if kappa <= 0.6]
-    moved = ours[upto].max(axis=1) - ours[upto].min(axis=1)
-    stable, lost = moved[moved <= STABLE].index.tolist(), float(moved.to_numpy().max())
-    falls = {name: _falls(part) for name, part in table.items()}
-    earlier = sum(falls[ORIGINALS][bound] < falls[UPLOADS][bound] for bound in ours.index)
-    peaks = up[(up["images"] == ORIGINALS) & up["peaked"].astype(bool)]["kappa"].nunique()
-    thresholds = len(theirs.columns)
+    contrast = HOLDS if found.earlier == found.bounds else IN_PART if found.earlier else "does not exist"
     return (
-        f"**{_title(dataset)}, images (Fig. 10).** *Claimed: overall, UP of uploads is above that of "
-        f"originals.* {_overall(higher, len(gaps))}: higher in {higher} of {len(gaps)} cells and lower in {lower}, "
-        f"beyond the 95% interval of the difference on the same photographs (n = {n}){beyond}. "
-        f"*Claimed: UP of uploads is stable up to κ = 0.6.* {_verdict(len(stable) == len(ours))}: "
-        f"between κ = {upto[0]:g} and {upto[-1]:g} it falls by at most {lost:.2f}, and by {STABLE} or less at "
-        f"{len(stable)} of {len(ours)} noise bounds. "
-        "*Claimed: in contrast, UP of originals keeps falling as κ rises.* "
-        f"{'Holds' if earlier == len(ours) else 'The contrast does not exist' if not earlier else 'Holds in part'}: it "
-        f"has fallen by {STABLE} at {_range(falls[ORIGINALS])}, that of uploads at {_range(falls[UPLOADS])}; at "
-        f"{earlier} of {len(ours)} noise bounds originals fall first (by its definition UP never rises with κ). "
-        "*Claimed: UP of originals always has a peak over δ.* "
-        f"{_verdict(peaks == thresholds)}: at {peaks} of {thresholds} thresholds UP inside the range is above that at "
-        "both its ends, beyond the 95% intervals of the differences."
+        f"**{_title(dataset)}, images (Fig. 10).** *UP of uploads above that of originals, overall:* "
+        f"{_overall(found.higher, found.cells)}: higher in {found.higher} of {found.cells} cells and lower in "
+        f"{found.lower}, beyond the 95% interval of the difference on the same photographs (n = {found.n}){beyond}. "
+        f"*UP of uploads stable up to κ = 0.6:* {overall([found.stable == found.bounds])}: between κ = "
+        f"{found.span[0]:g} and {found.span[1]:g} it falls by at most {found.lost:.2f}, and by {STABLE} or less at "
+        f"{found.stable} of {found.bounds} noise bounds. *In contrast UP of originals keeps falling as κ rises:* the "
+        f"contrast {contrast}: it has fallen by {STABLE} at {_range(found.falls[ORIGINALS])}, that of uploads at "
+        f"{_range(found.falls[UPLOADS])}; at {found.earlier} of {found.bounds} noise bounds originals fall first (by "
+        f"its definition UP never rises with κ). *UP of originals always has a peak over δ:* "
+        f"{overall([found.peaks == found.thresholds])}: at {found.peaks} of {found.thresholds} thresholds UP inside "
+        "the range is above that at both its ends, beyond the 95% intervals of the differences."
     )
 
 
@@ -551,36 +710,33 @@ def _range(falls: Mapping[float, float]) -> str:
 def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
     kappa, n = float(lines["kappa"].iloc[0]), int(lines["n"].max())
     absolute = lines[lines["scale"] == ABSOLUTE]
-    term = "total" if bool(absolute["total"].notna().all()) else "utility"
     text = f"**{_title(dataset)}, features (Fig. 9), κ = {kappa:.2g}.** "
-    table = {name: part.set_index("amplitude") for name, part in absolute.groupby("images")}
-    if set(table) == {UPLOADS, ORIGINALS}:
-        ours, theirs = table[UPLOADS], table[ORIGINALS]
-        clear = int((ours[f"{term}_low"] > theirs[f"{term}_high"]).sum())
-        near = ours[ours.index <= 0.2][term]
-        moved = float(near.max() - near.min())
-        text += "*Claimed: UP of obfuscated features is significantly above that of original ones.* "
+    found = _features(lines)
+    term = "total" if found is None else found.term
+    if found is not None:
+        text += "*UP of obfuscated features significantly above that of original ones:* "
         if term == "total":
-            text += f"{_verdict(clear == len(ours))}: the intervals lie apart at {clear} of {len(ours)} amplitudes "
+            text += (
+                f"{overall([found.clear == found.count])}: the intervals lie apart at {found.clear} of {found.count} "
+                "amplitudes "
+            )
         else:
-            text += "Not judged: Privacy was not run "
+            text += "not judged: Privacy was not run "
         text += (
-            f"(n = {n}). *Claimed: it is not sensitive to noise from 0 to 0.2.* {_verdict(moved <= STABLE)}"
-            f"{'' if term == 'total' else ' for Utility'}: it moves by {moved:.2f}."
+            f"(n = {n}). *Not sensitive to noise from 0 to 0.2:* {overall([found.moved <= STABLE])}"
+            f"{'' if term == 'total' else ' for Utility'}: it moves by {found.moved:.2f}."
         )
     relative = lines[lines["scale"] == RELATIVE]
-    wide = {name: part.set_index("amplitude").sort_index() for name, part in relative.groupby("images")}
+    wide = {str(name): part.set_index("amplitude").sort_index() for name, part in relative.groupby("images")}
     if set(wide) == {UPLOADS, ORIGINALS} and len(absolute):
         ours, theirs = wide[UPLOADS], wide[ORIGINALS]
         small = float(absolute["amplitude"].max()) * float(ours.index[0]) / float(ours["sigma"].iloc[0])
         parts = []
         for amplitude in ours.index:
             one, other = ours.loc[amplitude], theirs.loc[amplitude]
-            apart = (
-                "higher" if one[f"{term}_low"] > other[f"{term}_high"]
-                else "lower: the claim is reversed" if one[f"{term}_high"] < other[f"{term}_low"]
-                else "not told apart"
-            )  # fmt: skip
+            apart = {1: "higher", -1: "lower: the claim is reversed", 0: "not told apart"}[
+                _apart(wide, amplitude, term)
+            ]
             parts.append(f"at {amplitude:g} {with_interval(one, term)} against {with_interval(other, term)} ({apart})")
         name = "UP" if term == "total" else "Utility"
         text += (
@@ -612,7 +768,7 @@ def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:
     worst = str(changed["accuracy"].idxmin())
     lowered = changed[changed["change_high"] < 0]
     n = int(cells["n"].max())
-    which = ": " + ", ".join(label(str(one)) for one in lowered.index) if len(lowered) else ""
+    which = f" ({'; '.join(label(str(one)) for one in lowered.index)})" if len(lowered) else ""
     text = (
         f"**{_title(dataset)}, processed uploads** (Eq. 10, n = {n} pairs, calibrated thresholds). The authorised "
         f"service has {written(own.loc[NONE])} on uploads as they are. {len(lowered)} of {len(changed)} operations "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pmtlib import datasets, metrics, zoo
 from pmtlib.errors import DatasetError
+from pmtlib.experiments.claims import Claim, overall
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings, with_interval
 from pmtlib.experiments.variants import CALIBRATED, LPIPS, PAPER, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
@@ -488,34 +489,141 @@ def reading(
     return "\n".join(f"- {line}" for line in said) or "Nothing was measured."
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """The paper's claims on one curve: columns of numbers, and which hold.
+
+    Attributes:
+        higher: term to the bounds up to 0.2 at which it is higher for uploads, lower, and not told apart.
+        gone: whether the originals' Utility near 0.2 is almost zero; None if that bound was not measured.
+        drops: the bounds at which the uploads' Utility is clearly lower than without noise.
+        moves: whether their Privacy rises (1), falls (-1) or does neither clearly, from the first bound to the last.
+    """
+
+    higher: Mapping[str, tuple[list[float], list[float], list[float]]]
+    gone: bool | None
+    drops: list[float]
+    moves: int
+
+    @property
+    def both(self) -> bool:
+        """Whether Utility and Privacy of uploads are higher at every bound up to 0.2."""
+        return all(not lower and not rest for _, lower, rest in self.higher.values())
+
+
+def _judge(apart: pd.DataFrame, curve: pd.DataFrame) -> _Judged:
+    near = apart[apart["bound"] <= 0.2]
+    higher = {}
+    for term in ("utility", "privacy"):
+        part = near[near["term"] == term]
+        above, below = part["low"] > 0, part["high"] < 0
+        higher[term] = tuple(part[which]["bound"].tolist() for which in (above, below, ~above & ~below))
+    at = curve[(curve["images"] == ORIGINALS) & (curve["bound"] == 0.2)]
+    ours = curve[curve["images"] == UPLOADS].sort_values("bound")
+    first, last = ours.iloc[0], ours.iloc[-1]
+    rises, falls = last["privacy_low"] > first["privacy_high"], last["privacy_high"] < first["privacy_low"]
+    return _Judged(
+        higher,  # type: ignore[arg-type]
+        bool(at["utility"].iloc[0] <= ALMOST_ZERO) if len(at) else None,
+        ours[ours["utility_high"] < first["utility_low"]]["bound"].tolist(),
+        int(rises) - int(falls),
+    )
+
+
+def claims(lines: pd.DataFrame, apart: pd.DataFrame, control: pd.DataFrame) -> list[Claim]:
+    """What the paper says of Fig. 8, at its own threshold, held against all sets together."""
+    sets = [str(dataset) for dataset in dict.fromkeys(apart["dataset"])]
+    paper = {
+        name: (
+            apart[(apart["dataset"] == name) & (apart["threshold"] == PAPER)],
+            lines[(lines["dataset"] == name) & (lines["threshold"] == PAPER)],
+        )
+        for name in sets
+    }
+    judged = {name: _judge(*parts) for name, parts in paper.items() if all(map(len, parts))}
+    if not judged:
+        return []
+
+    def each(write: Callable[[str], str]) -> str:
+        return ", ".join(f"{write(name)} ({TITLES.get(name, name)})" for name in judged)
+
+    def utility(name: str, images: str) -> str:
+        curve = paper[name][1]
+        line = curve[(curve["images"] == images) & (curve["bound"] == 0.2)].iloc[0]
+        return f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
+
+    def privacy(name: str) -> str:
+        ours = paper[name][1]
+        ours = ours[ours["images"] == UPLOADS].sort_values("bound")
+        return f"{with_interval(ours.iloc[0], 'privacy')} to {with_interval(ours.iloc[-1], 'privacy')}"
+
+    terms = {term: [len(judged[name].higher[term][0]) for name in judged] for term in ("utility", "privacy")}
+    bounds = sum(map(len, next(iter(judged.values())).higher["utility"]))
+    found = [
+        Claim(
+            "up to δ = 0.2 uploads have higher Utility and higher Privacy than photographs",
+            "",
+            f"Utility is higher at {each(lambda name: str(len(judged[name].higher['utility'][0])))} and Privacy at "
+            f"{each(lambda name: str(len(judged[name].higher['privacy'][0])))} of {bounds} bounds",
+            overall([judged[name].both for name in judged])
+            if any(terms["utility"]) or not all(terms["privacy"])
+            else "holds for Privacy alone",
+        )
+    ]
+    if all(one.gone is not None for one in judged.values()):
+        found.append(
+            Claim(
+                "near δ = 0.2 the Utility of photographs is almost 0",
+                "",
+                f"it is {each(lambda name: utility(name, ORIGINALS))}, that of uploads "
+                f"{each(lambda name: utility(name, UPLOADS))}{_blind(control)}",
+                overall([bool(one.gone) for one in judged.values()]),
+            )
+        )
+    found.append(
+        Claim(
+            "only under stronger noise the Utility of uploads drops clearly, and then their Privacy rises",
+            "",
+            f"their Utility drops at {each(lambda name: str(len(judged[name].drops)))} bounds, their Privacy goes from "
+            f"{each(privacy)}",
+            overall([bool(one.drops) and one.moves > 0 for one in judged.values()]),
+        )
+    )
+    return found
+
+
+def _blind(control: pd.DataFrame) -> str:
+    """What the control says of a Utility that does not fall."""
+    part = control[(control["threshold"] == PAPER) & (control["images"] == ORIGINALS)]
+    part = part[part["bound"] == part["bound"].max()] if len(part) else part
+    if not len(part) or part["stranger"].min() < 0.5:
+        return ""
+    low, high = 100 * part["stranger"].min(), 100 * part["stranger"].max()
+    return (
+        f" (no merit: at δ = {part['bound'].iloc[0]:g} the same criterion takes {low:.0f} to {high:.0f}% of "
+        "photographs for a stranger's)"
+    )
+
+
 def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd.DataFrame) -> str:
     kappa, n = float(apart["kappa"].iloc[0]), int(apart["n"].max())
     label = f"the paper's κ = {kappa:g}" if threshold == PAPER else f"the network's own κ = {kappa:.2f}"
-    near = apart[apart["bound"] <= 0.2]
-    verdicts = {}
+    judged = _judge(apart, curve)
     words = []
     for term, name in (("utility", "Utility"), ("privacy", "Privacy")):
-        part = near[near["term"] == term]
-        higher, lower = part[part["low"] > 0]["bound"], part[part["high"] < 0]["bound"]
-        verdicts[term] = len(higher) == len(part)
-        listed = [
-            f"{text} at {_listed(bounds)}" for text, bounds in (("higher", higher), ("lower", lower)) if len(bounds)
-        ]
-        rest = part[(part["low"] <= 0) & (part["high"] >= 0)]["bound"]
-        listed += [f"not told apart at {_listed(rest)}"] if len(rest) else []
-        words.append(f"{name} of uploads is {', '.join(listed)}")
-    both = all(verdicts.values())
+        which = zip(("higher", "lower", "neither higher nor lower"), judged.higher[term], strict=True)
+        words.append(f"{name} of uploads is {', '.join(f'{text} at {_listed(at)}' for text, at in which if at)}")
     text = (
         f"**{title}, {label}.** *Claimed: up to δ = 0.2 uploads have higher Utility and Privacy than originals.* "
-        f"{'Holds' if both else 'Does not hold as stated'}: {'; '.join(words)} (95% interval of the mean difference, "
-        f"n = {n} photographs)."
+        f"{'Holds' if judged.both else 'Does not hold as stated'}: {'; '.join(words)} (beyond the 95% interval of the "
+        f"mean difference, n = {n} photographs)."
     )
     at = curve[(curve["images"] == ORIGINALS) & (curve["bound"] == 0.2)]
     if len(at):
         line = at.iloc[0]
-        holds = line["utility"] <= ALMOST_ZERO
         text += (
-            f" *Claimed: near δ = 0.2 the Utility of originals is almost 0.* {'Holds' if holds else 'Does not hold'}: "
+            " *Claimed: near δ = 0.2 the Utility of originals is almost 0.* "
+            f"{'Holds' if judged.gone else 'Does not hold'}: "
             f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
         )
         ours = curve[(curve["images"] == UPLOADS) & (curve["bound"] == 0.2)]
@@ -529,16 +637,16 @@ def _reading_of_curve(title: str, threshold: str, apart: pd.DataFrame, curve: pd
     ours = curve[curve["images"] == UPLOADS].sort_values("bound")
     if len(ours) > 1:
         first, last = ours.iloc[0], ours.iloc[-1]
-        drops = ours[ours["utility_high"] < first["utility_low"]]["bound"]
-        rises, falls = (
-            last["privacy_low"] > first["privacy_high"],
-            last["privacy_high"] < first["privacy_low"],
-        )
+        moves = {1: "rises", -1: "falls", 0: "does not move clearly"}[judged.moves]
         text += (
             " *Claimed: only when the noise is too intense does the Utility of uploads drop clearly, and their Privacy "
-            f"rises.* {'Holds' if len(drops) and rises else 'Does not hold'}: their Utility "
-            + (f"is clearly lower at {_listed(drops)}" if len(drops) else f"drops at no bound up to {last['bound']:g}")
-            + f", and their Privacy {'rises' if rises else 'falls' if falls else 'does not move clearly'}, from "
+            f"rises.* {'Holds' if judged.drops and judged.moves > 0 else 'Does not hold'}: their Utility "
+            + (
+                f"is clearly lower at {_listed(judged.drops)}"
+                if judged.drops
+                else f"drops at no bound up to {last['bound']:g}"
+            )
+            + f", and their Privacy {moves}, from "
             f"{with_interval(first, 'privacy')} at δ = {first['bound']:g} to {with_interval(last, 'privacy')} at "
             f"{last['bound']:g}."
         )

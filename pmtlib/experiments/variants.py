@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pmtlib import metrics
 from pmtlib.errors import DatasetError
+from pmtlib.experiments.claims import listed
 from pmtlib.experiments.common import (
     Bench,
     Floats,
@@ -430,11 +431,6 @@ def by_bound(gaps: pd.DataFrame) -> str:
     if len(bounds) == 1:
         return f"{next(iter(bounds))} at any of the bounds" if len(gaps["bound"].unique()) > 1 else next(iter(bounds))
     return ", ".join(f"{told} at δ = {listed(values)}" for told, values in bounds.items())
-
-
-def listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def not_run(outcomes: Iterable[tuple[str, str, Outcome]], titles: Mapping[str, str]) -> list[str]:

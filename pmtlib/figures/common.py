@@ -48,6 +48,7 @@ def configuration_table(settings: SectionSettings) -> Styler:
     """What was drawn and with which seeds, and every value of the transform's configuration."""
     drawn = ("pairs", "pair_seed", "calibration_pairs", "cut", "authorised", "noise_seed")
     values = {name: getattr(settings, name) for name in drawn if hasattr(settings, name)}
+    values["pairs"] = f"{settings.pairs} a set, or as many as it has"
     values |= {f"pmt: {name}": value for name, value in settings.pmt.model_dump().items()}
     frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
     return styled(frame, "The section's draws and seeds, and the transform's configuration")

@@ -83,13 +83,17 @@ def scalability_heat_map(frame: pd.DataFrame, settings: ScalabilitySettings) -> 
             cbar=place == len(sets) - 1, cbar_kws={"label": "accuracy, Eq. 10 (%)"},
         )  # fmt: skip
         for line in block[block["role"] == "authorised"].to_dict("records"):
-            corner = (columns.index(line["network"]), rows.index(line["combination"]))
-            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.5))
+            corner = (columns.index(line["network"]) + 0.06, rows.index(line["combination"]) + 0.06)
+            # The map is bright where values are high: an outline must show on both ends of it.
+            edge = "black" if line["accuracy"] > 0.6 else "white"
+            axis.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, edgecolor=edge, linewidth=2))
         axis.set_title(TITLES.get(str(dataset), str(dataset)))
         axis.set_xlabel("evaluated network")
         axis.set_ylabel("authorised together" if place == 0 else "")
         axis.tick_params(axis="y", rotation=0)
-        axis.set_xticklabels([_numbered(settings)[name] for name in columns], rotation=35, ha="right")
+        axis.set_xticklabels(
+            [_numbered(settings)[name] for name in columns], rotation=35, ha="right", rotation_mode="anchor"
+        )
     plt.close(figure)
     return figure
 

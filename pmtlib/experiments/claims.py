@@ -1,0 +1,149 @@
+"""What the paper claims, what was measured and whether it holds: one paragraph a page, made from the numbers.
+
+A page's details are tables and readings of its own; this is what they come to. A verdict needs people and pairs enough:
+on the handful of sample photographs none is drawn (:func:`judged`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from pmtlib import metrics
+from pmtlib.experiments.common import TITLES
+
+HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
+UNJUDGED, UNESTABLISHED = "cannot be judged here", "is not established"
+
+ENOUGH = 50
+"""Pairs, or photographs, a set below which no verdict is drawn."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper held against the numbers at hand.
+
+    Attributes:
+        says: the claim, a clause that follows "that", without a full stop.
+        paper: the paper's own number for it; empty where it gives none.
+        measured: ours, with 95% intervals, a clause.
+        verdict: such as :data:`HOLDS`; follows the claim's number in the paragraph.
+    """
+
+    says: str
+    paper: str
+    measured: str
+    verdict: str
+
+
+def overall(right: Sequence[bool]) -> str:
+    """A claim's verdict from those on its parts: all right, some, none; :data:`UNJUDGED` without parts."""
+    if not right:
+        return UNJUDGED
+    return HOLDS if all(right) else IN_PART if any(right) else NOT
+
+
+def judged(sizes: Mapping[str, int]) -> bool:
+    """Whether a verdict may be drawn.
+
+    Args:
+        sizes: pairs or photographs of each measured set, by its name.
+    """
+    return bool(sizes) and all(name != "samples" and size >= ENOUGH for name, size in sizes.items())
+
+
+def paragraph(claims: Sequence[Claim], sizes: Mapping[str, int], unit: str = "pairs") -> str:
+    """The paper's claims, what was measured and the verdicts, in one paragraph (Markdown).
+
+    Args:
+        claims: of a page, in order; they are numbered.
+        sizes: ``unit`` of each measured set, by its name.
+        unit: what n counts.
+    """
+    if not claims or not sizes:
+        return "Nothing was measured."
+    said = "; ".join(
+        f"({place}) that {claim.says}" + (f" ({claim.paper})" if claim.paper else "")
+        for place, claim in enumerate(claims, 1)
+    )
+    measured = "; ".join(f"({place}) {claim.measured}" for place, claim in enumerate(claims, 1))
+    titles = {name: TITLES.get(name, name) for name in sizes}
+    if len(sizes) > 1 and len(set(sizes.values())) == 1:
+        where = f"{listed(list(titles.values()))} (n = {next(iter(sizes.values()))} {unit} each)"
+    else:
+        where = listed(
+            [
+                f"{titles[name]} (n = {size}{'' if place else f' {unit}'})"
+                for place, (name, size) in enumerate(sizes.items())
+            ]
+        )
+    if judged(sizes):
+        grouped: dict[str, list[str]] = {}
+        for place, claim in enumerate(claims, 1):
+            grouped.setdefault(claim.verdict, []).append(f"({place})")
+        verdict = "; ".join(
+            f"{listed(places)} {_plural(text) if len(places) > 1 else text}" for text, places in grouped.items()
+        )
+        verdict = f"**Verdict: {verdict}.**"
+    else:
+        verdict = (
+            "No verdict is drawn: these are too few people to judge a claim by. The published page has the numbers of "
+            "the paper profile, which needs the research data."
+        )
+    return f"**The paper claims** {said}. **Measured** on {where}, with 95% intervals: {measured}. {verdict}"
+
+
+def sizes(frame: pd.DataFrame) -> dict[str, int]:
+    """How many pairs or photographs each set has: the largest ``n`` of its lines in a table of results."""
+    if not len(frame):
+        return {}
+    return {str(name): int(part.max()) for name, part in frame.groupby("dataset", sort=False)["n"]}
+
+
+def details(text: str, sizes: Mapping[str, int]) -> str:
+    """A reading in words where a verdict may be drawn, else a line that says why there is none (Markdown)."""
+    if judged(sizes):
+        return text
+    return "*Not put into words: these are too few people to judge a claim by.*"
+
+
+def _plural(verdict: str) -> str:
+    first, _, rest = verdict.partition(" ")
+    words = {"holds": "hold", "does": "do", "is": "are", "was": "were"}
+    return " ".join([words.get(first, first), rest]).strip()
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def mean(values: Sequence[ArrayLike], places: int = 2, *, percent: bool = False) -> str:
+    """The mean of the values of all sets together with its bootstrap interval, ``0.62 [0.60, 0.64]``, ``62% [60, 64]``.
+
+    Args:
+        values: a set's values, one for each pair or photograph; several for each set are to be averaged before.
+        places: decimal places.
+        percent: values are shares.
+    """
+    together = np.concatenate([np.asarray(one, dtype=np.float64) for one in values]) * (100 if percent else 1)
+    interval = metrics.bootstrap(together, seed=0)
+    return _written(float(together.mean()), interval.low, interval.high, places, percent)
+
+
+def share(right: Sequence[ArrayLike], places: int = 0) -> str:
+    """The share of what is true in all sets together with its Wilson interval, ``62% [60, 64]``."""
+    together = np.concatenate([np.asarray(one, dtype=bool) for one in right])
+    low, high = metrics.wilson(int(together.sum()), len(together))
+    return _written(100 * float(together.mean()), 100 * low, 100 * high, places, True)
+
+
+def _written(value: float, low: float, high: float, places: int, percent: bool) -> str:
+    unit = "%" if percent else ""
+    text = f"{value:.{places}f}{unit} [{low:.{places}f}, {high:.{places}f}]"
+    # A hyphen in front of a number in running text reads as a dash.
+    return text.replace("-", "\N{MINUS SIGN}")

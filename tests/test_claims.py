@@ -1,0 +1,58 @@
+"""The paragraph that says what the paper claims, what was measured and whether it holds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pmtlib import metrics
+from pmtlib.experiments import claims
+from pmtlib.experiments.claims import Claim
+
+TWO = [
+    Claim("it serves", "99%", "it has 98% [95, 99]", claims.HOLDS),
+    Claim("others fail", "", "they have 60% [55, 65]", claims.NOT),
+    Claim("they always do", "", "they do at 1 of 5", claims.NOT),
+]
+
+
+def test_the_paragraph_names_claims_numbers_and_verdicts() -> None:
+    text = claims.paragraph(TWO, {"lfw": 104, "cfp_ff": 104})
+    assert text == (
+        "**The paper claims** (1) that it serves (99%); (2) that others fail; (3) that they always do. **Measured** on "
+        "LFW and CFP-FF (n = 104 pairs each), with 95% intervals: (1) it has 98% [95, 99]; (2) they have 60% [55, 65]; "
+        "(3) they do at 1 of 5. **Verdict: (1) holds; (2) and (3) do not hold.**"
+    )
+    assert "LFW (n = 102 photographs) and CFP-FF (n = 103), with" in claims.paragraph(
+        TWO, {"lfw": 102, "cfp_ff": 103}, "photographs"
+    )
+
+
+@pytest.mark.parametrize("sizes", [{"samples": 104}, {"lfw": 20}, {"lfw": 104, "cfp_ff": 4}])
+def test_no_verdict_is_drawn_from_a_handful_of_pairs(sizes: dict[str, int]) -> None:
+    text = claims.paragraph(TWO, sizes)
+    assert "No verdict is drawn" in text
+    assert "hold" not in text
+    assert "60% [55, 65]" in text
+    assert "holds" not in claims.details("It holds.", sizes)
+    assert claims.details("It holds.", {"lfw": 104}) == "It holds."
+
+
+def test_without_claims_or_sets_nothing_was_measured() -> None:
+    assert claims.paragraph([], {"lfw": 104}) == claims.paragraph(TWO, {}) == "Nothing was measured."
+    assert claims.sizes(pd.DataFrame()) == {}
+    assert claims.sizes(pd.DataFrame({"dataset": ["a", "a", "b"], "n": [3, 5, 2]})) == {"a": 5, "b": 2}
+
+
+def test_the_verdict_over_parts() -> None:
+    assert [claims.overall(right) for right in ([True] * 2, [True, False], [False], [])] == [
+        "holds", "holds in part", "does not hold", "cannot be judged here",
+    ]  # fmt: skip
+
+
+def test_a_mean_is_of_all_sets_together() -> None:
+    sets = [np.array([0.0, 1.0, 1.0]), np.array([1.0])]
+    interval = metrics.bootstrap(np.array([0, 100, 100, 100]), seed=0)
+    assert claims.mean(sets, 1, percent=True) == f"75.0% [{interval.low:.1f}, {interval.high:.1f}]"
+    assert claims.mean([np.array([-0.25, -0.25])]) == "\N{MINUS SIGN}0.25 [\N{MINUS SIGN}0.25, \N{MINUS SIGN}0.25]"
+    low, high = metrics.wilson(3, 4)
+    assert claims.share(sets) == f"75% [{100 * low:.0f}, {100 * high:.0f}]"
