@@ -199,7 +199,7 @@ def test_without_the_data_the_stored_result_is_shown_and_nothing_computed(tiny_s
 def test_without_the_weights_a_result_is_not_run_or_not_recomputed(tiny_set):
     missing = obtain(tiny_set, [], fails=True)
     assert missing.result is None
-    assert missing.note.startswith("not run: weights not present (no network")
+    assert missing.note.startswith("not run: weights not present: no network")
     obtain(tiny_set, [])
     assert obtain(tiny_set, [], fails=True, recompute=True).note.startswith("not recomputed: weights not present")
 

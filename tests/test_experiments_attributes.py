@@ -351,7 +351,7 @@ def test_a_network_without_weights_is_left_out_and_the_rest_not_stored(bench, mo
 
 def test_faces_rebuilt_from_features_are_held_against_the_photograph(bench, monkeypatch, tmp_path):
     (block,) = bench.run()
-    assert block.features == Outcome(None, "not run: weights not present (no trained RecFace)")
+    assert block.features == Outcome(None, "not run: weights not present: no trained RecFace")
     assert experiments.features_reading([block], bench.settings) == "Nothing was measured."
 
     class Shallow:

@@ -174,7 +174,7 @@ def test_nothing_measured_is_said():
 
 def test_what_was_not_run_is_named():
     block = made_up_block()
-    lack = Outcome(None, "not run: weights not present (no trained RecFace)")
+    lack = Outcome(None, "not run: weights not present: no trained RecFace")
     partly = ReconstructionBlock("lfw", block.clean, block.uploads, {**block.attacks, BLACK_BOX: [lack, lack]})
     assert experiments.not_run([partly]) == [
         f"LFW, black-box: {lack.note}",

@@ -192,7 +192,7 @@ def obtain(
     try:
         values = compute()
     except AssetError as error:
-        return without(f"weights not present ({error})")
+        return without(f"weights not present: {error}")
     manifest = provenance.manifest(list(request.weights), device, seconds=time.monotonic() - begun, command=command)
     fresh = results.Result(request, asdict(data), values, manifest)
     if store:
@@ -477,14 +477,17 @@ def trained_recface(authorised: str, cut: int | str, config: RecFaceConfig) -> t
     Raises:
         AssetError: there is none, or not these people.
     """
-    lack = f"no trained RecFace for {authorised}, cut {cut}; run pmt train-recface"
+    lack = f"no trained RecFace for {authorised}, cut {cut}"
     try:
         people = datasets.load_people(PEOPLE, identities=PEOPLE_LIST)
+    except DatasetError as error:
+        raise AssetError(f"{lack}; set PMT_DATA to where {PEOPLE} is, and run pmt train-recface") from error
+    try:
         folder = find_recface(authorised, cut, config, people.fingerprint)
-    except (DatasetError, NetworkError) as error:
-        raise AssetError(f"{lack} ({error})") from error
+    except NetworkError as error:
+        raise AssetError(f"{lack}: {error}") from error
     if folder is None:
-        raise AssetError(lack)
+        raise AssetError(f"{lack}; run pmt train-recface")
     return folder, people
 
 
