@@ -198,7 +198,8 @@ def test_mixed_comparisons_hold_in_part():
 
 def test_a_claim_fails_where_more_comparisons_are_the_other_way():
     right, wrong = ({"noisy": 0.8, "pmt": 0.1}, {"noisy": 0.1, "pmt": 0.8})
-    blocks = [made_up_block(6, level=right), *(made_up_block(7 + i, name, level=wrong) for i, name in enumerate(("cfp_ff", "calfw")))]
+    others = [made_up_block(7 + i, name, level=wrong) for i, name in enumerate(("cfp_ff", "calfw"))]
+    blocks = [made_up_block(6, level=right), *others]
     assert experiments.verdicts(experiments.comparison(blocks, SETTINGS))["emotion"] == "does not hold"
 
 

@@ -12,8 +12,8 @@ from pmtlib import assets, results
 from pmtlib.errors import AssetError, ConfigError, DatasetError
 from pmtlib.experiments import common
 from pmtlib.experiments import reconstruction as experiments
-from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.claims import HOLDS, IN_PART, NOT
+from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.reconstruction import (
     ADAM,
     ATTACKS,
