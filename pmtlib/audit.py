@@ -42,7 +42,7 @@ from pmtlib.metrics import Floats
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import cache_dir
 from pmtlib.progress import progress_bar
-from pmtlib.report import LINES, Row
+from pmtlib.report import LINES, Row, everything
 from pmtlib.shallow import ShallowModel
 
 AS_IT_IS, LEARNED = "as it is", "learned"
@@ -210,21 +210,13 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
 
 
 def _rows(folder: Path) -> list[Row]:
-    path = folder / LINES
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultError(f"{shown(path)} cannot be read; give the output folder of pmt protect") from error
-    rows = []
-    for line in lines:
-        try:
-            row = Row.model_validate({key: value for key, value in json.loads(line).items() if key != "warning"})
-        except ValueError:
-            continue
-        if row.status == "done":
-            rows.append(row)
-    # A result that was made again has two lines; the last one is of the file that is there.
-    return list({tuple(row.outputs): row for row in rows}.values())
+        rows, damaged = everything(folder)
+    except OSError as error:
+        raise ResultError(f"{shown(folder / LINES)} cannot be read ({error.strerror}); check its rights") from error
+    if not rows and not damaged:
+        raise ResultError(f"{shown(folder)} holds no {LINES}; give the output folder of pmt protect")
+    return [row for row in rows if row.status == "done"]
 
 
 def _face(path: Path, row: Row | None, aligned: bool) -> UInt8Image:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pmtlib.audit import Audit
     from pmtlib.inventory import Check
     from pmtlib.pipeline import Summary
+    from pmtlib.report import Shard
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
 _MANY_ROWS = 60
@@ -226,6 +228,13 @@ def protect(
     ] = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Do again what is done.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N parts, beside other shards; `env` takes I and N from Slurm or torchrun.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -236,8 +245,14 @@ def protect(
     NAME.NETWORK.safetensors, and model-card.json beside them. report.jsonl has a line a face, report.txt the same as
     a table. What is done with the same photograph and configuration is not done again. A result that an authorised
     network itself rejects at its threshold, or that took no step, is written and warned about.
+
+    With --shard, processes on one or several machines share the work and DIR; each has a report of its own,
+    report-I-of-N.jsonl, and the next run without --shard does what is left and gathers them into report.jsonl.
     """
     # Before anything large is imported, and before the folder is made.
+    part = None if shard is None else _shard(shard, os.environ)
+    if shard == "env" and device == "auto" and "LOCAL_RANK" in os.environ:
+        device = f"auto:{os.environ['LOCAL_RANK']}"
     collect(photos, out)
     _warm_up(quiet)
     from pmtlib import faces, pipeline
@@ -263,13 +278,14 @@ def protect(
         features=features,
         device=device,
         force=force,
+        shard=part,
     )
     summary = pipeline.run(job, show=not quiet)
     if as_json:
         _print_json(summary.to_dict())
     elif not quiet:
         _show_rows(summary)
-        print(_sentence(summary, out))
+        print(_sentence(summary, out, part))
     if summary.stopped:
         _complain(summary.stopped)
         return SOME_FAILED if summary.done else NOTHING_DONE
@@ -292,7 +308,9 @@ def _show_rows(summary: Summary) -> None:
             print(f"{kind}: {len(rows) - _MANY_ROWS} more")
 
 
-def _sentence(summary: Summary, out: Path) -> str:
+def _sentence(summary: Summary, out: Path, shard: Shard | None) -> str:
+    from pmtlib.report import TABLE, lines_name
+
     done = _count(summary.done, "face") + " done"
     parts = [done + (f" ({summary.reused} by an earlier run)" if summary.reused else "")]
     if summary.replaced:
@@ -302,7 +320,7 @@ def _sentence(summary: Summary, out: Path) -> str:
     if summary.ignored:
         parts.append(f"{_count(summary.ignored, 'other file')} ignored")
     warned = f"{_count(summary.warned, 'face')} with a warning; " if summary.warned else ""
-    where = shown(out / "report.txt")
+    where = shown(out / (TABLE if shard is None else lines_name(shard)))
     count = _count(summary.photographs, "photograph")
     return f"{count}: {', '.join(parts)}; {warned}{summary.seconds:.0f} s; see {where}"
 
@@ -914,6 +932,21 @@ def _fraction(text: str) -> float:
         return float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"--step-size: {shown(text)!r} is no number; give one as 0.016 or 4/255") from error
+
+
+def _shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """A part of the photographs from ``I/N``, or from what Slurm or torchrun says of a process."""
+    if text == "env":
+        for rank, count in (("SLURM_PROCID", "SLURM_NTASKS"), ("RANK", "WORLD_SIZE")):
+            if environment.get(rank, "").isdecimal() and count in environment:
+                text = f"{int(environment[rank]) + 1}/{environment[count]}"
+                break
+        else:
+            raise ConfigError("--shard env: neither Slurm nor torchrun says which part this is; give I/N")
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard: {shown(text)!r} is no part; give I/N with I from 1 to N, as 2/8")
+    return int(match[1]), int(match[2])
 
 
 def _warm_up(quiet: bool) -> None:

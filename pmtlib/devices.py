@@ -10,12 +10,15 @@ from pmtlib.errors import ConfigError
 def resolve(device: str = "auto") -> torch.device:
     """``auto`` is the first CUDA device, else Apple's GPU, else the processor; any torch device name is taken.
 
+    ``auto:3`` is for the fourth process of a machine, and takes the CUDA devices in turn.
+
     Raises:
         ConfigError: the device is not known or not there.
     """
-    if device == "auto":
+    kind, _, number = device.partition(":")
+    if kind == "auto" and (not number or number.isdecimal()):
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", int(number) % torch.cuda.device_count()) if number else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)

@@ -29,7 +29,7 @@ from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atom
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
 from pmtlib.progress import progress_bar
-from pmtlib.report import Agreement, Report, Row, cannot_write, suffix
+from pmtlib.report import Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel
 from pmtlib.transform import PMTConfig, Protected, image_seed, protect
 
@@ -58,6 +58,8 @@ class Job:
         features: write the obfuscated shallow features, not the image.
         device: where to compute, see :func:`pmtlib.devices.resolve`.
         force: do again what is done.
+        shard: do only this part of the photographs, ``(2, 8)`` for the second of eight; None does all, and gathers
+            what shards have done.
     """
 
     photos: Sequence[Path]
@@ -71,6 +73,7 @@ class Job:
     features: bool = False
     device: str = "auto"
     force: bool = False
+    shard: Shard | None = None
 
     @property
     def mode(self) -> Literal["image", "features"]:
@@ -168,6 +171,8 @@ def run(job: Job, *, show: bool = True) -> Summary:
         AssetError: its weights cannot be had.
         ResultError: another run uses the folder, or it cannot be made.
     """
+    if job.shard is not None and not 1 <= job.shard[0] <= job.shard[1]:
+        raise ConfigError(f"no shard {job.shard[0]} of {job.shard[1]}; they are counted from 1")
     if not job.authorised:
         raise ConfigError(f"no authorised network; name one of {', '.join(zoo.names())} with --authorise")
     for name in job.authorised:
@@ -180,7 +185,7 @@ def run(job: Job, *, show: bool = True) -> Summary:
     # An output that is one of the photographs is complained about when the report is opened.
     if not job.out.is_file():
         _refuse_nothing(job, found)
-    with Report(job.out) as report:
+    with Report(job.out, job.shard) as report:
         work = _Work(job, report)
         summary = work.summary
         with progress_bar(work.title, work.total, show=show) as advance:
@@ -236,12 +241,19 @@ class _Work:
         _refuse_nothing(job, found)
         earlier: dict[str, str] = {}
         self._named: dict[str, list[Row]] = defaultdict(list)
-        for row in self._owners.values():
+        named = self._owners
+        if job.shard is not None:
+            # What other shards have done so far must not decide on a name: they and this one plan alike.
+            named = {output: row for row in report.gathered if row.status == "done" for output in row.outputs}
+        for row in named.values():
             if row.target is not None:
                 earlier[row.source] = row.target
                 self._named[row.input].append(row)
-        in_use = {row.target for row in self._owners.values() if row.target is not None}
+        in_use = {row.target for row in named.values() if row.target is not None}
         self.photos = intake.plan(found.entries, job.out, earlier, in_use, self._recognise)
+        if job.shard is not None:
+            part, parts = job.shard
+            self.photos = self.photos[part - 1 :: parts]
         self.order = {photo.source: i for i, photo in enumerate(self.photos)}
         self.summary = Summary(photographs=len(self.photos), ignored=found.ignored)
         self.total = len(self.photos) * max(job.config.steps, 1)

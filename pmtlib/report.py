@@ -2,6 +2,9 @@
 
 Lines are appended, and forced to the disk, as faces are done. A line that was torn by a crash is passed over. At the
 end of a run the file is written anew, each result once, in the order of the names.
+
+Runs that share one folder's work (shards) have a report each, and none may run beside a run of the whole, which gathers
+their reports into one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ if sys.platform != "win32":
 LINES = "report.jsonl"
 TABLE = "report.txt"
 LOCK = ".pmt.lock"
+
+Shard = tuple[int, int]
+"""Which part of the photographs, from 1, and of how many parts."""
+_SHARDS = "report-*-of-*.jsonl"
 
 
 def _safe(outputs: dict[str, str]) -> dict[str, str]:
@@ -146,34 +153,46 @@ class Report:
     Use it as a context manager: entering takes the folder's lock and reads what is there; leaving, for whatever
     reason, writes the report anew and lets the lock go.
 
+    A shard shares the folder with other shards, but with no run of the whole.
+
     Attributes:
-        rows: all rows, earlier ones first.
+        rows: all rows, earlier ones first; of a shard also those that others had written before it began.
+        gathered: the rows of the last run of the whole, which stay as they are while shards run.
         damaged: lines that could not be read.
 
     Raises:
         ResultError: the folder is in use by another run, or it cannot be made or written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
+        self.shard = shard
         self.rows: list[Row] = []
+        self.gathered: list[Row] = []
         self.damaged = 0
-        self._lock: IO[bytes] | None = None
+        self.name = lines_name(shard)
+        self._own: list[Row] = []
+        self._locks: list[IO[bytes]] = []
         self._lines: IO[bytes] | None = None
 
     def __enter__(self) -> Report:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK).open("ab")
-            if sys.platform != "win32":
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.rows, self.damaged = read(self.folder / LINES)
+            self._take(LOCK, shared=self.shard is not None)
+            if self.shard is not None:
+                self._take(f".pmt-{self.shard[0]}-of-{self.shard[1]}.lock", shared=False)
+            self._own, self.damaged = read(self.folder / self.name)
             if self.damaged:
-                write_atomic(self.folder / LINES, b"".join(map(_line, self.rows)))
-            self._lines = (self.folder / LINES).open("ab")
+                write_atomic(self.folder / self.name, b"".join(map(_line, self._own)))
+            # A later row counts more: what shards did after the last run of the whole, and one's own before others'.
+            paths = sorted(_reports(self.folder), key=lambda path: (path.name != LINES, path.name == self.name))
+            self.rows = [row for path in paths for row in read(path)[0]]
+            self.gathered = read(self.folder / LINES)[0]
+            self._lines = (self.folder / self.name).open("ab")
         except BlockingIOError:
             self._release()
-            reason = f"{shown(self.folder)} is in use by another run; wait for it, or give another --out"
+            whose = "another run" if len(self._locks) < 2 else "another run of this shard"
+            reason = f"{shown(self.folder)} is in use by {whose}; wait for it, or give another --out"
             raise ResultError(reason) from None
         except OSError as error:
             self._release()
@@ -189,9 +208,12 @@ class Report:
         assert self._lines is not None
         try:
             self._lines.close()
-            rows = compact(self.rows)
-            write_atomic(self.folder / LINES, b"".join(map(_line, rows)))
-            write_atomic(self.folder / TABLE, table_text(rows).encode())
+            rows = compact(self.rows if self.shard is None else self._own)
+            write_atomic(self.folder / self.name, b"".join(map(_line, rows)))
+            if self.shard is None:
+                write_atomic(self.folder / TABLE, table_text(rows).encode())
+                for path in _reports(self.folder)[1:]:
+                    path.unlink(missing_ok=True)
         except OSError as full:
             # What was appended is on the disk; an error under way says more than this one.
             if error is None:
@@ -199,9 +221,15 @@ class Report:
         finally:
             self._release()
 
+    def _take(self, name: str, *, shared: bool) -> None:
+        lock = (self.folder / name).open("ab")
+        self._locks.append(lock)
+        if sys.platform != "win32":
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        for lock in self._locks:
+            lock.close()
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns.
@@ -214,6 +242,23 @@ class Report:
         self._lines.flush()
         os.fsync(self._lines.fileno())
         self.rows.append(row)
+        self._own.append(row)
+
+
+def lines_name(shard: Shard | None = None) -> str:
+    """The name of the report of a run: that of the whole, or ``report-2-of-8.jsonl`` of a shard."""
+    return LINES if shard is None else f"report-{shard[0]}-of-{shard[1]}.jsonl"
+
+
+def _reports(folder: Path) -> list[Path]:
+    """The whole's report, which may be absent, and those of shards that were not gathered yet."""
+    return [folder / LINES, *sorted(folder.glob(_SHARDS))]
+
+
+def everything(folder: Path) -> tuple[list[Row], int]:
+    """The rows of all reports of a folder, each result once, and how many lines cannot be read."""
+    parts = [read(path) for path in _reports(folder)]
+    return compact(row for rows, _ in parts for row in rows), sum(damaged for _, damaged in parts)
 
 
 def cannot_write(folder: Path, error: OSError) -> str:
