@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNESTABLISHED, UNJUDGED, Claim, listed, mean
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNESTABLISHED, Claim, listed, mean
 from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import (
     CALIBRATED,
@@ -350,20 +350,20 @@ def claims(
         }
         names = list(dict.fromkeys(name for name, _ in shares))
         choice = next(row.option.name for row in rows if row.option.group == group and row.option.chosen)
-        told = []
+        told, pooled = [], {}
         for name in [choice, *(name for name in names if name != choice)]:
             values = [shares[name, dataset] for dataset in by_set]
             roles = ("authorised", "unauthorised")
             numbers = "/".join(f"{100 * np.mean(np.concatenate([one[role] for one in values])):.0f}" for role in roles)
             gap = ""
             if name != choice:
-                both = [
-                    np.concatenate([shares[which, dataset]["unauthorised"] for dataset in by_set])
-                    for which in (name, choice)
-                ]
-                gap = f", others {Gap.of(*both).points()} points"
+                pooled[name] = {
+                    role: Gap.of(*(np.concatenate([shares[one, d][role] for d in by_set]) for one in (name, choice)))
+                    for role in roles
+                }
+                gap = f", others {pooled[name]['unauthorised'].points()} points"
             told.append(f"{name} {numbers}%{gap}")
-        verdicts = [judged(options)[0] for options in by_set.values()]
+        verdicts = {judged(options)[0] for options in by_set.values()}
         said.append(
             Claim(
                 f"so does {_SAYS[group]}"
@@ -371,7 +371,8 @@ def claims(
                 else f"{_SAYS[group]} leaves unauthorised networks least at nearly full authorised accuracy",
                 "",
                 ("" if said else "authorised/unauthorised accuracy: ") + "; ".join(told),
-                _together(verdicts),
+                # Over all sets together; where two sets contradict each other, in part.
+                IN_PART if verdicts >= {HOLDS, NOT} else judged(pooled)[0],
             )
         )
     figures = (
@@ -385,17 +386,6 @@ def claims(
             measured = f"its UP less that of another line is {means.min():+.2f} to {means.max():+.2f}"
             said.append(Claim(says, "", measured.replace("-", "\N{MINUS SIGN}"), by_bound(apart)))
     return said
-
-
-def _together(verdicts: Sequence[str]) -> str:
-    """The verdict over all sets from those on each."""
-    if not verdicts:
-        return UNJUDGED
-    if len(set(verdicts)) == 1:
-        return verdicts[0]
-    if NOT in verdicts:
-        return IN_PART if HOLDS in verdicts else NOT
-    return MEANS if set(verdicts) <= {HOLDS, MEANS} else UNESTABLISHED
 
 
 def reading(
