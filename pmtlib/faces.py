@@ -206,11 +206,19 @@ def load_aligned(path: str | Path) -> UInt8Image:
     Raises:
         UnusablePhoto: reason ``unreadable``, or ``not_aligned`` for any other size.
     """
-    image = read_photo(path)
+    return as_aligned(read_photo(path), str(path))
+
+
+def as_aligned(image: UInt8Image, name: str) -> UInt8Image:
+    """A picture that is said to be an aligned crop, if it has the size of one.
+
+    Raises:
+        UnusablePhoto: reason ``not_aligned``; ``name`` is what the error calls it.
+    """
     height, width = image.shape[:2]
     if (height, width) != (SIZE, SIZE):
         raise UnusablePhoto(
-            f"{path} is {width}x{height}, and an aligned crop is {SIZE}x{SIZE}. "
+            f"{name} is {width}x{height}, and an aligned crop is {SIZE}x{SIZE}. "
             "Remedy: give it as a photograph, so that its face is found and aligned",
             "not_aligned",
         )

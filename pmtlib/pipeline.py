@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,16 +203,164 @@ def run(job: Job, *, show: bool = True) -> Summary:
 
 
 @dataclass(frozen=True)
-class _Face:
-    """A face to be optimised: where it comes from, its aligned crop, and where its result goes."""
+class Face:
+    """A face of a photograph: its aligned crop, or why it is not to be optimised.
+
+    Attributes:
+        number: 1 for the largest of the photograph.
+        count: faces of the photograph.
+        crop: (112, 112, 3), 8 bits; None where there is a reason against it.
+        box: x, y, width and height in the photograph, pixels; None of a crop that came aligned.
+        score: the detector's.
+        reason: why it is refused; "" where it is not.
+    """
+
+    number: int
+    count: int
+    crop: UInt8Image | None
+    box: tuple[float, float, float, float] | None = None
+    score: float | None = None
+    reason: str = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a row of the report says of it."""
+        return {"face": self.number, "faces": self.count, "box": self.box, "score": self.score}
+
+
+class Finder:
+    """Finds and aligns the faces that a job asks for."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._detector: faces.Detector | None = None
+
+    def __call__(self, picture: UInt8Image, name: str) -> list[Face]:
+        """The faces of a photograph (H, W, 3), largest first, those that are too small with a reason.
+
+        Raises:
+            PhotoError: there is none, or the photograph is no aligned crop although it should be; it begins with
+                ``name``.
+        """
+        if self.job.aligned:
+            return [Face(1, 1, faces.as_aligned(picture, name))]
+        if self._detector is None:
+            self._detector = faces.Detector(min_size=self.job.min_face)
+        found = self._detector.detect(picture)
+        if not found.faces and not found.too_small:
+            raise PhotoError("no face was found; use an upright photograph in which it is visible")
+        if self.job.largest and found.faces:
+            found = faces.Detection(found.faces[:1], ())
+        count = len(found.faces) + len(found.too_small)
+        made = []
+        for number, face in enumerate((*found.faces, *found.too_small), 1):
+            crop, reason = None, ""
+            if number <= len(found.faces):
+                crop = faces.align(picture, face.landmarks)
+            else:
+                width, height = face.box[2:]
+                reason = f"the face is {width:.0f}x{height:.0f} pixels, below --min-face {self.job.min_face}"
+            made.append(Face(number, count, crop, face.box, face.score, reason))
+        return made
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one face.
+
+    Attributes:
+        contents: one file for each output, in the order of :func:`output_names`.
+        cards: what a receiver must know of each network's features; none of images.
+        about: fields of its row in the report.
+        reason: why there is nothing; "" where there is.
+    """
+
+    contents: tuple[bytes, ...] = ()
+    cards: tuple[dict[str, Any], ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Optimiser:
+    """Makes what is uploaded from aligned crops, and judges it; the networks are loaded when it is made.
+
+    Raises:
+        NetworkError: an authorised network cannot be built.
+        AssetError: its weights cannot be had.
+        ConfigError: a cut that does not exist.
+    """
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job = job
+        self.device = device
+        self.services = [_Service(name, job.cut_of(name), device) for name in job.authorised]
+
+    def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[int], Any] | None = None) -> list[Made]:
+        """One result for each crop (112, 112, 3); they are optimised as one batch."""
+        config, begun = self.job.config, time.monotonic()
+        originals = to_tensor(list(crops), self.device)
+        result = protect(originals, [service.shallow for service in self.services], config, progress=progress)
+        pixels = to_uint8(result.images)
+        with torch.inference_mode():
+            seen = to_tensor(pixels, self.device)
+            embeddings = [service.embed(originals) for service in self.services]
+            if self.job.features:
+                uploaded = [service.finish(part) for service, part in zip(self.services, result.features, strict=True)]
+                similarity: Sequence[float | None] = [None] * len(crops)
+            else:
+                uploaded = [service.embed(seen) for service in self.services]
+                similarity = [float(value) for value in metrics.ssim(originals, seen)]
+        cosines = [metrics.cosine(a, b) for a, b in zip(embeddings, uploaded, strict=True)]
+        seconds = (time.monotonic() - begun) / len(crops)
+        made = []
+        for i in range(len(crops)):
+            if not bool(result.finite[i]):
+                reason = "the optimisation did not stay finite; try a smaller --step-size or --precision float32"
+                made.append(Made(reason=reason))
+                continue
+            about = {
+                "networks": tuple(
+                    service.agreement(float(result.cosine[i, m]), float(result.error[i, m]), float(cosines[m][i]))
+                    for m, service in enumerate(self.services)
+                ),
+                "ssim": similarity[i],
+                "steps": int(result.steps[i]),
+                "seconds": round(seconds, 3),
+                "seed": image_seed(config.seed, originals[i]),
+                "device": devices.describe(self.device),
+            }
+            made.append(Made(*self._files(result, pixels[i], i), about))
+        return made
+
+    def _files(self, result: Protected, pixels: UInt8Image, i: int) -> tuple[tuple[bytes, ...], tuple[Any, ...]]:
+        if not self.job.features:
+            return (png_bytes(pixels),), ()
+        tensors = [part[i : i + 1] for part in result.features]
+        cards = tuple(service.card(tensor) for service, tensor in zip(self.services, tensors, strict=True))
+        return tuple(features_bytes(tensor, card) for tensor, card in zip(tensors, cards, strict=True)), cards
+
+
+def output_names(job: Job, target: str, number: int) -> list[str]:
+    """The paths, below the output folder, of the results of a photograph's face."""
+    networks: Sequence[str | None] = job.authorised if job.features else [None]
+    return [target + suffix(number, network) for network in networks]
+
+
+def row_of(job: Job, key: str, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
+    """A line of the report; ``key`` is the job's."""
+    variant = variants.name_of(job.config)
+    return Row(
+        input=photo.name, source=photo.source, mode=job.mode, variant=variant, config=key, status=status, **about
+    )
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A face that waits to be optimised, and where it comes from."""
 
     photo: intake.Photo
     sha256: str
-    number: int
-    count: int
-    crop: UInt8Image
-    box: tuple[float, float, float, float] | None
-    score: float | None
+    face: Face
 
 
 class _DiskError(Exception):
@@ -228,9 +376,9 @@ class _Work:
         self.key = job.key()
         self.advance: Callable[[int], Any] = lambda _count: None
         self.device = devices.resolve(job.device)
-        self._services: list[_Service] | None = None
-        self._detector: faces.Detector | None = None
-        self._queue: list[_Face] = []
+        self._optimiser: Optimiser | None = None
+        self._find = Finder(job)
+        self._queue: list[_Queued] = []
         self._written: set[str] = set()
         self._owed = 0.0
         self._finished: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -296,41 +444,16 @@ class _Work:
             return
         # Before anything is decoded: a network or a cut that cannot be had should show at once.
         self._load()
-        found = list(self._faces(photo, digest))
-        left = [face for face in found if isinstance(face, _Face) and not self._reuse(photo, digest, face.number)]
-        for face in found:
-            if isinstance(face, Row):
-                self._record(face)
+        found = self._find(faces.read_photo(photo.path), str(photo.path))
+        refused = [face for face in found if face.reason]
+        left = [face for face in found if not face.reason and not self._reuse(photo, digest, face.number)]
+        for face in refused:
+            self._record(self._row(photo, "failed", reason=face.reason, input_sha256=digest, **face.about))
         self._tick(max(self.job.config.steps, 1) * (1 - len(left) / len(found)))
         for face in left:
-            self._queue.append(face)
+            self._queue.append(_Queued(photo, digest, face))
             if len(self._queue) == self.job.config.batch_size:
                 self._flush()
-
-    def _faces(self, photo: intake.Photo, digest: str) -> Iterator[_Face | Row]:
-        """Aligned faces, largest first; those that are too small as failed rows."""
-        job = self.job
-        if job.aligned:
-            yield _Face(photo, digest, 1, 1, faces.load_aligned(photo.path), None, None)
-            return
-        picture = faces.read_photo(photo.path)
-        if self._detector is None:
-            self._detector = faces.Detector(min_size=job.min_face)
-        found = self._detector.detect(picture)
-        if not found.faces and not found.too_small:
-            raise PhotoError("no face was found; use an upright photograph in which it is visible")
-        if job.largest and found.faces:
-            found = faces.Detection(found.faces[:1], ())
-        count = len(found.faces) + len(found.too_small)
-        for number, face in enumerate((*found.faces, *found.too_small), 1):
-            if number <= len(found.faces):
-                crop = faces.align(picture, face.landmarks)
-                yield _Face(photo, digest, number, count, crop, face.box, face.score)
-            else:
-                width, height = face.box[2:]
-                reason = f"the face is {width:.0f}x{height:.0f} pixels, below --min-face {job.min_face}"
-                about = {"face": number, "faces": count, "box": face.box, "score": face.score}
-                yield self._row(photo, "failed", reason=reason, input_sha256=digest, **about)
 
     def _reuse_all(self, photo: intake.Photo, digest: str) -> bool:
         """Take over every face of a photograph; False, and nothing is taken, unless all are done."""
@@ -380,86 +503,43 @@ class _Work:
         return True
 
     def _names(self, photo: intake.Photo, number: int) -> list[str]:
-        networks: Sequence[str | None] = self.job.authorised if self.job.features else [None]
-        return [photo.target + suffix(number, network) for network in networks]
+        return output_names(self.job, photo.target, number)
 
     def _flush(self) -> None:
-        """Optimise the faces in the queue, and write and judge what comes out."""
+        """Optimise the faces in the queue, and write what comes out."""
         batch, self._queue = self._queue, []
         if not batch:
             return
-        services = self._load()
-        begun = time.monotonic()
-        originals = to_tensor([face.crop for face in batch], self.device)
-        share = sum(1 / face.count for face in batch) / len(batch)
-        shallow = [service.shallow for service in services]
-        result = protect(originals, shallow, self.job.config, progress=lambda steps: self._tick(steps * share))
-        pixels = to_uint8(result.images)
-        with torch.inference_mode():
-            seen = to_tensor(pixels, self.device)
-            embeddings = [service.embed(originals) for service in services]
-            if self.job.features:
-                uploaded = [service.finish(part) for service, part in zip(services, result.features, strict=True)]
-                similarity: Sequence[float | None] = [None] * len(batch)
-            else:
-                uploaded = [service.embed(seen) for service in services]
-                similarity = [float(value) for value in metrics.ssim(originals, seen)]
-        cosines = [metrics.cosine(a, b) for a, b in zip(embeddings, uploaded, strict=True)]
-        seconds = (time.monotonic() - begun) / len(batch)
-        for i, face in enumerate(batch):
-            about: dict[str, Any] = {
-                "face": face.number,
-                "faces": face.count,
-                "box": face.box,
-                "score": face.score,
-                "input_sha256": face.sha256,
-            }
-            if not bool(result.finite[i]):
-                reason = "the optimisation did not stay finite; try a smaller --step-size or --precision float32"
-                self._record(self._row(face.photo, "failed", reason=reason, **about))
-                continue
-            contents = self._contents(face, result, pixels[i], i)
-            blocked = self._in_the_way(face.photo, face.sha256, contents)
-            if blocked:
-                self._record(self._row(face.photo, "failed", reason=blocked, **about))
-                continue
-            owners = [self._owners[name] for name in contents if name in self._owners]
-            try:
-                for name, content in contents.items():
-                    self._write(name, content)
-            except PhotoError as error:
-                self._record(self._row(face.photo, "failed", reason=str(error), **about))
-                continue
-            self.summary.replaced += any(owner.config != self.key for owner in owners)
-            agreements = tuple(
-                service.agreement(float(result.cosine[i, m]), float(result.error[i, m]), float(cosines[m][i]))
-                for m, service in enumerate(services)
-            )
-            self._record(
-                self._row(
-                    face.photo,
-                    "done",
-                    outputs={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-                    networks=agreements,
-                    ssim=similarity[i],
-                    steps=int(result.steps[i]),
-                    seconds=round(seconds, 3),
-                    seed=image_seed(self.job.config.seed, originals[i]),
-                    device=devices.describe(self.device),
-                    **about,
-                )
-            )
+        optimise = self._load()
+        share = sum(1 / queued.face.count for queued in batch) / len(batch)
+        crops = [queued.face.crop for queued in batch if queued.face.crop is not None]
+        made = optimise(crops, lambda steps: self._tick(steps * share))
+        for queued, result in zip(batch, made, strict=True):
+            self._keep(queued, result)
 
-    def _contents(self, face: _Face, result: Protected, pixels: UInt8Image, i: int) -> dict[str, bytes]:
-        """The files of one face."""
-        names = self._names(face.photo, face.number)
-        if not self.job.features:
-            return {names[0]: png_bytes(pixels)}
-        services = self._load()
-        tensors = [part[i : i + 1] for part in result.features]
-        cards = [service.card(tensor) for service, tensor in zip(services, tensors, strict=True)]
-        self._write_cards(cards)
-        return {name: features_bytes(tensor, card) for name, tensor, card in zip(names, tensors, cards, strict=True)}
+    def _keep(self, queued: _Queued, made: Made) -> None:
+        """Write one face's files and its row."""
+        photo, about = queued.photo, {**queued.face.about, "input_sha256": queued.sha256}
+        if made.reason:
+            self._record(self._row(photo, "failed", reason=made.reason, **about))
+            return
+        contents = dict(zip(self._names(photo, queued.face.number), made.contents, strict=True))
+        if made.cards:
+            self._write_cards(made.cards)
+        blocked = self._in_the_way(photo, queued.sha256, contents)
+        if blocked:
+            self._record(self._row(photo, "failed", reason=blocked, **about))
+            return
+        owners = [self._owners[name] for name in contents if name in self._owners]
+        try:
+            for name, content in contents.items():
+                self._write(name, content)
+        except PhotoError as error:
+            self._record(self._row(photo, "failed", reason=str(error), **about))
+            return
+        self.summary.replaced += any(owner.config != self.key for owner in owners)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        self._record(self._row(photo, "done", outputs=digests, **made.about, **about))
 
     def _write_cards(self, cards: Sequence[dict[str, Any]]) -> None:
         """Keep one description of every network beside the features; those of earlier runs stay."""
@@ -510,21 +590,13 @@ class _Work:
                 raise PhotoError(f"{intake.shown(name)[:60]} cannot be written ({error.strerror})") from error
             raise _DiskError(cannot_write(self.job.out, error)) from error
 
-    def _load(self) -> list[_Service]:
-        if self._services is None:
-            self._services = [_Service(name, self.job.cut_of(name), self.device) for name in self.job.authorised]
-        return self._services
+    def _load(self) -> Optimiser:
+        if self._optimiser is None:
+            self._optimiser = Optimiser(self.job, self.device)
+        return self._optimiser
 
     def _row(self, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
-        return Row(
-            input=photo.name,
-            source=photo.source,
-            mode=self.job.mode,
-            variant=variants.name_of(self.job.config),
-            config=self.key,
-            status=status,
-            **about,
-        )
+        return row_of(self.job, self.key, photo, status, **about)
 
     def _fail(self, photo: intake.Photo, reason: str) -> None:
         self._record(self._row(photo, "failed", reason=reason, input_sha256=_sha256(photo.path)))
