@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.in-step-with-lock
-LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes pyproject.toml -o requirements.lock
+LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes --extra ray pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book html picture test lint format types notebooks check lock clean distclean

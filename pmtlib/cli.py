@@ -181,7 +181,7 @@ def _top(
 @app.command(epilog=EXIT_CODES)
 def protect(
     photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTOS...", help="Photographs, and folders with all below them.")
+        list[str], typer.Argument(metavar="PHOTOS...", help="Photographs, and folders with all below them.")
     ],
     authorise: Annotated[
         list[str],
@@ -193,7 +193,7 @@ def protect(
             help="Networks that shall recognise the results; `pmt networks` lists them. Commas, or given repeatedly.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results and the report.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results and the report.")],
     largest: Annotated[bool, typer.Option("--largest", help="Only the largest face of a photograph.")] = False,
     aligned: Annotated[bool, typer.Option("--aligned", help="PHOTOS are aligned 112x112 crops already.")] = False,
     min_face: Annotated[
@@ -235,6 +235,10 @@ def protect(
             help="Do the I-th of N parts, beside other shards; `env` takes I and N from Slurm or torchrun.",
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: a cluster, and addresses as s3://bucket/folder (pip install 'pmtlib[ray]')."),
+    ] = "local",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -251,11 +255,19 @@ def protect(
     """
     # Before anything large is imported, and before the folder is made.
     part = None if shard is None else _shard(shard, os.environ)
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"--engine: {shown(engine)!r} is none; there are local and ray")
+    if engine == "ray" and part is not None:
+        raise ConfigError("--shard is for --engine local; Ray shares the work itself")
+    for place in (*photos, out):
+        if engine == "local" and "://" in place and not os.path.lexists(place):
+            raise ConfigError(f"{shown(place)} is an address, which needs --engine ray")
     if shard == "env" and device == "auto" and "LOCAL_RANK" in os.environ:
         device = f"auto:{os.environ['LOCAL_RANK']}"
-    collect(photos, out)
+    if engine == "local":
+        collect([Path(photo) for photo in photos], Path(out))
     _warm_up(quiet)
-    from pmtlib import faces, pipeline
+    from pmtlib import cluster, faces, pipeline
     from pmtlib.settings import configure
 
     given = {
@@ -267,8 +279,8 @@ def protect(
         "batch_size": batch_size,
     }
     job = pipeline.Job(
-        photos=photos,
-        out=out,
+        photos=[Path(photo) for photo in photos],
+        out=Path(out),
         authorised=_listed(authorise),
         config=configure(config, given, variant),
         cut=int(cut) if cut is not None and cut.lstrip("-").isdecimal() else cut,
@@ -280,7 +292,8 @@ def protect(
         force=force,
         shard=part,
     )
-    summary = pipeline.run(job, show=not quiet)
+    show = not quiet
+    summary = cluster.run(job, photos, out, show=show) if engine == "ray" else pipeline.run(job, show=show)
     if as_json:
         _print_json(summary.to_dict())
     elif not quiet:
@@ -308,7 +321,7 @@ def _show_rows(summary: Summary) -> None:
             print(f"{kind}: {len(rows) - _MANY_ROWS} more")
 
 
-def _sentence(summary: Summary, out: Path, shard: Shard | None) -> str:
+def _sentence(summary: Summary, out: str, shard: Shard | None) -> str:
     from pmtlib.report import TABLE, lines_name
 
     done = _count(summary.done, "face") + " done"
@@ -320,7 +333,8 @@ def _sentence(summary: Summary, out: Path, shard: Shard | None) -> str:
     if summary.ignored:
         parts.append(f"{_count(summary.ignored, 'other file')} ignored")
     warned = f"{_count(summary.warned, 'face')} with a warning; " if summary.warned else ""
-    where = shown(out / (TABLE if shard is None else lines_name(shard)))
+    name = "manifest/" if "://" in out else TABLE if shard is None else lines_name(shard)
+    where = f"{shown(out).rstrip('/')}/{name}"
     count = _count(summary.photographs, "photograph")
     return f"{count}: {', '.join(parts)}; {warned}{summary.seconds:.0f} s; see {where}"
 

@@ -36,6 +36,7 @@ class Photo:
             reader of the report nothing.
         target: its results' path below the output folder, without ``.png``; never absolute, never with ``..``.
         fault: why it cannot be read, as far as that is known without opening it; "" where nothing speaks against it.
+        uri: its address, where it is no file here; "" where it is.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Photo:
     source: str
     target: str
     fault: str = ""
+    uri: str = ""
 
 
 @dataclass
@@ -60,12 +62,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, the folder it was found through, and why it cannot be used, if that shows already."""
+    """A file, the folder it was found through, why it cannot be used if that shows already, and its address if any."""
 
     path: Path
     root: str
     relative: PurePosixPath
     fault: str = ""
+    uri: str = ""
 
 
 def collect(arguments: Sequence[Path], out: Path, outputs: Collection[str] = ()) -> Found:
@@ -114,7 +117,7 @@ def plan(
         recognise: the earlier target of an entry, by its name, whose file was moved as a whole; None if it is new.
     """
     names = _names(entries)
-    sources = [source_of(entry.path) for entry in entries]
+    sources = [source_of(entry.uri or entry.path) for entry in entries]
     claims = _Claims(out, entries)
     for target in in_use:
         claims.add(target)
@@ -134,7 +137,7 @@ def plan(
             targets[i] = next(filter(claims.free, itertools.chain(stem, [name], numbered)))
             claims.add(targets[i])
     return [
-        Photo(entry.path, name, source, targets[i], entry.fault)
+        Photo(entry.path, name, source, targets[i], entry.fault, entry.uri)
         for i, (entry, name, source) in enumerate(zip(entries, names, sources, strict=True))
     ]
 
@@ -144,7 +147,7 @@ class _Claims:
 
     def __init__(self, out: Path, entries: Iterable[Entry]) -> None:
         self._out = Path(os.path.realpath(out))
-        self._inputs = {os.path.realpath(entry.path) for entry in entries}
+        self._inputs = {os.path.realpath(entry.path) for entry in entries if not entry.uri}
         self._names: set[str] = set()
         self._faced: set[str] = set()
 
@@ -163,9 +166,10 @@ class _Claims:
         return key not in self._faced and not (match and match[1] in self._names)
 
 
-def source_of(path: Path) -> str:
-    """A hash of where a file lies, 16 hexadecimal digits."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+def source_of(path: Path | str) -> str:
+    """A hash of where a file lies, 16 hexadecimal digits; of an address, text, as it stands."""
+    place = path if isinstance(path, str) else os.path.realpath(path)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
 
 
 def shown(name: str | Path | PurePosixPath) -> str:

@@ -346,6 +346,20 @@ def output_names(job: Job, target: str, number: int) -> list[str]:
     return [target + suffix(number, network) for network in networks]
 
 
+def write_cards(
+    cards: Sequence[dict[str, Any]], read: Callable[[str], bytes | None], write: Callable[[str, bytes], None]
+) -> None:
+    """Keep one description of every network beside the features; those of earlier runs stay."""
+    try:
+        kept = dict(json.loads(read(CARD) or b"")["networks"])
+    except (ValueError, KeyError, TypeError):
+        kept = {}
+    merged = {**kept, **{card["network"]: card for card in cards}}
+    if merged != kept:
+        content = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
+        write(CARD, content.encode() + b"\n")
+
+
 def row_of(job: Job, key: str, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
     """A line of the report; ``key`` is the job's."""
     variant = variants.name_of(job.config)
@@ -525,7 +539,7 @@ class _Work:
             return
         contents = dict(zip(self._names(photo, queued.face.number), made.contents, strict=True))
         if made.cards:
-            self._write_cards(made.cards)
+            write_cards(made.cards, lambda name: _read(self.job.out / name), self._write)
         blocked = self._in_the_way(photo, queued.sha256, contents)
         if blocked:
             self._record(self._row(photo, "failed", reason=blocked, **about))
@@ -540,19 +554,6 @@ class _Work:
         self.summary.replaced += any(owner.config != self.key for owner in owners)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         self._record(self._row(photo, "done", outputs=digests, **made.about, **about))
-
-    def _write_cards(self, cards: Sequence[dict[str, Any]]) -> None:
-        """Keep one description of every network beside the features; those of earlier runs stay."""
-        path = self.job.out / CARD
-        try:
-            known = json.loads(path.read_bytes())["networks"]
-            kept = dict(known)
-        except (OSError, ValueError, KeyError, TypeError):
-            kept = {}
-        merged = {**kept, **{card["network"]: card for card in cards}}
-        if merged != kept:
-            content = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
-            self._write(CARD, content.encode() + b"\n")
 
     def _in_the_way(self, photo: intake.Photo, digest: str, contents: Mapping[str, bytes | None]) -> str:
         """Why the files may not be written, or "": nothing is overwritten but this photograph's own results."""

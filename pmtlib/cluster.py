@@ -1,0 +1,426 @@
+"""``pmt protect --engine ray``: the work of :mod:`pmtlib.pipeline` on a cluster, by Ray Data.
+
+Photographs are a data set: local files, or whatever ``fsspec`` reads by an address (``s3://bucket/folder``). Actors on
+processors read them and find and align faces; actors on GPUs, or processors where there is none, optimise batches of
+them and write the results. What was done goes to ``manifest/*.parquet`` below the output, one line a face, and a run
+that is started again leaves out what stands there. A face's randomness comes from its pixels and a batch is always
+filled up to its size, so that a cluster and a laptop give the same images.
+
+Ray restarts an actor that dies and hands its work to it again: a result may be written twice, with the same bytes, and
+has one line. A photograph that cannot be read is a line that says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pmtlib import devices, faces, intake, pipeline
+from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.pipeline import Job, Summary
+from pmtlib.report import Report, Row, compact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest"
+_BATCHES_A_BLOCK = 4
+"""How many batches' results share a file of the manifest; what a killed run does again at most, for each worker."""
+
+
+def is_address(text: str) -> bool:
+    """Whether a photograph or folder is named by an address, ``s3://bucket/folder``, and not by a path."""
+    scheme, found, _ = text.partition("://")
+    return bool(found) and scheme.isascii() and scheme.isidentifier()
+
+
+def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summary:
+    """Do a job on the cluster that ``RAY_ADDRESS`` names, or on this machine.
+
+    Args:
+        job: what to do; its ``photos`` and ``out`` are not read.
+        photos: files and folders, paths or addresses.
+        out: folder of the results, a path or an address. Where it is a path, the report of
+            :mod:`pmtlib.report` is written there too when all is done.
+        show: draw Ray's progress bars.
+
+    Returns:
+        Summary: rows of all that stands in the manifest for these photographs.
+
+    Raises:
+        ConfigError: Ray is not installed, or the job names no network.
+        PhotoError: there is no photograph.
+        ResultError: another run uses the folder, or it cannot be written to.
+    """
+    ray = _import_ray()
+    if not job.authorised:
+        raise ConfigError("no authorised network; name one with --authorise")
+    begun = time.monotonic()
+    key = job.key()
+    entries, ignored = _entries(photos, out)
+    store = _Store(out)
+    if is_address(out):
+        return _run(ray, job, key, entries, ignored, store, begun, show)
+    with Report(Path(out)) as report:
+        summary = _run(ray, job, key, entries, ignored, store, begun, show, report.rows)
+        known = {row.model_dump_json() for row in report.rows}
+        for row in summary.rows:
+            if row.model_dump_json() not in known:
+                report.add(row)
+        return summary
+
+
+def _run(
+    ray: Any,
+    job: Job,
+    key: str,
+    entries: Sequence[intake.Entry],
+    ignored: int,
+    store: _Store,
+    begun: float,
+    show: bool,
+    reported: Sequence[Row] = (),
+) -> Summary:
+    earlier = compact([*reported, *store.rows()])
+    named = {row.source: row.target for row in earlier if row.status == "done" and row.target is not None}
+    planned = intake.plan(entries, Path(store.out), named, set(named.values()))
+    summary = Summary(photographs=len(planned), ignored=ignored)
+    done = {} if job.force else _finished(earlier, key)
+    left = [photo for photo in planned if photo.source not in done]
+    if left:
+        _start(ray, show)
+        own = {output: row.source for row in earlier if row.status == "done" for output in row.outputs}
+        taken = [name for name in store.names() if name.endswith((".png", ".safetensors"))]
+        foreign: dict[str, list[str]] = {photo.source: [] for photo in left}
+        for photo in left:
+            mine = (f"{photo.target}.", f"{photo.target}-face")
+            foreign[photo.source] = [n for n in taken if n.startswith(mine) and own.get(n) != photo.source]
+        _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, store)
+    sources = {photo.source: place for place, photo in enumerate(planned)}
+    rows = [row for row in compact([*reported, *store.rows()]) if row.source in sources and row.config == key]
+    summary.rows = sorted(rows, key=lambda row: (sources[row.source], row.face or 0))
+    summary.reused = sum(row.status == "done" and row.source in done for row in summary.rows)
+    summary.seconds = time.monotonic() - begun
+    return summary
+
+
+def _finished(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """Photographs all of whose faces are done in this configuration, by their source."""
+    by_source: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.status == "done" and row.config == key:
+            by_source.setdefault(row.source, []).append(row)
+    return {source: found for source, found in by_source.items() if len(found) == found[0].faces}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ConfigError(f"--engine ray needs Ray ({error}); install it: pip install 'pmtlib[ray]'") from error
+    return ray
+
+
+def _start(ray: Any, show: bool) -> None:
+    import logging
+
+    if not ray.is_initialized():
+        # The package may run from a checkout, of which workers know nothing.
+        package = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {"env_vars": {"PYTHONPATH": path, "RAY_DATA_DISABLE_PROGRESS_BARS": "0" if show else "1"}}
+        ray.init(
+            runtime_env=environment, log_to_driver=show, logging_level=logging.ERROR, include_dashboard=False,
+            _metrics_export_port=None,
+        )  # fmt: skip
+    context = ray.data.DataContext.get_current()
+    bars = show and sys.stderr.isatty()
+    context.enable_progress_bars = context.enable_rich_progress_bars = bars
+    if not bars:
+        # Without a terminal Ray writes its progress into the log, ten lines at a time.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _compute(
+    ray: Any, job: Job, key: str, photos: Sequence[intake.Photo], foreign: Mapping[str, Sequence[str]], store: _Store
+) -> None:
+    """Protect photographs; files named in ``foreign``, by their photographs' sources, are not overwritten."""
+    resources = ray.cluster_resources()
+    gpus, processors = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 1)), 1)
+    size = job.config.batch_size
+    workers = gpus or max(processors // 2, 1)
+    # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
+    finders = processors if gpus else max(processors // 8, 1)
+    # Whole processors for what computes, and something left for the tasks that write.
+    share = 1.0 if processors > 1 else 0.4
+    blocks = max(-(-len(photos) // (size * _BATCHES_A_BLOCK)), min(workers, -(-len(photos) // size)))
+    items = [
+        {
+            **{name: getattr(photo, name) for name in ("name", "source", "target", "fault")},
+            "path": photo.uri or os.path.realpath(photo.path),
+            "foreign": json.dumps(list(foreign[photo.source])),
+        }
+        for photo in photos
+    ]
+    found = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        _Find, fn_constructor_args=(job, key), batch_size=1, num_cpus=share if gpus else share / 2,
+        concurrency=finders, batch_format="numpy",
+    )  # fmt: skip
+    made = found.map_batches(
+        _Optimise, fn_constructor_args=(job, key, store), batch_size=size, concurrency=workers, batch_format="numpy",
+        **({"num_gpus": 1} if gpus else {"num_cpus": share}),
+    )  # fmt: skip
+    made.write_parquet(store.manifest, filesystem=store.arrow(), ray_remote_args={"num_cpus": 0.1})
+
+
+class _Find:
+    """An actor that reads photographs and finds their faces; a row a face, or one that says what is wrong."""
+
+    def __init__(self, job: Job, key: str) -> None:
+        self.job, self.key = job, key
+        self.find = pipeline.Finder(job)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        rows: list[dict[str, Any]] = []
+        for place in range(len(batch["path"])):
+            values = {name: str(batch[name][place]) for name in ("name", "source", "target", "fault")}
+            photo = intake.Photo(path=Path(), **values)
+            found = self._rows(photo, str(batch["path"][place]))
+            rows += [{**row, "foreign": str(batch["foreign"][place])} for row in found]
+        return {name: [row[name] for row in rows] for name in ("row", "crop", "target", "foreign")}
+
+    def _rows(self, photo: intake.Photo, location: str) -> list[dict[str, Any]]:
+        digest = None
+        try:
+            if photo.fault:
+                raise PhotoError(photo.fault)
+            content = _read(location)
+            digest = hashlib.sha256(content).hexdigest()
+            found = self.find(faces.decode(content, photo.name), photo.name)
+        except Exception as error:
+            reason = str(error).removeprefix(f"{photo.name} ").split("\n")[0] or type(error).__name__
+            row = pipeline.row_of(self.job, self.key, photo, "failed", reason=reason, input_sha256=digest)
+            return [{"row": row.model_dump_json(), "crop": b"", "target": photo.target}]
+        rows = []
+        for face in found:
+            about = {**face.about, "input_sha256": digest}
+            row = pipeline.row_of(self.job, self.key, photo, "failed", reason=face.reason or None, **about)
+            crop = b"" if face.crop is None else face.crop.tobytes()
+            rows.append({"row": row.model_dump_json(), "crop": crop, "target": photo.target})
+        return rows
+
+
+class _Optimise:
+    """An actor that optimises aligned faces, writes what is uploaded, and says what it wrote."""
+
+    def __init__(self, job: Job, key: str, store: _Store) -> None:
+        self.job, self.key, self.store = job, key, store
+        self.optimise = pipeline.Optimiser(job, devices.resolve(job.device))
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        import numpy as np
+
+        rows = [Row.model_validate_json(str(text)) for text in batch["row"]]
+        chosen = [place for place, crop in enumerate(batch["crop"]) if len(crop)]
+        crops = [
+            np.frombuffer(bytes(batch["crop"][place]), np.uint8).reshape(faces.SIZE, faces.SIZE, 3) for place in chosen
+        ]
+        made = self._made([crop.copy() for crop in crops])
+        for place, result in zip(chosen, made, strict=True):
+            foreign = json.loads(str(batch["foreign"][place]))
+            rows[place] = self._keep(rows[place], str(batch["target"][place]), foreign, result)
+        return manifest_table(rows)
+
+    def _made(self, crops: Sequence[Any]) -> list[pipeline.Made]:
+        """A batch that does not fit into memory is halved until it does."""
+        if not crops:
+            return []
+        try:
+            return self.optimise(crops)
+        except Exception as error:
+            if len(crops) == 1:
+                return [pipeline.Made(reason=str(error).split("\n")[0] or type(error).__name__)]
+            half = len(crops) // 2
+            return [*self._made(crops[:half]), *self._made(crops[half:])]
+
+    def _keep(self, row: Row, target: str, foreign: Sequence[str], made: pipeline.Made) -> Row:
+        if made.reason:
+            return row.model_copy(update={"reason": made.reason})
+        names = pipeline.output_names(self.job, target, row.face or 1)
+        try:
+            for name, content in zip(names, made.contents, strict=True):
+                if name in foreign and self.store.read(name) != content:
+                    reason = f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
+                    return row.model_copy(update={"reason": reason})
+            if made.cards:
+                pipeline.write_cards(made.cards, self.store.read, self.store.write)
+            for name, content in zip(names, made.contents, strict=True):
+                self.store.write(name, content)
+        except OSError as error:
+            return row.model_copy(update={"reason": f"cannot be written ({error})"})
+        digests = {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, made.contents, strict=True)}
+        return row.model_copy(update={"status": "done", "reason": None, "outputs": digests, **made.about})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Store:
+    """The output: a folder here, or one behind an address."""
+
+    out: str
+
+    @property
+    def manifest(self) -> str:
+        """The folder of the manifest, as :meth:`arrow` knows it."""
+        return str(PurePosixPath(self._fs()[1]) / MANIFEST)
+
+    def _fs(self) -> tuple[Any, str]:
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.out if is_address(self.out) else os.path.realpath(self.out))  # type: ignore[no-any-return]
+
+    def arrow(self) -> Any:
+        """The file system for pyarrow."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(self._fs()[0]))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file below the folder, whole or not at all."""
+        system, root = self._fs()
+        path = str(PurePosixPath(root) / name)
+        system.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+        with system.transaction, system.open(path, "wb") as file:
+            file.write(content)
+
+    def read(self, name: str) -> bytes | None:
+        """A file below the folder; None where there is none."""
+        system, root = self._fs()
+        try:
+            content: bytes = system.cat_file(str(PurePosixPath(root) / name))
+        except OSError:
+            return None
+        return content
+
+    def names(self) -> list[str]:
+        """All files below the folder, relative to it."""
+        system, root = self._fs()
+        found = system.find(root) if system.exists(root) else []
+        return [str(PurePosixPath(name).relative_to(PurePosixPath(root))) for name in found]
+
+    def rows(self) -> Iterator[Row]:
+        """What stands in the manifest, oldest file first; none where there is none."""
+        import pyarrow.parquet as pq
+
+        system, root = self._fs()
+        folder = str(PurePosixPath(root) / MANIFEST)
+        if not system.exists(folder):
+            return
+        listed = [entry for entry in system.ls(folder, detail=True) if entry["name"].endswith(".parquet")]
+        for entry in sorted(listed, key=lambda one: (_age(one), one["name"])):
+            with system.open(entry["name"], "rb") as file:
+                try:
+                    table = pq.read_table(io.BytesIO(file.read()), columns=["row"])
+                except (OSError, ValueError) as error:
+                    raise ResultError(
+                        f"{intake.shown(entry['name'])} cannot be read ({str(error).splitlines()[0][:80]}); "
+                        "remove it, and its faces are done again"
+                    ) from error
+            yield from (Row.model_validate_json(text) for text in table.column("row").to_pylist())
+
+
+def _age(entry: Mapping[str, Any]) -> float:
+    """When a file was written, for whatever a file system calls it; 0 where it does not say."""
+    when = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "updated") if name in entry), 0.0)
+    if hasattr(when, "timestamp"):
+        return float(when.timestamp())
+    return float(when) if isinstance(when, int | float) else 0.0
+
+
+def manifest_table(rows: Sequence[Row]) -> pa.Table:
+    """Lines of the manifest: columns to look things up by, and ``row``, the report's line as JSON."""
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            ("input", pa.string()), ("source", pa.string()), ("face", pa.int32()), ("faces", pa.int32()),
+            ("status", pa.string()), ("reason", pa.string()), ("variant", pa.string()), ("config", pa.string()),
+            ("input_sha256", pa.string()), ("outputs", pa.list_(pa.string())), ("networks", pa.list_(pa.string())),
+            ("cosines", pa.list_(pa.float64())), ("verdicts", pa.list_(pa.string())), ("ssim", pa.float64()),
+            ("steps", pa.int32()), ("seconds", pa.float64()), ("row", pa.string()),
+        ]
+    )  # fmt: skip
+    plain = (
+        "input",
+        "source",
+        "face",
+        "faces",
+        "status",
+        "reason",
+        "variant",
+        "config",
+        "input_sha256",
+        "ssim",
+        "steps",
+    )
+    return pa.Table.from_pylist(
+        [
+            {
+                **{name: getattr(row, name) for name in (*plain, "seconds")},
+                "outputs": list(row.outputs),
+                "networks": [network.network for network in row.networks],
+                "cosines": [network.cosine for network in row.networks],
+                "verdicts": [network.verdict for network in row.networks],
+                "row": row.model_dump_json(),
+            }
+            for row in rows
+        ],
+        schema=schema,
+    )
+
+
+def _entries(photos: Sequence[str], out: str) -> tuple[list[intake.Entry], int]:
+    """The photographs behind paths and addresses, and how many other files there were."""
+    import fsspec
+
+    paths = [Path(photo) for photo in photos if not is_address(photo)]
+    found = intake.collect(paths, Path("" if is_address(out) else out)) if paths else intake.Found()
+    entries, ignored = list(found.entries), found.ignored
+    for address in (photo for photo in photos if is_address(photo)):
+        system, root = fsspec.core.url_to_fs(address)
+        try:
+            names = [root] if system.isfile(root) else sorted(system.find(root))
+        except OSError as error:
+            raise PhotoError(f"{intake.shown(address)} cannot be listed ({error}); check the address") from error
+        for name in names:
+            relative = PurePosixPath(name).relative_to(
+                PurePosixPath(root).parent if name == root else PurePosixPath(root)
+            )
+            if PurePosixPath(name).suffix.lower() in intake.PICTURES and not any(
+                p.startswith(".") for p in relative.parts
+            ):
+                uri = str(system.unstrip_protocol(name))
+                entries.append(intake.Entry(Path(name), PurePosixPath(root).name, relative, uri=uri))
+            else:
+                ignored += 1
+    if not entries:
+        raise PhotoError(f"no photograph in {', '.join(map(intake.shown, photos))}")
+    return entries, ignored
+
+
+def _read(location: str) -> bytes:
+    import fsspec
+
+    with fsspec.open(location, "rb") as file:
+        content: bytes = file.read(faces.MAX_BYTES + 1)
+    if len(content) > faces.MAX_BYTES:
+        raise PhotoError(f"is larger than {faces.MAX_BYTES >> 20} MiB; export a smaller copy")
+    return content

@@ -1,0 +1,178 @@
+"""The same work on a cluster: nothing lost, nothing twice, the same images, whoever is killed half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pmtlib import cluster, pipeline
+from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.pipeline import Job
+from pmtlib.report import LINES, TABLE, Row, read
+from pmtlib.transform import PMTConfig
+from tests import photographs
+from tests.photographs import NETWORK
+from tests.test_pipeline import digests
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'pmtlib[ray]'")
+pq = pytest.importorskip("pyarrow.parquet")
+CONFIG = PMTConfig(steps=2, batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight faces on seven pictures, one without a face, one that is none, and the images that one process makes."""
+    photographs.ready()
+    place = tmp_path_factory.mktemp("cluster")
+    for number in range(6):
+        photographs.portrait(place / "in" / f"{number}.png", brightness=1 - number / 14)
+    photographs.pair(place / "in" / "sub" / "two.png")
+    photographs.empty(place / "in" / "none.png")
+    (place / "in" / "broken.jpg").write_bytes(b"not a picture")
+    pipeline.run(job(place, "whole"), show=False)
+    return place
+
+
+@pytest.fixture(scope="module")
+def _two_workers() -> Iterator[None]:
+    """A cluster of one machine with four processors, real or not: two actors find faces, two optimise."""
+    path = str(Path(__file__).resolve().parent.parent)
+    environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+def job(place: Path, out: str, **about: object) -> Job:
+    values = {"photos": [place / "in"], "authorised": [NETWORK], "config": CONFIG, "device": "cpu", **about}
+    return Job(out=place / out, **values)  # type: ignore[arg-type]
+
+
+def same(row: Row) -> dict[str, object]:
+    """What of a row does not depend on who did it, and when; the source is a hash of where a photograph lies."""
+    return row.model_dump(exclude={"seconds", "source"})
+
+
+def optimisers() -> list[int]:
+    """Processes of the actors that optimise."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and b"_Optimise" in (entry / "cmdline").read_bytes().split(b"\0")[0]:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("_two_workers")
+def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder: Path) -> None:
+    """Read from an address and written to one, with a file of somebody else's in the way."""
+    out, killed, ended = folder / "far", [], threading.Event()
+    out.mkdir()
+    (out / "0.png").write_bytes(b"somebody else's")
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            if len(list(out.glob("*.png"))) > 1 and (found := optimisers()):
+                os.kill(found[0], signal.SIGKILL)
+                killed.append(found[0])
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    # Enough steps for a worker to be killed at work.
+    slow = CONFIG.model_copy(update={"steps": 30})
+    whole = pipeline.run(job(folder, "whole-slow", config=slow), show=False)
+    address = (folder / "in").as_uri()
+    try:
+        summary = cluster.run(job(folder, "far", config=slow), [address], out.as_uri(), show=False)
+    finally:
+        ended.set()
+        killer.join()
+    assert killed
+    assert (summary.photographs, summary.done, summary.failed) == (9, 7, 3)
+    assert next(row.reason for row in summary.rows if row.input == "0.png") == (
+        "0.png is there already and is not this photograph's result; move it away"
+    )
+    assert (out / "0.png").read_bytes() == b"somebody else's"
+    assert not (out / LINES).exists()
+    lines = [row for path in (out / cluster.MANIFEST).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert max(Counter((line["source"], line["face"]) for line in lines).values()) == 1
+    made = [
+        same(Row.model_validate_json(line["row"])) for line in sorted(lines, key=_place) if line["input"] != "0.png"
+    ]
+    assert made == [same(row) for row in sorted(whole.rows, key=_place_of) if row.input != "0.png"]
+    assert {tuple(line["networks"]) for line in lines if line["status"] == "done"} == {(NETWORK,)}
+    (out / "0.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    again = cluster.run(job(folder, "far", config=slow), [address], str(out), show=False)
+    assert (again.reused, again.done, again.failed) == (7, 8, 2)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png") if path in before} == before
+    assert digests(out) == digests(folder / "whole-slow")
+    # The output is a folder here this time, so the report of a run on one machine stands there too.
+    assert [same(row) for row in read(out / LINES)[0]] == [same(row) for row in read(folder / "whole-slow" / LINES)[0]]
+    assert (out / TABLE).is_file()
+
+
+def _place(line: dict[str, object]) -> tuple[object, object]:
+    return line["input"], line["face"] or 0
+
+
+def _place_of(row: Row) -> tuple[object, object]:
+    return row.input, row.face or 0
+
+
+def test_the_manifest_has_one_form_whatever_its_lines_hold(folder: Path) -> None:
+    rows = read(folder / "whole" / LINES)[0]
+    done, failed = (next(row for row in rows if row.status == status) for status in ("done", "failed"))
+    tables = [cluster.manifest_table([row]) for row in (done, failed)]
+    assert tables[0].schema == tables[1].schema == cluster.manifest_table([]).schema
+    assert tables[0].column("cosines").to_pylist() == [[done.networks[0].cosine]]
+    assert Row.model_validate_json(tables[1].column("row")[0].as_py()) == failed
+
+
+def test_what_is_wrong_is_said_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PhotoError, match="no photograph in"):
+        cluster.run(job(folder, "none"), [(folder / "nowhere").as_uri()], str(folder / "none"), show=False)
+    with pytest.raises(ConfigError, match="no authorised network"):
+        cluster.run(job(folder, "none", authorised=[]), [str(folder / "in")], str(folder / "none"), show=False)
+    spoilt = folder / "spoilt" / cluster.MANIFEST
+    spoilt.mkdir(parents=True)
+    (spoilt / "a.parquet").write_bytes(b"torn")
+    with pytest.raises(ResultError, match=r"a\.parquet cannot be read .* remove it"):
+        cluster.run(job(folder, "spoilt"), [str(folder / "in")], str(folder / "spoilt"), show=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pmtlib\[ray\]'"):
+        cluster.run(job(folder, "none"), [str(folder / "in")], str(folder / "none"), show=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["in", "-o", "out", "--engine", "spark"], "'spark' is none; there are local and ray"),
+        (["in", "-o", "out", "--engine", "ray", "--shard", "1/2"], "Ray shares the work itself"),
+        (["s3://bucket/in", "-o", "out"], "s3://bucket/in is an address, which needs --engine ray"),
+    ],
+)
+def test_an_engine_is_chosen_in_words(tmp_path: Path, arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "pmtlib.cli", "protect", *arguments, "-a", NETWORK]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "so"), [("s3://bucket/a", True), ("file:///a", True), ("a/b.png", False), ("c:/x", False), ("://x", False)]
+)
+def test_an_address_is_told_from_a_path(text: str, so: bool) -> None:
+    assert cluster.is_address(text) is so
