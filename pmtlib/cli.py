@@ -336,7 +336,16 @@ def _sentence(summary: Summary, out: str, shard: Shard | None) -> str:
     name = "manifest/" if "://" in out else TABLE if shard is None else lines_name(shard)
     where = f"{shown(out).rstrip('/')}/{name}"
     count = _count(summary.photographs, "photograph")
-    return f"{count}: {', '.join(parts)}; {warned}{summary.seconds:.0f} s; see {where}"
+    return f"{count}: {', '.join(parts)}; {warned}{summary.seconds:.0f} s{_spent(summary)}; see {where}"
+
+
+def _spent(summary: Summary) -> str:
+    """Where the time of a longer run went; finding faces goes on beside the rest."""
+    stages = summary.stages
+    if summary.seconds < 10 or not any(stages.values()):
+        return ""
+    optimising, finding, writing = (f"{stages[name]:.0f} s" for name in ("optimising", "finding", "writing"))
+    return f" (optimising {optimising}, reading and finding faces beside it {finding}, writing {writing})"
 
 
 def _count(number: int, thing: str) -> str:

@@ -1,22 +1,26 @@
 """The batch work behind ``pmt protect``: photographs in; obfuscated faces, or shallow features, and a report out.
 
-Photographs are read and searched for faces one by one, and the aligned faces are optimised in batches, so that memory
-does not grow with their number. A face's randomness comes from its pixels: results do not depend on the batch, the
-order, or on whether the work was interrupted.
+Photographs are read and searched for faces one by one, ahead of the optimisation and beside it, and the aligned faces
+are optimised in batches, so that memory does not grow with their number. A face's randomness comes from its pixels:
+results do not depend on the batch, the order, or on whether the work was interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -98,6 +102,9 @@ class Job:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+STAGES = ("finding", "optimising", "writing")
+
+
 @dataclass
 class Summary:
     """What came of a run.
@@ -109,6 +116,8 @@ class Summary:
         reused: faces that an earlier run had done.
         replaced: faces whose result of another configuration was there and was overwritten.
         seconds: of the whole run.
+        stages: seconds of its parts: ``finding`` (reading photographs, finding and aligning faces; beside the others),
+            ``optimising`` and ``writing``.
         stopped: why the run ended before its time; "" if it did not.
     """
 
@@ -118,6 +127,7 @@ class Summary:
     reused: int = 0
     replaced: int = 0
     seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     stopped: str = ""
 
     @property
@@ -146,6 +156,7 @@ class Summary:
             "warned": self.warned,
             "failed": self.failed,
             "seconds": round(self.seconds, 2),
+            "stages": {name: round(seconds, 2) for name, seconds in self.stages.items()},
             "stopped": self.stopped or None,
             "rows": [row.model_dump(mode="json") for row in self.rows],
         }
@@ -377,6 +388,33 @@ class _Queued:
     face: Face
 
 
+_Photo = TypeVar("_Photo")
+_Prepared = TypeVar("_Prepared")
+
+
+def _ahead(
+    prepare: Callable[[_Photo], _Prepared], photos: Iterable[_Photo], count: int
+) -> Generator[tuple[_Photo, Callable[[], _Prepared]], None, None]:
+    """Each photograph with a call that gives what ``prepare`` makes of it, or raises what it raised.
+
+    They are prepared one after the other in a thread of their own, at most ``count`` ahead. Reading and finding faces
+    is not Python's work, nor is optimising, so both go on at once. Leaving the loop prepares no further ones.
+    """
+    left = iter(photos)
+    with ThreadPoolExecutor(1, thread_name_prefix="pmt-photographs") as pool:
+        waiting: deque[tuple[_Photo, Future[_Prepared]]] = deque()
+        try:
+            while True:
+                for photo in itertools.islice(left, count + 1 - len(waiting)):
+                    waiting.append((photo, pool.submit(prepare, photo)))
+                if not waiting:
+                    return
+                photo, future = waiting.popleft()
+                yield photo, future.result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 class _DiskError(Exception):
     """The output folder can no longer be written to."""
 
@@ -392,6 +430,7 @@ class _Work:
         self.device = devices.resolve(job.device)
         self._optimiser: Optimiser | None = None
         self._find = Finder(job)
+        self._finding = threading.Lock()
         self._queue: list[_Queued] = []
         self._written: set[str] = set()
         self._owed = 0.0
@@ -436,15 +475,16 @@ class _Work:
 
     def do(self) -> None:
         """Every photograph, then what is left in the queue."""
-        for photo in self.photos:
-            try:
-                self._take(photo)
-            except PhotoError as error:
-                self._fail(photo, _reason(error, photo))
+        with contextlib.closing(_ahead(self._prepare, self.photos, self.job.config.batch_size)) as prepared:
+            for photo, wait in prepared:
+                try:
+                    self._take(photo, wait())
+                except PhotoError as error:
+                    self._fail(photo, _reason(error, photo))
         self._flush()
 
-    def _take(self, photo: intake.Photo) -> None:
-        """Queue the faces of a photograph that are not done yet.
+    def _prepare(self, photo: intake.Photo) -> tuple[str, list[Face] | None]:
+        """The checksum of a photograph's file, and its faces, unless all of them seem to be done.
 
         Raises:
             PhotoError: it cannot be read, or there is no face.
@@ -454,11 +494,28 @@ class _Work:
         digest = _sha256(photo.path)
         if digest is None:
             raise PhotoError("cannot be read")
+        return digest, None if self._all_done(photo, digest) else self._faces(photo)
+
+    def _faces(self, photo: intake.Photo) -> list[Face]:
+        with self._finding:
+            begun = time.monotonic()
+            try:
+                return self._find(faces.read_photo(photo.path), str(photo.path))
+            finally:
+                self.summary.stages["finding"] += time.monotonic() - begun
+
+    def _take(self, photo: intake.Photo, prepared: tuple[str, list[Face] | None]) -> None:
+        """Queue the faces of a photograph that are not done yet.
+
+        Raises:
+            PhotoError: it cannot be read, or there is no face.
+        """
+        digest, found = prepared
         if self._reuse_all(photo, digest):
             return
-        # Before anything is decoded: a network or a cut that cannot be had should show at once.
         self._load()
-        found = self._find(faces.read_photo(photo.path), str(photo.path))
+        if found is None:
+            found = self._faces(photo)
         refused = [face for face in found if face.reason]
         left = [face for face in found if not face.reason and not self._reuse(photo, digest, face.number)]
         for face in refused:
@@ -469,11 +526,17 @@ class _Work:
             if len(self._queue) == self.job.config.batch_size:
                 self._flush()
 
-    def _reuse_all(self, photo: intake.Photo, digest: str) -> bool:
-        """Take over every face of a photograph; False, and nothing is taken, unless all are done."""
+    def _all_done(self, photo: intake.Photo, digest: str) -> int:
+        """How many faces a photograph has, if the results of all of them are there; else 0."""
         rows = self._finished.get((digest, self.key), [])
         count = next((row.faces for row in rows if row.faces is not None), 0)
-        if self.job.force or not count or not all(self._found(photo, digest, n) for n in range(1, count + 1)):
+        done = not self.job.force and all(self._found(photo, digest, n) for n in range(1, count + 1))
+        return count if done else 0
+
+    def _reuse_all(self, photo: intake.Photo, digest: str) -> bool:
+        """Take over every face of a photograph; False, and nothing is taken, unless all are done."""
+        count = self._all_done(photo, digest)
+        if not count:
             return False
         for number in range(1, count + 1):
             self._reuse(photo, digest, number)
@@ -527,9 +590,13 @@ class _Work:
         optimise = self._load()
         share = sum(1 / queued.face.count for queued in batch) / len(batch)
         crops = [queued.face.crop for queued in batch if queued.face.crop is not None]
+        begun = time.monotonic()
         made = optimise(crops, lambda steps: self._tick(steps * share))
+        between = time.monotonic()
         for queued, result in zip(batch, made, strict=True):
             self._keep(queued, result)
+        self.summary.stages["optimising"] += between - begun
+        self.summary.stages["writing"] += time.monotonic() - between
 
     def _keep(self, queued: _Queued, made: Made) -> None:
         """Write one face's files and its row."""

@@ -19,11 +19,11 @@ def test_the_paragraph_names_claims_numbers_and_verdicts() -> None:
     text = claims.paragraph(TWO, {"lfw": 104, "cfp_ff": 104})
     assert text == (
         "**The paper claims** (1) that it serves (99%); (2) that others fail; (3) that they always do. **Measured** on "
-        "LFW and CFP-FF (n = 104 pairs each), with 95% intervals: (1) it has 98% [95, 99]; (2) they have 60% [55, 65]; "
-        "(3) they do at 1 of 5. **Verdict: (1) holds; (2) and (3) do not hold.**"
+        "LFW and CFP-FF (n = 104 pairs each) together, with 95% intervals: (1) it has 98% [95, 99]; (2) they have 60% "
+        "[55, 65]; (3) they do at 1 of 5. **Verdict: (1) holds; (2) and (3) do not hold.**"
     )
-    assert "LFW (n = 102 photographs) and CFP-FF (n = 103), with" in claims.paragraph(
-        TWO, {"lfw": 102, "cfp_ff": 103}, "photographs"
+    assert "LFW (n = 102 photographs) and CFP-FF (n = 103) together, with K = 9 steps and 95%" in claims.paragraph(
+        TWO, {"lfw": 102, "cfp_ff": 103}, "photographs", steps=9
     )
 
 
@@ -54,5 +54,8 @@ def test_a_mean_is_of_all_sets_together() -> None:
     interval = metrics.bootstrap(np.array([0, 100, 100, 100]), seed=0)
     assert claims.mean(sets, 1, percent=True) == f"75.0% [{interval.low:.1f}, {interval.high:.1f}]"
     assert claims.mean([np.array([-0.25, -0.25])]) == "\N{MINUS SIGN}0.25 [\N{MINUS SIGN}0.25, \N{MINUS SIGN}0.25]"
+    # A bootstrap of values that are all alike has no width.
+    low, high = metrics.wilson(4, 4)
+    assert claims.mean([np.ones(4)], percent=True) == f"100.00% [{100 * low:.2f}, {100 * high:.2f}]"
     low, high = metrics.wilson(3, 4)
     assert claims.share(sets) == f"75% [{100 * low:.0f}, {100 * high:.0f}]"

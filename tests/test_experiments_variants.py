@@ -292,7 +292,7 @@ def test_the_parameter_page_says_what_is_in_its_tables() -> None:
         variants.role_shares(by_name[name].recognised, thresholds()["lfw"], settings)["unauthorised"]
         for name in ("Random Noise", "Mix")
     )
-    assert f"others {variants.Gap.of(mix, noise).points()} points" in claim.measured
+    assert f"unauthorised {variants.Gap.of(mix, noise).points()} points" in claim.measured
     found = parameters.summary(frame, curve, cuts)
     at_25 = curve[(curve["steps"] == 25) & (curve["threshold"] == "calibrated") & (curve["role"] == "authorised")]
     assert found["k25_authorised"] == pytest.approx(100 * at_25["accuracy"].iloc[0], abs=1e-3)
@@ -310,7 +310,7 @@ def test_only_options_that_keep_the_service_count_against_a_choice() -> None:
     assert parameters.judged({"a": option(level, up)}) == ("holds", [])
     # It leaves the others less, and loses the service.
     assert parameters.judged({"a": option(level, up), "b": option(down, down)}) == ("holds", ["b"])
-    assert parameters.judged({"b": option(down, down)}) == ("holds", ["b"])
+    assert parameters.judged({"b": option(down, down)}) == ("is not established", ["b"])
     assert parameters.judged({"a": option(level, down)}) == ("does not hold", [])
     assert parameters.judged({"a": option(level, level)}) == ("holds by the means alone", [])
     assert parameters.judged({"a": option(level, variants.Gap(-0.01, -0.03, 0.02))}) == ("is not established", [])
@@ -378,10 +378,11 @@ def test_the_scalability_page_says_what_is_in_its_table() -> None:
     chosen = cells[cells["threshold"] == "calibrated"]
     others = chosen[chosen["role"] == "unauthorised"]["accuracy"]
     assert scalability.summary(cells)["unauthorised_mean"] == pytest.approx(100 * others.mean(), abs=1e-3)
-    served, low = scalability.claims(thresholds(), rows, settings)
+    served, low, few = scalability.claims(thresholds(), rows, settings)
     assert f"{100 * others.mean():.1f}% [" in low.measured
     every = chosen[chosen["role"] == "authorised"]["accuracy"].min() >= 0.9
     assert served.verdict == ("holds" if every else "holds in part")
+    assert few.verdict == "cannot be judged here"
     assert "①+② " in scalability.reading(thresholds(), rows, settings)
     assert scalability.places(settings).startswith("① mobilefacenet, ② sface")
     html = scalability_tables.scalability_table(cells, "lfw", settings).to_html()

@@ -513,3 +513,38 @@ def test_default_settings_are_accepted_and_have_a_low_ssim(tmp_path: Path) -> No
         assert row.warning is None
         assert row.ssim is not None
         assert row.ssim < 0.15, row
+
+
+def test_photographs_are_prepared_in_order_and_only_so_far_ahead() -> None:
+    prepared: list[int] = []
+
+    def prepare(number: int) -> int:
+        prepared.append(number)
+        if number == 3:
+            raise PhotoError("three")
+        return -number
+
+    seen: list[object] = []
+    steps = pipeline._ahead(prepare, range(20), 4)
+    for number, wait in steps:
+        try:
+            seen.append(wait())
+        except PhotoError as error:
+            seen.append(str(error))
+        assert max(prepared) <= number + 4
+        if number == 9:
+            steps.close()
+            break
+    assert seen == [0, -1, -2, "three", *range(-4, -10, -1)]
+    assert prepared == list(range(len(prepared)))
+    assert len(prepared) <= 14
+
+
+def test_it_is_told_where_the_time_went(tmp_path: Path) -> None:
+    for number in range(3):
+        photographs.portrait(tmp_path / "in" / f"{number}.png", brightness=1 - number / 9)
+    summary = go(tmp_path)
+    assert set(summary.stages) == set(pipeline.STAGES)
+    assert all(seconds > 0 for seconds in summary.stages.values())
+    assert summary.to_dict()["stages"]["optimising"] <= summary.seconds
+    assert not any(go(tmp_path).stages.values())

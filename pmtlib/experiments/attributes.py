@@ -648,6 +648,7 @@ def comparison(
 
 
 UNTOLD = "cannot be judged, since no network here tells it on clean photographs"
+MOMENT = "cannot be judged, since no control can show that a network tells it: emotions are of the moment"
 
 
 def verdicts(compared: pd.DataFrame) -> dict[str, str]:
@@ -727,10 +728,10 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
         for network, attribute in zip(compared["network"], compared["attribute"], strict=True)
     ]
     known = compared[knows]
-    # An emotion is of the moment: clean photographs of a person say nothing of who tells it.
-    moment = (compared["attribute"] == "emotion").to_numpy()
-    by_attribute = {one: UNTOLD for one in ATTRIBUTES if one in set(compared["attribute"])}
-    by_attribute |= verdicts(compared[np.array(knows, dtype=bool) | moment])
+    by_attribute = {
+        one: MOMENT if one == "emotion" else UNTOLD for one in ATTRIBUTES if one in set(compared["attribute"])
+    }
+    by_attribute |= verdicts(known)
     weaker = comparison(blocks, settings, against=WEAKER)
     weaker_right, weaker_opposite, weaker_overall = _counted(weaker)
     lines = [
@@ -750,19 +751,12 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
             measured.append(_words(network, part, years))
         unit = "years apart" if attribute == "age" else "CosSim"
         measured_paper = f"{paper[PMT][attribute]:.2f} against {paper[NOISY][attribute]:.2f}"
-        caveat = " No control can show whether a network tells emotions: they are of the moment." * (
-            attribute == "emotion"
-        )
         lines.append(
             f"- **{attribute.capitalize()}: {verdict}.** {' '.join(measured)} The paper, with DeepFace, on average: "
-            f"{measured_paper} ({unit}).{caveat}"
+            f"{measured_paper} ({unit})."
         )
     # What a network does not know of photographs it cannot tell of uploads; agreement by chance is no survival.
-    judged = [
-        line
-        for line in table.to_dict("records")
-        if (line["network"], line["attribute"]) in able or line["attribute"] == "emotion"
-    ]
+    judged = [line for line in table.to_dict("records") if (line["network"], line["attribute"]) in able]
     left = [line for line in judged if line["kind"] == BLURRED]
     told = [line for line in left if line["agreement_low"] > line["chance"]]
     raw = [line for line in judged if line["kind"] == PMT and line["agreement_low"] > line["chance"]]
@@ -802,32 +796,38 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
     right, opposite, verdict = _counted(known)
     table = attribute_table(blocks, settings, pooled=True)
     labels = [
-        f"{line['attribute']} ({line['network']}) {100 * line['agreement']:.0f}% [{100 * line['agreement_low']:.0f}, "
-        f"{100 * line['agreement_high']:.0f}] where chance gives {100 * line['chance']:.0f}%"
+        f"{line['attribute']} {100 * line['agreement']:.0f}% [{100 * line['agreement_low']:.0f}, "
+        f"{100 * line['agreement_high']:.0f}] by {line['network']} (by chance {100 * line['chance']:.0f}%)"
         for line in table[table["kind"] == PMT].to_dict("records")
         if (line["network"], line["attribute"]) in able
     ]
     everything = _counted(compared)
+    weaker = comparison(blocks, settings, against=WEAKER)
+    weaker_right, weaker_opposite, _ = _counted(weaker)
     means = [np.mean([paper[kind][one] for one in ATTRIBUTES if one != "age"]) for kind in (PMT, NOISY)]
     found = [
         Claim(
             f"what networks say of PMT(x) suffers “from enormous confusion” compared with x + δ (σ = {settings.noise})",
-            f"CosSim {means[0]:.2f} against {means[1]:.2f} on average",
+            f"CosSim {means[0]:.2f} against {means[1]:.2f} on average, ages {paper[PMT]['age']:.1f} against "
+            f"{paper[NOISY]['age']:.1f} years apart",
             f"of {len(known)} comparisons by networks that tell the attribute on photographs, PMT(x) confuses more in "
-            f"{right} and less in {opposite} (of all {len(compared)}, in {everything[0]} and {everything[1]}); the "
-            f"label of the photograph comes out of PMT(x) in {', '.join(labels)}",
+            f"{right} and less in {opposite}, of all {len(compared)} in {everything[0]} and {everything[1]}; with half "
+            f"the noise, were the amplitude meant for images in [−1, 1], of all {len(weaker)} in {weaker_right} and "
+            f"{weaker_opposite}; the label of PMT(x) is that of the photograph for {', '.join(labels)}",
             verdict if len(known) else UNJUDGED,
         )
     ]
-    if (restored := _restored(blocks, settings)) is not None:
+    if (restored := _restored(blocks, settings)) is not None and restored[1]:
         told, cells, agreement, count, holds = restored
         rates = ", ".join(f"{100 * value:.0f}% {KIND_TITLES[kind]}" for kind, value in agreement.items())
         found.append(
             Claim(
-                "who gets features instead and rebuilds the face learns no more",
+                "who gets features “cannot disclose the privacy of the original data by conducting”, with the face "
+                "rebuilt, an “attribute estimation attack” (Section 1)",
                 "no numbers",
-                f"from faces rebuilt of PMT's features the label is told better than by chance in "
-                f"{len(told[REBUILT_PMT])} of {cells} cells (n = {count} images; mean agreement {rates})",
+                f"of faces rebuilt from PMT's features {len(told[REBUILT_PMT])} of {cells} such cells (a network and "
+                f"attribute) tell the label of the photograph better than by chance, of those from unprotected ones "
+                f"{len(told[REBUILT])} (n = {count} images; mean agreement {rates})",
                 holds,
             )
         )
@@ -861,6 +861,11 @@ def _restored(
     if not len(table):
         return None
     values = ["agreement_low", "chance"]
+    clean = clean_table(blocks, settings, pooled=True)
+    able = {(line["attribute"], line["network"]) for line in clean.to_dict("records") if line["tells"]}
+    table = table[[pair in able for pair in zip(table["attribute"], table["network"], strict=True)]]
+    if not len(table):
+        return {}, 0, {}, 0, UNJUDGED
     cells = table.pivot_table(values, index=["attribute", "network"], columns="kind", sort=False)
     lower, chance = cells["agreement_low"], cells["chance"]
     told = {kind: lower.index[lower[kind] > chance[kind]] for kind in FACES_OF_FEATURES}
@@ -882,6 +887,8 @@ def features_reading(blocks: Sequence[AttributesBlock], settings: AttributesSett
     if restored is None:
         return "Nothing was measured."
     told, cells, agreement, count, _ = restored
+    if not cells:
+        return "No network here tells an attribute on clean photographs, so nothing can be judged of rebuilt faces."
 
     def named(kind: str) -> str:
         which = ", ".join(f"{attribute} by {network}" for attribute, network in told[kind])
@@ -892,7 +899,8 @@ def features_reading(blocks: Sequence[AttributesBlock], settings: AttributesSett
     return (
         "The paper has the attacker who gets features rebuild the image first (Section 6.1) and gives no numbers. The "
         f"label of the photograph is told better than by chance (95% Wilson interval above it, n = {count} images) "
-        f"from the faces of unprotected features in {named(REBUILT)} network–attribute cells, from those of features "
+        f"from the faces of unprotected features in {named(REBUILT)} network–attribute cells "
+        "that can be judged, from those of features "
         f"of x + δ in {named(REBUILT_NOISY)}, from those of features of PMT(x) in {named(REBUILT_PMT)}. Mean agreement "
         f"over the cells: {rates}. This RecFace was trained on photographs."
     )

@@ -56,13 +56,22 @@ def judged(sizes: Mapping[str, int]) -> bool:
     return bool(sizes) and all(name != "samples" and size >= ENOUGH for name, size in sizes.items())
 
 
-def paragraph(claims: Sequence[Claim], sizes: Mapping[str, int], unit: str = "pairs") -> str:
+def paragraph(
+    claims: Sequence[Claim],
+    sizes: Mapping[str, int],
+    unit: str = "pairs",
+    *,
+    steps: int | None = None,
+    beyond: str = "",
+) -> str:
     """The paper's claims, what was measured and the verdicts, in one paragraph (Markdown).
 
     Args:
         claims: of a page, in order; they are numbered.
         sizes: ``unit`` of each measured set, by its name.
         unit: what n counts.
+        steps: K of the uploads.
+        beyond: what was measured without a claim of the paper, a sentence; empty leaves that out.
     """
     if not claims or not sizes:
         return "Nothing was measured."
@@ -81,6 +90,13 @@ def paragraph(claims: Sequence[Claim], sizes: Mapping[str, int], unit: str = "pa
                 for place, (name, size) in enumerate(sizes.items())
             ]
         )
+    if len(sizes) > 1:
+        where += " together"
+    if steps is not None:
+        where += f", with K = {steps} steps"
+    where += ", with 95% intervals" if steps is None else " and 95% intervals"
+    if beyond:
+        beyond = f" **Beyond the paper:** {beyond}"
     if judged(sizes):
         grouped: dict[str, list[str]] = {}
         for place, claim in enumerate(claims, 1):
@@ -94,7 +110,7 @@ def paragraph(claims: Sequence[Claim], sizes: Mapping[str, int], unit: str = "pa
             "No verdict is drawn: these are too few people to judge a claim by. The published page has the numbers of "
             "the paper profile, which needs the research data."
         )
-    return f"**The paper claims** {said}. **Measured** on {where}, with 95% intervals: {measured}. {verdict}"
+    return f"**The paper claims** {said}. **Measured** on {where}: {measured}. {verdict}{beyond}"
 
 
 def sizes(frame: pd.DataFrame) -> dict[str, int]:
@@ -130,7 +146,11 @@ def mean(values: Sequence[ArrayLike], places: int = 2, *, percent: bool = False)
         places: decimal places.
         percent: values are shares.
     """
-    together = np.concatenate([np.asarray(one, dtype=np.float64) for one in values]) * (100 if percent else 1)
+    together = np.concatenate([np.asarray(one, dtype=np.float64) for one in values])
+    if percent and together.min() == together.max() and together[0] in (0, 1):
+        # Where all are alike a bootstrap cannot foresee another.
+        return share([together], places)
+    together *= 100 if percent else 1
     interval = metrics.bootstrap(together, seed=0)
     return _written(float(together.mean()), interval.low, interval.high, places, percent)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pmtlib import datasets, metrics
 from pmtlib.attacks.reconstruction import RecFaceConfig, load_recface
-from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNJUDGED, Claim, overall
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNJUDGED, Claim, listed, overall
 from pmtlib.experiments.common import (
     TITLES,
     Floats,
@@ -575,13 +575,14 @@ def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
             Claim(
                 "UP of photographs, in contrast, falls as κ rises",
                 "",
-                "it falls first at " + each(lambda one: f"{one.earlier} of {one.bounds} noise bounds"),
+                f"it has fallen by {STABLE} at a lower κ than that of uploads at "
+                + each(lambda one: f"{one.earlier} of {one.bounds} noise bounds"),
                 overall([one.earlier == one.bounds for one in grids]),
             ),
             Claim(
-                "UP of photographs always has a peak over δ",
+                "UP of photographs always has a peak (read as: over δ)",
                 "",
-                f"it has one at {each(lambda one: f'{one.peaks} of {one.thresholds} thresholds')}",
+                f"it has one inside the range at {each(lambda one: f'{one.peaks} of {one.thresholds} thresholds')}",
                 peaked,
             ),
         ]
@@ -593,18 +594,20 @@ def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
     if absolute:
         term = "UP" if all(one.term == "total" for one in absolute.values()) else "Utility"
         clear = ", ".join(f"{one.clear} of {one.count} ({_title(name)})" for name, one in absolute.items())
-        reversed_at = [f"{_title(name)} from {min(one.reversed):g}" for name, one in absolute.items() if one.reversed]
+        reversed_at = {name: min(one.reversed) for name, one in absolute.items() if one.reversed}
         beyond = (
-            f"; at noise as large as the features' own spread, in multiples of their standard deviation, it is the "
-            f"other way round: {', '.join(reversed_at)}"
-            if reversed_at
-            else ""
+            f"; these are at most {100 * max(one.small for one in absolute.values()):.1f}% of the features' standard "
+            "deviation"
         )
+        if reversed_at:
+            which = listed([f"{where:g} ({_title(name)})" for name, where in reversed_at.items()])
+            beyond += f", and at {which} times that deviation the order is reversed"
         said += [
             Claim(
                 "UP of features of uploads is significantly above that of photographs' (Fig. 9)",
                 "",
-                f"the intervals lie apart at {clear} amplitudes{beyond}"
+                f"at the paper's κ = {next(iter(absolute.values())).kappa:g} the intervals lie apart at {clear} "
+                f"amplitudes{beyond}"
                 if term == "UP"
                 else "Privacy of features was not run",
                 overall([one.clear == one.count for one in absolute.values()]) if term == "UP" else UNJUDGED,
@@ -629,6 +632,8 @@ class _Features:
         clear, count: at how many of the paper's amplitudes the intervals of uploads lie above those of originals.
         moved: how far uploads move from 0 to 0.2; ``theirs``: originals.
         reversed: the amplitudes, in standard deviations of features, at which originals lie above.
+        small: the paper's largest amplitude in standard deviations of the features; not a number without such.
+        kappa: the threshold of Utility.
     """
 
     term: str
@@ -637,6 +642,8 @@ class _Features:
     moved: float
     theirs: float
     reversed: Sequence[float]
+    small: float
+    kappa: float
 
 
 def _features(lines: pd.DataFrame) -> _Features | None:
@@ -654,7 +661,11 @@ def _features(lines: pd.DataFrame) -> _Features | None:
         else []
     )
     clear = int((ours[f"{term}_low"] > theirs[f"{term}_high"]).sum())
-    return _Features(term, clear, len(ours), moved[UPLOADS], moved[ORIGINALS], other_way)
+    small = math.nan
+    if len(other := wide.get(UPLOADS, ours[:0])):
+        small = float(absolute["amplitude"].max()) * float(other.index[0]) / float(other["sigma"].iloc[0])
+    kappa = float(lines["kappa"].iloc[0])
+    return _Features(term, clear, len(ours), moved[UPLOADS], moved[ORIGINALS], other_way, small, kappa)
 
 
 def _apart(table: Mapping[str, pd.DataFrame], amplitude: Any, term: str) -> int:
@@ -752,6 +763,21 @@ def _reading_of_features(dataset: Any, lines: pd.DataFrame) -> str:
             f"{100 * ours.loc[last, 'stranger']:.0f} and {100 * theirs.loc[last, 'stranger']:.0f}%)."
         )
     return text
+
+
+def beyond(cells: pd.DataFrame) -> str:
+    """What operations of a service do to uploads at worst, on any set, a sentence (Markdown); empty without results."""
+    part = cells[(cells["images"] == UPLOADS) & (cells["operation"] != NONE)] if len(cells) else cells
+    if not len(part):
+        return ""
+
+    def written(line: Any) -> str:
+        where = f"after {label(str(line['operation']))}, {_title(line['dataset'])}"
+        return f"{100 * line['accuracy']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}] ({where})"
+
+    own, others = (part[part["role"] == role].sort_values("accuracy") for role in ("authorised", "unauthorised"))
+    text = f"of what services do to images, the worst leaves the authorised one {written(own.iloc[0])}"
+    return text + (f", and the best gives the others {written(others.iloc[-1])}." if len(others) else ".")
 
 
 def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pmtlib import zoo
 from pmtlib.errors import DatasetError
-from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, Claim, mean
+from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNJUDGED, Claim, mean
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import CALIBRATED, Variants, VariantSettings, recognition_cells, role_shares
 from pmtlib.progress import progress_bar
@@ -178,14 +178,15 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def paper_means() -> dict[str, float]:
-    """Means over Table 9's cells, percent: ``authorised`` and ``unauthorised``."""
+    """Means over Table 9's cells, percent: ``authorised``, ``unauthorised`` and ``unauthorised_highest``."""
     content = paper_table("table9")
     found: dict[str, list[float]] = {"authorised": [], "unauthorised": []}
     for rows in content["datasets"].values():
         for row in rows:
             for column, value in zip(content["columns"], row["accuracy"], strict=True):
                 found["authorised" if column in row["authorised"] else "unauthorised"].append(value)
-    return {role: float(np.mean(values)) for role, values in found.items()}
+    means = {role: float(np.mean(values)) for role, values in found.items()}
+    return {**means, "unauthorised_highest": max(found["unauthorised"])}
 
 
 _SERVED, _LOW, _HALF_LOW = 0.9, 0.15, 0.5
@@ -217,7 +218,8 @@ def claims(
         Claim(
             "one upload serves several authorised services",
             f"{paper['authorised']:.1f}% on average",
-            f"they have {average('authorised')} on average, at least {found['authorised_lowest']:.1f}%",
+            f"authorised cells have {average('authorised')} on average, at least {found['authorised_lowest']:.1f}%, at "
+            "each network's own threshold",
             HOLDS if found["authorised_lowest"] >= 100 * _SERVED else IN_PART,
         )
     ]
@@ -226,9 +228,18 @@ def claims(
         said.append(
             Claim(
                 "the others stay low",
-                f"its own cells have {paper['unauthorised']:.1f}%",
-                f"they have {average('unauthorised')}, up to {found['unauthorised_highest']:.1f}%",
+                f"its own cells have {paper['unauthorised']:.1f}% on average, up to "
+                f"{paper['unauthorised_highest']:.1f}%, which it notes of MobileFace",
+                f"unauthorised cells have {average('unauthorised')}, up to {found['unauthorised_highest']:.1f}%",
                 HOLDS if rate <= _LOW else IN_PART if rate <= _HALF_LOW else NOT,
+            )
+        )
+        said.append(
+            Claim(
+                "a network of few parameters is the one that is reached",
+                "MobileFace 74.2 to 76.5% in the last row",
+                "so few networks, which differ in more than their size, cannot show it",
+                UNJUDGED,
             )
         )
     return said
