@@ -1,0 +1,315 @@
+"""Appendix: what the transform costs, as curves over batch, steps, cut and size of photographs, and for a million.
+
+Times are of one machine in one run, in turns, several rounds over; ratios are formed within a round. A million
+photographs are not protected here: :func:`simulate` plays a cluster through, with times drawn from those measured.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from pmtlib import costs, faces
+from pmtlib.errors import DatasetError
+from pmtlib.experiments.common import Floats, Outcome, Source
+from pmtlib.experiments.variants import Variants, VariantSettings
+from pmtlib.images import UInt8Image, png_bytes
+from pmtlib.progress import progress_bar
+from pmtlib.shallow import ShallowModel
+from pmtlib.transform import protect
+
+VERSION = 1
+BATCH, STEPS, CUT, SIDE = "batch", "steps", "cut", "side"
+
+
+class SpeedSettings(VariantSettings):
+    """Parameters of the appendix on cost.
+
+    Attributes:
+        batches: images that are optimised together.
+        steps: numbers of steps K.
+        cuts: units of the shallow model.
+        sides: longer side of the photographs whose faces are found, pixels.
+        images: aligned faces for the curves over steps and cuts, and how many photographs of each side.
+        timed_steps: steps of the runs over batches and cuts.
+        rounds: how often everything is timed, in turn.
+        million: photographs of the simulation.
+        workers: machines of the simulation.
+        hours_to_failure: mean time until a machine of it dies and what it had begun is done again.
+        faces: of a photograph, in the simulation.
+    """
+
+    section: ClassVar[str] = "speed"
+
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    steps: tuple[int, ...] = (5, 10, 20)
+    cuts: tuple[int, ...] = (1, 3, 5, 8)
+    sides: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
+    images: int = Field(8, ge=1)
+    timed_steps: int = Field(5, ge=1)
+    rounds: int = Field(3, ge=1)
+    million: int = Field(1_000_000, ge=1)
+    workers: tuple[int, ...] = (1, 10, 100, 1000)
+    hours_to_failure: float = Field(100.0, gt=0)
+    faces: int = Field(1, ge=1)
+
+
+def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
+    """Seconds of everything, a number a round.
+
+    Returns:
+        Outcome whose values hold for each of ``batch``, ``steps`` and ``cut`` the seconds of an image-step by value;
+        for ``side`` those of decoding a photograph, finding its face and aligning it; ``writing``, those of a PNG;
+        ``arithmetic``, the share of the machine's arithmetic limit that a step reaches, by cut.
+    """
+    sample = None if not settings.datasets else bench.sample(settings.datasets[0])
+    if sample is None or isinstance(sample, DatasetError):
+        return Outcome(None, "not run: data not present")
+    fields = ("batches", "steps", "cuts", "sides", "images", "timed_steps", "rounds", "cut")
+    parameters = {name: getattr(settings, name) for name in fields}
+    parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
+    parameters |= {"pmt": settings.pmt.model_dump(mode="json"), "authorised": settings.authorised}
+    request = bench.request("speed", "curves", VERSION, parameters)
+
+    def compute() -> dict[str, Any]:
+        return _timed(bench, settings)
+
+    # A time is not reproduced to the digit, so a recomputation would always be a change.
+    return bench.obtain(request, Source.of_pairs(sample), compute, recompute=False)
+
+
+def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str, Any]:
+    originals = bench.photographs(settings.datasets[0]).originals
+    repeats = -(-max(settings.images, *settings.batches) // len(originals))
+    originals = originals.repeat(repeats, 1, 1, 1).to(bench.device)
+
+    def step(batch: int, steps: int, model: ShallowModel) -> float:
+        config = settings.pmt.model_copy(update={"steps": steps, "batch_size": batch})
+        taken = costs.timed(lambda: protect(originals[:batch], [model], config), bench.device)
+        return taken / (steps * batch)
+
+    shared = bench.shallow(settings.authorised)
+    cut_models = {cut: bench.shallow(settings.authorised, cut) for cut in settings.cuts}
+    photographs = {side: _photograph(side) for side in settings.sides}
+    detector = faces.Detector()
+    tasks: list[tuple[str, int, Callable[[], float]]] = [
+        *((BATCH, n, lambda n=n: step(n, settings.timed_steps, shared)) for n in settings.batches),
+        *((STEPS, n, lambda n=n: step(settings.images, n, shared)) for n in settings.steps),
+        *((CUT, n, lambda n=n: step(settings.images, settings.timed_steps, cut_models[n])) for n in settings.cuts),
+        *((SIDE, n, lambda n=n: _found(photographs[n], detector, settings.images)) for n in settings.sides),
+    ]
+    step(settings.images, 1, shared)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in (BATCH, STEPS, CUT, SIDE)}
+    with progress_bar("cost, rounds", settings.rounds * len(tasks)) as advance:
+        for _ in range(settings.rounds):
+            for name, value, run in tasks:
+                found[name].setdefault(str(value), []).append(round(run(), 6))
+                advance(1)
+    pixels = (originals[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
+    begun = time.perf_counter()
+    for _ in range(settings.images):
+        png_bytes(pixels)
+    machine = costs.measure(bench.device)
+    arithmetic = {}
+    for cut, model in cut_models.items():
+        forward, backward = costs.step_cost(model, originals[:4])
+        flops = forward.flops * (2 if settings.pmt.augmentation != "none" else 1) + backward.flops
+        arithmetic[str(cut)] = round(flops / machine.flops / float(np.median(found[CUT][str(cut)])), 4)
+    writing = round((time.perf_counter() - begun) / settings.images, 6)
+    return {**found, "writing": writing, "arithmetic": arithmetic, "gigaflops": round(machine.flops / 1e9, 2)}
+
+
+def _photograph(side: int) -> bytes:
+    """A JPEG of a face in a picture whose longer side is ``side`` pixels: a portrait that scikit-image carries."""
+    from skimage.data import astronaut
+
+    scale = side / 512
+    portrait: UInt8Image = astronaut()  # type: ignore[no-untyped-call]
+    picture = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    done, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert done
+    return bytes(content)
+
+
+def _found(content: bytes, detector: faces.Detector, count: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(count):
+        picture = faces.decode(content, "photograph")
+        for face in detector(picture)[:1]:
+            faces.align(picture, face.landmarks)
+    return (time.perf_counter() - begun) / count
+
+
+def curves(outcome: Outcome) -> pd.DataFrame:
+    """The curves: medians over the rounds, with the lowest and the highest.
+
+    Returns:
+        DataFrame with columns curve (``batch``, ``steps``, ``cut``, ``side``), value, milliseconds (of an image-step,
+        or of a photograph), relative (to the first value of the curve, within a round), each with ``_low``, ``_high``.
+    """
+    lines = []
+    for curve in (BATCH, STEPS, CUT, SIDE) if outcome.result else ():
+        assert outcome.result is not None
+        rounds = {int(value): np.array(taken) for value, taken in outcome.result.values[curve].items()}
+        first = rounds[min(rounds)]
+        for value, taken in sorted(rounds.items()):
+            line: dict[str, Any] = {"curve": curve, "value": value}
+            for name, numbers in (("milliseconds", 1000 * taken), ("relative", taken / first)):
+                line |= {name: np.median(numbers), f"{name}_low": numbers.min(), f"{name}_high": numbers.max()}
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulated run.
+
+    Attributes:
+        workers: machines.
+        hours: until the last result was there.
+        busy: machine-hours of work, what was done again included.
+        again: photographs that were begun again, since a machine died.
+        deaths: of machines.
+    """
+
+    workers: int
+    hours: float
+    busy: float
+    again: int
+    deaths: int
+
+
+def simulate(
+    photographs: int,
+    workers: int,
+    finding: Floats,
+    optimising: Floats,
+    *,
+    batch: int,
+    hours_to_failure: float,
+    seed: int,
+) -> Run:
+    """Play a cluster through, block by block.
+
+    A block is four batches, what :mod:`pmtlib.cluster` writes to its manifest at once. A free machine takes the next
+    one; it needs the sum of a drawn time a photograph for finding and one for optimising. Machines die at random
+    (exponential times), are there again at once, and what they had begun is begun again.
+
+    Args:
+        photographs: how many, each with one face.
+        workers: machines.
+        finding: seconds a photograph that were measured, to draw from.
+        optimising: the same for its steps.
+        batch: faces a batch.
+        hours_to_failure: mean time of a machine between failures.
+        seed: of all draws.
+    """
+    draw, block = np.random.default_rng(seed), 4 * batch
+    left = [min(block, photographs - first) for first in range(0, photographs, block)][::-1]
+    free = [(0.0, worker) for worker in range(min(workers, len(left)))]
+    dies = draw.exponential(3600 * hours_to_failure, len(free))
+    hours = busy = 0.0
+    again = deaths = 0
+    while left:
+        now, worker = heapq.heappop(free)
+        size = left.pop()
+        # The mean of so many draws: their sum, without drawing each.
+        seconds = size * float(draw.choice(finding) + draw.choice(optimising))
+        end = now + seconds
+        if end > dies[worker]:
+            left.append(size)
+            again, deaths = again + size, deaths + 1
+            end, seconds = float(dies[worker]), max(float(dies[worker]) - now, 0.0)
+            dies[worker] = end + draw.exponential(3600 * hours_to_failure)
+        busy += seconds
+        hours = max(hours, end)
+        heapq.heappush(free, (end, worker))
+    return Run(workers, hours / 3600, busy / 3600, again, deaths)
+
+
+def million(outcome: Outcome, settings: SpeedSettings, side: int = 1000) -> list[Run]:
+    """Runs for each number of machines, from the measured times; none without them.
+
+    Args:
+        outcome: of :func:`measure`.
+        settings: of the section.
+        side: of the photographs; the nearest that was measured is taken.
+    """
+    if outcome.result is None:
+        return []
+    values: Mapping[str, Any] = outcome.result.values
+    nearest = min(settings.sides, key=lambda one: abs(one - side))
+    largest = str(max(settings.batches))
+    optimising = np.array(values[BATCH][largest]) * settings.pmt.steps + values["writing"]
+    return [
+        simulate(
+            settings.million, workers, np.array(values[SIDE][str(nearest)]), optimising * settings.faces,
+            batch=int(largest), hours_to_failure=settings.hours_to_failure, seed=0,
+        )
+        for workers in settings.workers
+    ]  # fmt: skip
+
+
+def summary(frame: pd.DataFrame, runs: Sequence[Run]) -> dict[str, float]:
+    """Headline numbers: milliseconds of an image-step by batch, hours of the simulation by machines."""
+    found = {
+        f"{line['curve']}_{line['value']}_ms": round(float(line["milliseconds"]), 3)
+        for line in frame.to_dict("records")
+    }
+    return {**found, **{f"million_{run.workers}_hours": round(run.hours, 2) for run in runs}}
+
+
+def reading(frame: pd.DataFrame, runs: Sequence[Run], outcome: Outcome, settings: SpeedSettings) -> str:
+    """What the curves come to, in words (Markdown)."""
+    if outcome.result is None:
+        return "Nothing was measured."
+    hardware = outcome.result.manifest["hardware"]
+    by_curve = {str(name): part for name, part in frame.groupby("curve", sort=False)}
+
+    def ends(curve: str) -> tuple[Any, Any]:
+        part = by_curve[curve].sort_values("value")
+        return part.iloc[0], part.iloc[-1]
+
+    def ratio(line: Any) -> str:
+        return f"{line['relative']:.2f} [{line['relative_low']:.2f}, {line['relative_high']:.2f}]"
+
+    _, many = ends(BATCH)
+    few, more = ends(STEPS)
+    small, large = ends(SIDE)
+    values = outcome.result.values
+    shares = ", ".join(f"{100 * share:.0f}% (k = {cut})" for cut, share in values["arithmetic"].items())
+    lines = [
+        f"Measured with {settings.authorised} on {hardware['device']}, {hardware['torch_threads']} thread(s), medians "
+        f"of {settings.rounds} rounds, in brackets the lowest and the highest.",
+        f"- **Batch.** An image-step of {many['value']} images takes {ratio(many)} of one alone.",
+        f"- **Steps.** A step takes as long among {more['value']} as among {few['value']}: {ratio(more)}.",
+        f"- **The cut.** A step reaches this share of the machine's arithmetic limit "
+        f"({values['gigaflops']:g} Gflop/s): {shares}.",
+        f"- **Size of the photograph.** Finding a face takes {small['milliseconds']:.0f} ms at {small['value']} pixels "
+        f"and {large['milliseconds']:.0f} ms at {large['value']}; the optimisation sees 112x112 pixels of either.",
+    ]
+    if runs:
+        told = "; ".join(
+            f"{run.workers} {'machine' if run.workers == 1 else 'machines'}: {_duration(run.hours)}, {run.deaths} "
+            f"died and {run.again} photographs were begun again"
+            for run in runs
+        )
+        lines.append(
+            f"- **{settings.million:,} photographs**, simulated for machines like this one at K = {settings.pmt.steps},"
+            f" each dying once in {settings.hours_to_failure:g} hours: {told}."
+        )
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _duration(hours: float) -> str:
+    return (
+        f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    )

@@ -1,0 +1,80 @@
+"""Figures of the appendix on cost. They compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from pmtlib.experiments.common import Outcome, with_interval
+from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run
+from pmtlib.figures.common import styled
+
+_AXES = {
+    BATCH: ("images a batch", "ms an image-step"),
+    STEPS: ("steps K", "ms an image-step"),
+    CUT: ("cut k, units", "ms an image-step"),
+    SIDE: ("longer side of the photograph, pixels", "ms to find a face"),
+}
+
+
+def cost_curves(frame: pd.DataFrame) -> Figure:
+    """A panel a curve: medians, with the lowest and the highest of the rounds as a band."""
+    figure, axes = plt.subplots(1, len(_AXES), figsize=(12.5, 3.1), layout="constrained")
+    for axis, (curve, (below, beside)) in zip(axes, _AXES.items(), strict=True):
+        part = frame[frame["curve"] == curve].sort_values("value") if len(frame) else frame
+        if len(part):
+            axis.plot(part["value"], part["milliseconds"], color="#00204d", marker="o", markersize=3)
+            axis.fill_between(
+                part["value"], part["milliseconds_low"], part["milliseconds_high"], color="#00204d", alpha=0.2
+            )
+            axis.set_xticks(part["value"], [str(value) for value in part["value"]], fontsize=8)
+        if curve in (BATCH, SIDE):
+            axis.set_xscale("log", base=2)
+            axis.minorticks_off()
+            if len(part):
+                axis.set_xticks(part["value"], [str(value) for value in part["value"]], fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(below)
+        axis.set_ylabel(beside)
+        axis.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
+def cost_table(frame: pd.DataFrame) -> Styler:
+    """The curves in numbers."""
+    rows = [
+        {
+            "curve": _AXES[str(line["curve"])][0],
+            "value": str(line["value"]),
+            "ms": with_interval(line, "milliseconds"),
+            "relative to the first": with_interval(line, "relative"),
+        }
+        for line in frame.to_dict("records")
+    ]
+    table = pd.DataFrame(rows, columns=["curve", "value", "ms", "relative to the first"])
+    return styled(table, "Medians of the rounds, with the lowest and the highest").hide(axis="index")
+
+
+def million_table(runs: Sequence[Run]) -> Styler:
+    """Simulated runs, one line a number of machines."""
+    rows = [
+        {
+            "machines": str(run.workers),
+            "hours": f"{run.hours:.1f}",
+            "machine-hours": f"{run.busy:.0f}",
+            "died": str(run.deaths),
+            "photographs begun again": str(run.again),
+        }
+        for run in runs
+    ]
+    return styled(pd.DataFrame(rows), "Simulated: not measured on as many machines").hide(axis="index")
+
+
+def provenance(outcome: Outcome) -> list[tuple[str, str, Outcome]]:
+    """The row for the table of stored results."""
+    return [("", "curves of cost", outcome)]

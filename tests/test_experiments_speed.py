@@ -1,0 +1,103 @@
+"""The appendix on cost: curves are plain medians of what was timed, and the simulated cluster loses nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pmtlib import results
+from pmtlib.experiments import speed, variants
+from pmtlib.experiments.common import Outcome, section_settings
+from pmtlib.figures import speed as figures
+from tests import photographs
+
+VALUES = {
+    "batch": {"1": [0.02, 0.03, 0.02], "4": [0.01, 0.02, 0.015]},
+    "steps": {"2": [0.01, 0.02, 0.03], "4": [0.01, 0.02, 0.03]},
+    "cut": {"1": [0.005, 0.005, 0.005], "5": [0.01, 0.01, 0.01]},
+    "side": {"250": [0.001, 0.001, 0.002], "1000": [0.01, 0.02, 0.01]},
+    "writing": 0.001,
+    "arithmetic": {"1": 0.25, "5": 0.5},
+    "gigaflops": 40.0,
+}
+SETTINGS = speed.SpeedSettings(
+    datasets=("samples",), networks=("mobilefacenet",), batches=(1, 4), sides=(250, 1000), million=1000, workers=(1, 10)
+)
+
+
+def measured() -> Outcome:
+    hardware = {"device": "cpu", "torch_threads": 1}
+    manifest = {"hardware": hardware, "date": "2026-01-01", "packages": {"torch": "2"}, "seconds": 1.0}
+    request = results.Request("speed", "curves", 1, {}, {})
+    data = {"name": "samples", "title": "", "fingerprint": "", "n": 2}
+    return Outcome(results.Result(request, data, json.loads(json.dumps(VALUES)), manifest))
+
+
+def test_a_curve_is_the_median_of_its_rounds() -> None:
+    frame = speed.curves(measured())
+    assert len(frame) == 8
+    many = frame[(frame["curve"] == "batch") & (frame["value"] == 4)].iloc[0]
+    assert many["milliseconds"] == pytest.approx(15)
+    assert (many["milliseconds_low"], many["milliseconds_high"]) == pytest.approx((10, 20))
+    # Ratios are formed within a round: 1/2, 2/3 and 3/4.
+    assert many["relative"] == pytest.approx(2 / 3)
+    said = speed.reading(frame, speed.million(measured(), SETTINGS), measured(), SETTINGS)
+    assert "0.67 [0.50, 0.75]" in said
+    assert "25% (k = 1), 50% (k = 5)" in said
+    assert "1,000 photographs" in said
+    assert speed.summary(frame, [])["batch_4_ms"] == 15.0
+    html = figures.cost_table(frame).to_html()
+    assert html.count("0.67 [0.50, 0.75]") == 1
+    assert len(figures.cost_curves(frame).axes) == 4
+    assert "machine-hours" in figures.million_table(speed.million(measured(), SETTINGS)).to_html()
+
+
+def test_without_deaths_a_cluster_needs_the_sum_of_its_times() -> None:
+    one, half = np.array([1.0]), np.array([0.5])
+    alone = speed.simulate(1000, 1, one, half, batch=4, hours_to_failure=1e12, seed=0)
+    assert (alone.deaths, alone.again) == (0, 0)
+    assert alone.hours == pytest.approx(1500 / 3600)
+    # 63 blocks of sixteen at most, on nine machines: seven each.
+    many = speed.simulate(1000, 9, one, half, batch=4, hours_to_failure=1e12, seed=0)
+    assert many.hours == pytest.approx(7 * 16 * 1.5 / 3600)
+    assert many.busy == pytest.approx(alone.busy)
+    idle = speed.simulate(10, 1000, one, half, batch=4, hours_to_failure=1e12, seed=0)
+    assert idle.hours == pytest.approx(15 / 3600)
+
+
+def test_what_a_dead_machine_had_begun_is_done_again() -> None:
+    one = np.array([1.0])
+    run = speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=1)
+    assert run.deaths > 0
+    assert run.again == 16 * run.deaths
+    # Nothing is lost: at least the work itself was done, and no more than every lost block once more.
+    assert 4000 <= 3600 * run.busy <= 4000 + 2 * run.again
+    assert run == speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=1)
+    assert run != speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=2)
+
+
+def test_everything_is_timed_and_nothing_of_it_is_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    photographs.ready()
+    monkeypatch.delenv("PMT_PROFILE", raising=False)
+    monkeypatch.setenv("PMT_RESULTS", str(tmp_path))
+    settings = section_settings(speed.SpeedSettings, "smoke")
+    bench = variants.Variants(settings, torch.device("cpu"), profile="smoke")
+    outcome = speed.measure(bench, settings)
+    assert outcome.result is not None
+    values = outcome.result.values
+    for curve in ("batch", "steps", "cut", "side"):
+        assert all(seconds > 0 for rounds in values[curve].values() for seconds in rounds)
+    assert values["writing"] > 0
+    assert all(0 < share < 2 for share in values["arithmetic"].values())
+    assert len(speed.million(outcome, settings)) == len(settings.workers)
+
+
+def test_without_data_it_is_said() -> None:
+    outcome = Outcome(None, "not run: data not present")
+    assert speed.reading(speed.curves(outcome), [], outcome, SETTINGS) == "Nothing was measured."
+    assert speed.million(outcome, SETTINGS) == []
+    assert len(figures.cost_curves(speed.curves(outcome)).axes) == 4
