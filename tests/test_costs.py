@@ -66,7 +66,7 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
     entry = found["networks"]["mobilefacenet"]
-    assert set(entry["ratios"]) == set(entry["equality"]) == {"literal", "batched", "truncated"}
+    assert set(entry["ratios"]) - {"torchattacks PGD"} == set(entry["equality"]) == {"literal", "batched", "truncated"}
     for same in entry["equality"].values():
         assert same["cosine"] == pytest.approx(1, abs=1e-3)
         assert same["ssim"] == pytest.approx(1, abs=1e-3)

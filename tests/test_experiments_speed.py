@@ -101,3 +101,24 @@ def test_without_data_it_is_said() -> None:
     assert speed.reading(speed.curves(outcome), [], outcome, SETTINGS) == "Nothing was measured."
     assert speed.million(outcome, SETTINGS) == []
     assert len(figures.cost_curves(speed.curves(outcome)).axes) == 4
+
+
+def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert len(speed.against_loops()[0]) == 0
+    entry = {
+        "images_a_second": 5.0,
+        "ratios": {way: {"median": 2.0, "low": 1.5, "high": 2.5} for way in ("literal", "torchattacks PGD")},
+        "equality": {"literal": {"cosine": 0.99999, "ssim": 1.0}},
+        "step": {"of_arithmetic": 0.25, "of_memory": 0.5},
+    }
+    manifest = {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python b.py", "date": "2026-01-01"}
+    (tmp_path / "benchmarks").mkdir()
+    stored = {"networks": {"mobilefacenet": entry}, "manifest": manifest}
+    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
+    frame, about = speed.against_loops()
+    assert list(frame["way"]) == ["literal", "torchattacks PGD"]
+    html = figures.loops_table(frame, about).to_html()
+    assert html.count("2.00 [1.50, 2.50]") == 2
+    assert html.count("0.99999") == html.count("other images") == 1
+    assert "python b.py: cpu, 2 thread(s), 2026-01-01" in html

@@ -7,6 +7,7 @@ photographs are not protected here: :func:`simulate` plays a cluster through, wi
 from __future__ import annotations
 
 import heapq
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pmtlib import costs, faces
+from pmtlib import costs, faces, paths
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import Floats, Outcome, Source
 from pmtlib.experiments.variants import Variants, VariantSettings
@@ -256,6 +257,40 @@ def million(outcome: Outcome, settings: SpeedSettings, side: int = 1000) -> list
         )
         for workers in settings.workers
     ]  # fmt: skip
+
+
+BENCHMARK = "benchmarks/transform.json"
+"""What ``benchmarks/transform.py --json`` wrote, in the project's folder."""
+
+
+def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """The stored run of ``benchmarks/transform.py``.
+
+    Returns:
+        DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
+        the rounds), cosine, ssim (the lowest between its images and the way's; not a number for other images) and, the
+        same for each way, images_a_second, of_arithmetic, of_memory (shares of the machine's limits); the run's manifest.
+        Empty where there is no such file.
+    """
+    try:
+        stored = json.loads((paths.project_dir() / BENCHMARK).read_text("utf-8"))
+    except OSError:
+        return pd.DataFrame(), {}
+    lines = []
+    for network, entry in stored["networks"].items():
+        whole = {"images_a_second": entry["images_a_second"]}
+        whole |= {name: entry["step"][name] for name in ("of_arithmetic", "of_memory")}
+        for way, ratio in entry["ratios"].items():
+            same = entry["equality"].get(way, {"cosine": float("nan"), "ssim": float("nan")})
+            about = {
+                "network": network,
+                "way": way,
+                "ratio": ratio["median"],
+                "low": ratio["low"],
+                "high": ratio["high"],
+            }
+            lines.append({**about, **same, **whole})
+    return pd.DataFrame(lines), stored["manifest"]
 
 
 def summary(frame: pd.DataFrame, runs: Sequence[Run]) -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -58,6 +60,29 @@ def cost_table(frame: pd.DataFrame) -> Styler:
     ]
     table = pd.DataFrame(rows, columns=["curve", "value", "ms", "relative to the first"])
     return styled(table, "Medians of the rounds, with the lowest and the highest").hide(axis="index")
+
+
+def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
+    """How many times as fast pmtlib is as plain loops, and how alike the images are."""
+    rows = [
+        {
+            "network": line["network"],
+            "against": line["way"],
+            "times as fast": f"{line['ratio']:.2f} [{line['low']:.2f}, {line['high']:.2f}]",
+            "lowest cosine": "other images" if np.isnan(line["cosine"]) else f"{line['cosine']:.5f}",
+            "lowest SSIM": "" if np.isnan(line["ssim"]) else f"{line['ssim']:.5f}",
+            "images/s": f"{line['images_a_second']:.2f}",
+            "of arithmetic limit": f"{100 * line['of_arithmetic']:.0f}%",
+            "of memory limit": f"{100 * line['of_memory']:.0f}%",
+        }
+        for line in frame.to_dict("records")
+    ]
+    hardware = manifest["hardware"]
+    caption = (
+        f"{manifest['command']}: {hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}; medians of "
+        "the rounds, with the lowest and the highest"
+    )
+    return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
 
 def million_table(runs: Sequence[Run]) -> Styler:
