@@ -269,7 +269,7 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
     Returns:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
         the rounds), cosine, ssim (the lowest between its images and the way's; not a number for other images) and, the
-        same for each way, images_a_second, of_arithmetic, of_memory (shares of the machine's limits); the run's manifest.
+        same for each way, images_a_second, of_arithmetic, of_memory (shares of the limits); and the run's manifest.
         Empty where there is no such file.
     """
     try:

@@ -79,8 +79,8 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
     ]
     hardware = manifest["hardware"]
     caption = (
-        f"{manifest['command']}: {hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}; medians of "
-        "the rounds, with the lowest and the highest"
+        f"{manifest['command']}: {hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}; "
+        "medians of the rounds, with the lowest and the highest"
     )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
