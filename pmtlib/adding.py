@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from pmtlib import added, converted, datasets, devices, metrics, protocols, zoo
-from pmtlib.architectures import PUBLISHERS, Convention, Published, Publisher, recognise
+from pmtlib.architectures import OWN, PUBLISHERS, Convention, Published, Publisher, recognise
+from pmtlib.assets import read_torch
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
 from pmtlib.inventory import CHECK_SETS
@@ -87,6 +88,7 @@ class _Source:
         graph: its units are found from its graph.
         published: the public checkpoint that the file is by its name.
         ignored: how many tensors of the training were left out.
+        own: what ``pmt train`` says of a network that it trained: ``channels``, ``training_set``, ``loss``.
     """
 
     architecture: str
@@ -100,6 +102,7 @@ class _Source:
     graph: bool
     published: Published | None = None
     ignored: int = 0
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 def add(
@@ -158,7 +161,13 @@ def add(
     ways = _ways(source, channels, None if mean is None or scale is None else (mean, scale), trial.pairset.stand_in)
     way, tried = trial.best(ways, source)
     network = source.network(way)
-    measured = trial.measure(network)
+    try:
+        measured = trial.measure(network)
+    except NetworkError as error:
+        seen = "; ".join(f"{label} {area:.3f}" for label, area in tried.items())
+        raise NetworkError(
+            f"{error} (recognised as {source.title}, taken for {ways[way]}{f'; AUC tried: {seen}' if seen else ''})"
+        ) from error
     shapes, published, notes = _shapes(network), source.published, trial.notes
     if published is not None and _contradicts(measured, published.lfw):
         notes = [
@@ -179,8 +188,8 @@ def add(
             scale=way[2],
             columns=source.columns,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            training_set="not stated" if published is None else published.training_set,
-            loss="not stated" if published is None else published.loss,
+            training_set=source.own.get("training_set", "not stated") if published is None else published.training_set,
+            loss=source.own.get("loss", "not stated") if published is None else published.loss,
             source=path.name,
             source_sha256=file_sha256(path),
             default_cut=_first_small(shapes) if source.graph else DEFAULT_CUT,
@@ -203,11 +212,18 @@ def _checkpoint(path: Path, publisher: Publisher, model: str | None) -> _Source:
     def write(network: FaceNetwork, target: Path) -> None:
         converted.write(target, {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
 
+    held = read_torch(path)
+    own = held.get(OWN) if isinstance(held, dict) else None
+    own = {str(key): str(value) for key, value in own.items()} if isinstance(own, dict) else {}
+    convention = found.convention
+    if own.get("channels") in ("rgb", "bgr"):
+        convention = replace(convention, bgr=own["channels"] == "bgr")
     return _Source(
         architecture=found.architecture.name,
         publisher=publisher,
         title=found.architecture.title,
-        convention=found.convention,
+        convention=convention,
+        own=own,
         columns=found.options.columns,
         network=network,
         write=write,
@@ -248,7 +264,7 @@ def _ways(source: _Source, channels: Channels, asked: tuple[float, float] | None
     known = source.convention
     if channels != "auto":
         orders = [channels == "bgr"]
-    elif known.bgr is not None and (source.published is not None or stand_in):
+    elif known.bgr is not None and (source.published is not None or source.own or stand_in):
         orders = [known.bgr]
     else:
         orders = [bool(known.bgr), not known.bgr]
@@ -325,7 +341,8 @@ class _Trial:
         network.to(self.place).eval().requires_grad_(False)
         scores = protocols.pair_scores(network, self.pairset, progress=self.show)
         measured = protocols.summarise(scores, self.pairset)
-        protocols.refuse_chance(self.name, measured, scores, self.pairset.same)
+        stand_in = self.pairset.stand_in
+        protocols.refuse_chance(self.name, measured, scores, self.pairset.same, stand_in=stand_in)
         return measured
 
 

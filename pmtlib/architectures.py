@@ -57,6 +57,10 @@ class Options:
     columns: tuple[int, int] = (0, 112)
 
 
+OWN = "pmtlib"
+"""Beside the state dict of a network that ``pmt train`` made stands, under this key, what it does not tell."""
+
+
 @dataclass(frozen=True)
 class Convention:
     """How a publisher's networks take their input.

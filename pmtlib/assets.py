@@ -1120,12 +1120,19 @@ def read_torch(path: Path) -> Any:
         with warnings.catch_warnings():
             # torch raises this about its own reading of quantised tensors; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        # Torch's own text is long, for programmers, and says how to run the code in a file.
         if isinstance(error, LookupError):
             # A key of the unpickler's tables: the bytes are no pickle at all.
             first = "it is no file of torch.save"
+        elif isinstance(error, EOFError) or "PytorchStreamReader" in str(error):
+            first = "it is empty, damaged or cut off"
+        elif isinstance(error, pickle.UnpicklingError):
+            first = "it holds more than tensors and plain containers, and nothing in it is executed"
+        else:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise AssetError(f"{path} cannot be read as torch weights: {first}. {remedy}") from error

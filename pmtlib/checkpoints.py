@@ -22,7 +22,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for a damaged file
-        raise ResultError(f"{path} is damaged; start afresh") from error
+        raise ResultError(f"{path} is damaged; start afresh with --fresh") from error
     return state
 
 
@@ -52,5 +52,6 @@ def refuse_another(folder: Path, title: str, stored: Mapping[str, Any], record: 
     differing = [name for name, value in record.items() if stored.get(name) != value]
     if differing:
         raise ConfigError(
-            f"{folder} holds another {title} (other {', '.join(differing)}); name another folder, or start afresh"
+            f"{folder} holds another {title} (other {', '.join(differing)}); name another folder, "
+            "or start afresh with --fresh"
         )

@@ -215,6 +215,16 @@ def test_better_than_chance_is_not_enough_and_neither_is_luck() -> None:
         _verdict(np.arange(6.0)[::-1], few)
 
 
+def test_on_a_stand_in_for_a_real_set_more_is_asked() -> None:
+    pairset = pair_set(70)
+    scores = np.random.default_rng(2).normal(size=len(pairset.same)) + 2.0 * pairset.same
+    found = protocols.summarise(scores, pairset)
+    assert 0.75 < found.auc < 0.95
+    protocols.refuse_chance("net", found, scores, pairset.same)
+    with pytest.raises(NetworkError, match="needed above 0.95"):
+        protocols.refuse_chance("net", found, scores, pairset.same, stand_in=True)
+
+
 def test_check_refuses_a_network_of_the_zoo_whose_weights_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Constant(SmallNetwork):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -118,6 +118,20 @@ def test_webdataset_shards_give_images_and_identities(tmp_path: Path) -> None:
     np.testing.assert_array_equal(people.images[2], picture(2, 0))
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.62, 0.8, 0.97])
+def test_a_shard_that_is_cut_off_is_refused_wherever_it_ends(tmp_path: Path, share: float) -> None:
+    names = [f"{number}.{suffix}" for number in range(12) for suffix in ("png", "cls")]
+    whole = shard(tmp_path / "a.tar", {name: b"1" if name.endswith("cls") else encoded(1, 0) for name in names})
+    content = whole.read_bytes()
+    assert len(load_corpus(whole)) == 12
+    # What tarfile writes ends in a row of empty blocks: of these alone a part may go.
+    used = len(content.rstrip(bytes(1)))
+    for end in (int(used * share), int(used * share) // 512 * 512):
+        whole.write_bytes(content[:end])
+        with pytest.raises(DatasetError, match=r"a\.tar: .*Remedy"):
+            load_corpus(whole)
+
+
 def test_a_folder_of_people_is_taken_as_everywhere_else(folder: Path) -> None:
     people = load_corpus(folder)
     assert len(people) == 32

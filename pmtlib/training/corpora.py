@@ -194,11 +194,18 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
     """Key, suffix, offset and length of each file of a tar archive; links and folders are passed over."""
     try:
         with tarfile.open(path, "r:") as archive:
+            end = 0
             for member in archive:
+                end = member.offset_data + member.size
                 folder, _, last = member.name.rpartition("/")
                 key, _, suffix = last.partition(".")
                 if member.isreg() and not member.issparse():
                     yield f"{folder}/{key}" if folder else key, suffix.lower(), member.offset_data, member.size
+            # tarfile takes the end of the file for that of the archive, which has an empty block.
+            with path.open("rb") as file:
+                file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("it is cut off or damaged")
     except (tarfile.TarError, OSError) as error:
         raise DatasetError(
             f"{path}: not a readable tar archive ({first_line(error)}). Remedy: copy it again"

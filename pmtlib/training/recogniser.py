@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pmtlib import protocols
-from pmtlib.architectures import ARCHITECTURES, Architecture, Options, find
+from pmtlib.architectures import ARCHITECTURES, OWN, Architecture, Options, find
 from pmtlib.checkpoints import read_state, refuse_another, write_state
 from pmtlib.datasets import PairSet, People
 from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
@@ -308,6 +308,7 @@ class _Run:
         self.step, self.seconds, self.losses = 0, 0.0, [0.0, 0.0]
         self.curve: list[dict[str, Any]] = []
         self._ordered = (-1, torch.empty(0))
+        self.corpus = people.name
         self.record = {
             "config": config.model_dump(mode="json"),
             "corpus": {
@@ -348,7 +349,7 @@ class _Run:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.curve, self.losses = [dict(point) for point in state["curve"]], list(state["losses"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResultError(f"{path} does not fit this version; start afresh") from error
+            raise ResultError(f"{path} does not fit this version; start afresh with --fresh") from error
 
     def store(self) -> None:
         if self.rank:
@@ -364,7 +365,9 @@ class _Run:
             "losses": self.losses,
         }
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        write_state(self.folder / MODEL, {"state_dict": weights})
+        # What a state dict does not tell, for `pmt networks add`.
+        about = {"channels": "rgb", "training_set": self.corpus, "loss": self.config.head}
+        write_state(self.folder / MODEL, {"state_dict": weights, OWN: about})
         write_state(self.folder / STATE, state)
         # The record last: where it says that training is finished, the weights are there.
         write_atomic(self.folder / RECORD, (json.dumps(self._stored(), indent=1) + "\n").encode())
@@ -446,7 +449,7 @@ class _Run:
         if not math.isfinite(value):
             raise NetworkError(
                 f"the loss is {value} at update {self.step + 1}; lower the learning rate, or raise the warm-up, and "
-                "start afresh"
+                "start afresh with --fresh"
             )
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)
