@@ -221,7 +221,7 @@ def test_on_a_stand_in_for_a_real_set_more_is_asked() -> None:
     found = protocols.summarise(scores, pairset)
     assert 0.75 < found.auc < 0.95
     protocols.refuse_chance("net", found, scores, pairset.same)
-    with pytest.raises(NetworkError, match="needed above 0.95"):
+    with pytest.raises(NetworkError, match=r"needed above 0\.95"):
         protocols.refuse_chance("net", found, scores, pairset.same, stand_in=True)
 
 
@@ -252,6 +252,8 @@ def test_a_real_network_stands_on_real_faces_and_an_untrained_one_does_not(monke
     assert found.auc >= 0.97
 
     def shuffled(name: str, device: str) -> torch.nn.Module:
+        # Now and then chance alone puts a random network above the bar on so few pairs, so it is always the same one.
+        torch.manual_seed(0)
         network = zoo.card(name).build()
         state = network.state_dict()
         generator = torch.Generator().manual_seed(0)
