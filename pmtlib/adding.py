@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pmtlib import added, converted, datasets, devices, metrics, protocols, zoo
-from pmtlib.architectures import OWN, PUBLISHERS, Convention, Published, Publisher, recognise
-from pmtlib.assets import read_torch
+from pmtlib.architectures import PUBLISHERS, Convention, Published, Publisher, recognise
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
 from pmtlib.inventory import CHECK_SETS
@@ -212,18 +211,12 @@ def _checkpoint(path: Path, publisher: Publisher, model: str | None) -> _Source:
     def write(network: FaceNetwork, target: Path) -> None:
         converted.write(target, {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
 
-    held = read_torch(path)
-    own = held.get(OWN) if isinstance(held, dict) else None
-    own = {str(key): str(value) for key, value in own.items()} if isinstance(own, dict) else {}
-    convention = found.convention
-    if own.get("channels") in ("rgb", "bgr"):
-        convention = replace(convention, bgr=own["channels"] == "bgr")
     return _Source(
         architecture=found.architecture.name,
         publisher=publisher,
         title=found.architecture.title,
-        convention=convention,
-        own=own,
+        convention=found.convention,
+        own=found.own,
         columns=found.options.columns,
         network=network,
         write=write,

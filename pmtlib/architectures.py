@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -388,6 +388,7 @@ class Recognised:
         published: the public checkpoint of that file name.
         state: the tensors under the publisher's names, float32.
         ignored: names of tensors of the training that were left out.
+        own: what ``pmt train`` says of a network that it made: ``channels``, ``training_set``, ``loss``.
     """
 
     architecture: Architecture
@@ -396,6 +397,7 @@ class Recognised:
     published: Published | None
     state: Mapping[str, Tensor]
     ignored: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 def recognise(path: Path, publisher: Publisher, model: str | None = None) -> Recognised:
@@ -417,7 +419,7 @@ def recognise(path: Path, publisher: Publisher, model: str | None = None) -> Rec
         raise NetworkError(
             "timm has hundreds of backbones; name yours with --model" if model is None else "--model is for timm alone"
         )
-    state = _state(path)
+    state, own = _state(path)
     candidates = [timm_architecture(model)] if model is not None else _of(publisher)
     for architecture in candidates:
         kept, ignored = _without_heads(state, architecture)
@@ -437,9 +439,11 @@ def recognise(path: Path, publisher: Publisher, model: str | None = None) -> Rec
             convention = replace(convention, bgr=published.bgr)
         else:
             published = None
+        if own.get("channels") in ("rgb", "bgr"):
+            convention = replace(convention, bgr=own["channels"] == "bgr")
         options = replace(options, bgr=bool(convention.bgr), mean=convention.mean, scale=convention.scale)
         weights = fitted(kept, partial(architecture.module, options), path)
-        return Recognised(architecture, options, convention, published, weights, ignored)
+        return Recognised(architecture, options, convention, published, weights, ignored, own)
     for architecture in ARCHITECTURES.values():
         # DeepFace's are tried only when they are asked for: their package takes seconds to import.
         right = next(iter(architecture.publishers))
@@ -456,7 +460,8 @@ def _of(publisher: Publisher) -> list[Architecture]:
     return [architecture for architecture in ARCHITECTURES.values() if publisher in architecture.publishers]
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def _state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checkpoint, and what a training of this package wrote beside them."""
     if path.is_dir():
         raise NetworkError(f"{path} is a folder; give the checkpoint's file")
     if path.suffix.lower() == ".onnx":
@@ -466,6 +471,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     except AssetError as error:
         why = str(error).split(". Remedy:")[0]
         raise AssetError(f"{why}; give a checkpoint that torch.save wrote, with tensors and plain containers") from None
+    own = content.get(OWN) if isinstance(content, Mapping) else None
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -482,7 +488,8 @@ def _state(path: Path) -> dict[str, Tensor]:
                 # MobileNet's own names begin with "model." but for its last layers, so not all do.
                 tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
                 stripped = True
-    return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    return kept, {str(key): str(value) for key, value in own.items()} if isinstance(own, Mapping) else {}
 
 
 def _without_heads(

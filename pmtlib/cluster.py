@@ -12,9 +12,11 @@ has one line. A photograph that cannot be read is a line that says so.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -22,6 +24,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from pmtlib import devices, faces, intake, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
@@ -56,14 +60,16 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         Summary: rows of all that stands in the manifest for these photographs.
 
     Raises:
-        ConfigError: Ray is not installed, or the job names no network.
+        ConfigError: Ray is not installed, or see :func:`pmtlib.pipeline.check`.
+        NetworkError, AssetError: an authorised network does not exist, or cannot be had.
         PhotoError: there is no photograph.
-        ResultError: another run uses the folder, or it cannot be written to.
+        ResultError: another run uses the folder, it cannot be written to, or the cluster failed.
     """
     ray = _import_ray()
-    if not job.authorised:
-        raise ConfigError("no authorised network; name one with --authorise")
+    pipeline.check(job)
     begun = time.monotonic()
+    # A network or a cut that cannot be had should show here and at once, not in an actor somewhere.
+    pipeline.Optimiser(job, torch.device("cpu"))
     key = job.key()
     entries, ignored = _entries(photos, out)
     store = _Store(out)
@@ -93,17 +99,17 @@ def _run(
     named = {row.source: row.target for row in earlier if row.status == "done" and row.target is not None}
     planned = intake.plan(entries, Path(store.out), named, set(named.values()))
     summary = Summary(photographs=len(planned), ignored=ignored)
-    done = {} if job.force else _finished(earlier, key)
-    left = [photo for photo in planned if photo.source not in done]
-    if left:
-        _start(ray, show)
-        own = {output: row.source for row in earlier if row.status == "done" for output in row.outputs}
-        taken = [name for name in store.names() if name.endswith((".png", ".safetensors"))]
-        foreign: dict[str, list[str]] = {photo.source: [] for photo in left}
-        for photo in left:
-            mine = (f"{photo.target}.", f"{photo.target}-face")
-            foreign[photo.source] = [n for n in taken if n.startswith(mine) and own.get(n) != photo.source]
-        _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, store)
+    finished = {} if job.force else _finished(earlier, key)
+    _start(ray, show)
+    try:
+        done = _unchanged_of(ray, [photo for photo in planned if photo.source in finished], finished, store)
+        left = [photo for photo in planned if photo.source not in done]
+        if left:
+            foreign = _foreign(left, earlier, store)
+            _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, store)
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ResultError(f"the cluster failed ({(lines or [type(error).__name__])[-1][:160]}); run again") from error
     sources = {photo.source: place for place, photo in enumerate(planned)}
     rows = [row for row in compact([*reported, *store.rows()]) if row.source in sources and row.config == key]
     summary.rows = sorted(rows, key=lambda row: (sources[row.source], row.face or 0))
@@ -119,6 +125,57 @@ def _finished(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
         if row.status == "done" and row.config == key:
             by_source.setdefault(row.source, []).append(row)
     return {source: found for source, found in by_source.items() if len(found) == found[0].faces}
+
+
+def _unchanged_of(
+    ray: Any, photos: Sequence[intake.Photo], rows: Mapping[str, Sequence[Row]], store: _Store
+) -> set[str]:
+    """Those whose photograph and results are what they were, by their source: all of them are read."""
+    if not photos:
+        return set()
+    items = [
+        {
+            "source": photo.source,
+            "path": _location(photo),
+            "input": rows[photo.source][0].input_sha256,
+            "outputs": json.dumps({name: digest for row in rows[photo.source] for name, digest in row.outputs.items()}),
+        }
+        for photo in photos
+    ]
+    checked = ray.data.from_items(items).map_batches(
+        _unchanged, fn_kwargs={"store": store}, batch_size=32, num_cpus=0.5, batch_format="numpy"
+    )
+    return {str(row["source"]) for row in checked.take_all()}
+
+
+def _unchanged(batch: Mapping[str, Any], store: _Store) -> dict[str, list[str]]:
+    kept = []
+    for source, path, digest, outputs in zip(
+        *(batch[name] for name in ("source", "path", "input", "outputs")), strict=True
+    ):
+        try:
+            same = _sha256(_read(str(path))) == str(digest)
+        except Exception:
+            same = False  # whatever is wrong with it now is told when it is its turn
+        if same and all(_sha256(store.read(name)) == wanted for name, wanted in json.loads(str(outputs)).items()):
+            kept.append(str(source))
+    return {"source": kept}
+
+
+def _foreign(photos: Sequence[intake.Photo], earlier: Sequence[Row], store: _Store) -> dict[str, list[str]]:
+    """Files that stand where a photograph's results would go and are not its own, by its source."""
+    own = {output: row.source for row in earlier if row.status == "done" for output in row.outputs}
+    taken = sorted(store.names())
+    found: dict[str, list[str]] = {}
+    for photo in photos:
+        found[photo.source] = []
+        for beginning in (f"{photo.target}.", f"{photo.target}-face"):
+            for name in itertools.islice(taken, bisect.bisect_left(taken, beginning), None):
+                if not name.startswith(beginning):
+                    break
+                if own.get(name) != photo.source:
+                    found[photo.source].append(name)
+    return found
 
 
 def _import_ray() -> Any:
@@ -166,7 +223,7 @@ def _compute(
     items = [
         {
             **{name: getattr(photo, name) for name in ("name", "source", "target", "fault")},
-            "path": photo.uri or os.path.realpath(photo.path),
+            "path": _location(photo),
             "foreign": json.dumps(list(foreign[photo.source])),
         }
         for photo in photos
@@ -204,7 +261,7 @@ class _Find:
             if photo.fault:
                 raise PhotoError(photo.fault)
             content = _read(location)
-            digest = hashlib.sha256(content).hexdigest()
+            digest = _sha256(content)
             found = self.find(faces.decode(content, photo.name), photo.name)
         except Exception as error:
             reason = str(error).removeprefix(f"{photo.name} ").split("\n")[0] or type(error).__name__
@@ -259,15 +316,14 @@ class _Optimise:
         try:
             for name, content in zip(names, made.contents, strict=True):
                 if name in foreign and self.store.read(name) != content:
-                    reason = f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
-                    return row.model_copy(update={"reason": reason})
+                    return row.model_copy(update={"reason": pipeline.in_the_way(name)})
             if made.cards:
                 pipeline.write_cards(made.cards, self.store.read, self.store.write)
             for name, content in zip(names, made.contents, strict=True):
                 self.store.write(name, content)
         except OSError as error:
             return row.model_copy(update={"reason": f"cannot be written ({error})"})
-        digests = {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, made.contents, strict=True)}
+        digests = {name: _sha256(one) for name, one in zip(names, made.contents, strict=True)}
         return row.model_copy(update={"status": "done", "reason": None, "outputs": digests, **made.about})
 
 
@@ -391,29 +447,42 @@ def _entries(photos: Sequence[str], out: str) -> tuple[list[intake.Entry], int]:
     """The photographs behind paths and addresses, and how many other files there were."""
     import fsspec
 
+    target, results = fsspec.core.url_to_fs(out if is_address(out) else os.path.realpath(out))
+    here = Path(results) if type(target) is type(fsspec.filesystem("file")) else None
     paths = [Path(photo) for photo in photos if not is_address(photo)]
-    found = intake.collect(paths, Path("" if is_address(out) else out)) if paths else intake.Found()
+    found = intake.collect(paths, here) if paths else intake.Found()
     entries, ignored = list(found.entries), found.ignored
     for address in (photo for photo in photos if is_address(photo)):
         system, root = fsspec.core.url_to_fs(address)
+        # What an earlier run wrote is no photograph to be protected.
+        output = PurePosixPath(results) if type(system) is type(target) else None
+        if output == PurePosixPath(root):
+            raise PhotoError(f"{intake.shown(address)} is both input and --out; give another folder for the results")
         try:
             names = [root] if system.isfile(root) else sorted(system.find(root))
         except OSError as error:
             raise PhotoError(f"{intake.shown(address)} cannot be listed ({error}); check the address") from error
-        for name in names:
-            relative = PurePosixPath(name).relative_to(
-                PurePosixPath(root).parent if name == root else PurePosixPath(root)
-            )
-            if PurePosixPath(name).suffix.lower() in intake.PICTURES and not any(
-                p.startswith(".") for p in relative.parts
-            ):
-                uri = str(system.unstrip_protocol(name))
-                entries.append(intake.Entry(Path(name), PurePosixPath(root).name, relative, uri=uri))
+        above = PurePosixPath(root).parent if names == [root] else PurePosixPath(root)
+        for path in map(PurePosixPath, names):
+            relative = path.relative_to(above)
+            if output in path.parents or any(part.startswith(".") for part in relative.parts):
+                continue
+            if path.suffix.lower() in intake.PICTURES:
+                uri = str(system.unstrip_protocol(str(path)))
+                entries.append(intake.Entry(Path(path), PurePosixPath(root).name, relative, uri=uri))
             else:
                 ignored += 1
     if not entries:
         raise PhotoError(f"no photograph in {', '.join(map(intake.shown, photos))}")
     return entries, ignored
+
+
+def _location(photo: intake.Photo) -> str:
+    return photo.uri or os.path.realpath(photo.path)
+
+
+def _sha256(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _read(location: str) -> bytes:

@@ -71,19 +71,19 @@ class Entry:
     uri: str = ""
 
 
-def collect(arguments: Sequence[Path], out: Path, outputs: Collection[str] = ()) -> Found:
+def collect(arguments: Sequence[Path], out: Path | None, outputs: Collection[str] = ()) -> Found:
     """The files behind the arguments: files as they are, folders with all below them.
 
     Links are followed, each folder and each file is visited once. The output folder and its earlier ``outputs``
-    (paths below it) are never inputs.
+    (paths below it) are never inputs. ``out`` is None where the results go to no folder here.
 
     Raises:
         PhotoError: no argument exists, or an argument is the output folder itself.
     """
     if not any(os.path.lexists(argument) for argument in arguments):
         raise PhotoError(f"no such file or folder: {', '.join(map(shown, arguments))}; check the spelling")
-    results = os.path.realpath(out)
-    seen = {results, *(os.path.realpath(out / output) for output in outputs)}
+    results = None if out is None else os.path.realpath(out)
+    seen = set() if out is None else {os.path.realpath(out), *(os.path.realpath(out / output) for output in outputs)}
     found = Found()
     for argument in arguments:
         if not argument.is_dir():

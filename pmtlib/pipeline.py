@@ -182,14 +182,7 @@ def run(job: Job, *, show: bool = True) -> Summary:
         AssetError: its weights cannot be had.
         ResultError: another run uses the folder, or it cannot be made.
     """
-    if job.shard is not None and not 1 <= job.shard[0] <= job.shard[1]:
-        raise ConfigError(f"no shard {job.shard[0]} of {job.shard[1]}; they are counted from 1")
-    if not job.authorised:
-        raise ConfigError(f"no authorised network; name one of {', '.join(zoo.names())} with --authorise")
-    for name in job.authorised:
-        zoo.card(name)
-    if len(set(job.authorised)) < len(job.authorised):
-        raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
+    check(job)
     begun = time.monotonic()
     # A misspelt or an empty input must not leave a folder behind.
     found = intake.collect(job.photos, job.out)
@@ -211,6 +204,23 @@ def run(job: Job, *, show: bool = True) -> Summary:
     summary.rows.sort(key=lambda row: (work.order[row.source], row.face or 0))
     summary.seconds = time.monotonic() - begun
     return summary
+
+
+def check(job: Job) -> None:
+    """Refuse what cannot be done whatever the photographs are.
+
+    Raises:
+        ConfigError: no authorised network, one named twice, or a part of the photographs that there is not.
+        NetworkError: an authorised network does not exist.
+    """
+    if job.shard is not None and not 1 <= job.shard[0] <= job.shard[1]:
+        raise ConfigError(f"no shard {job.shard[0]} of {job.shard[1]}; they are counted from 1")
+    if not job.authorised:
+        raise ConfigError(f"no authorised network; name one of {', '.join(zoo.names())} with --authorise")
+    for name in job.authorised:
+        zoo.card(name)
+    if len(set(job.authorised)) < len(job.authorised):
+        raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
 
 
 @dataclass(frozen=True)
@@ -355,6 +365,11 @@ def output_names(job: Job, target: str, number: int) -> list[str]:
     """The paths, below the output folder, of the results of a photograph's face."""
     networks: Sequence[str | None] = job.authorised if job.features else [None]
     return [target + suffix(number, network) for network in networks]
+
+
+def in_the_way(name: str) -> str:
+    """Why a file of somebody else's is not overwritten."""
+    return f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
 
 
 def write_cards(
@@ -634,7 +649,7 @@ class _Work:
             )
             own = own and name not in self._written
             if not own and os.path.lexists(path) and _read(path) != content:
-                return f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
+                return in_the_way(name)
         return ""
 
     def _write(self, name: str, content: bytes) -> None:

@@ -39,8 +39,7 @@ network of the zoo reaches 0.98."""
 CHANCE_P = 0.01
 """A network stands when the rank test against chance has at most this p-value; with few pairs an area can be luck."""
 STAND_IN_AUC = 0.95
-"""The same on the few sample photographs, where an area of 0.75 is luck too often: of 40 untrained networks of one
-architecture two had more. Every network of the zoo has more than this."""
+"""The same on the few sample photographs, where an area of 0.75 is luck too often; the zoo's networks all have more."""
 _SPARE_FOLDS = 10
 
 

@@ -181,13 +181,14 @@ class Report:
             self._take(LOCK, shared=self.shard is not None)
             if self.shard is not None:
                 self._take(f".pmt-{self.shard[0]}-of-{self.shard[1]}.lock", shared=False)
-            self._own, self.damaged = read(self.folder / self.name)
+            found = {path.name: read(path) for path in (*_reports(self.folder), self.folder / self.name)}
+            self.gathered = found[LINES][0]
+            self._own, self.damaged = found[self.name]
             if self.damaged:
                 write_atomic(self.folder / self.name, b"".join(map(_line, self._own)))
             # A later row counts more: what shards did after the last run of the whole, and one's own before others'.
-            paths = sorted(_reports(self.folder), key=lambda path: (path.name != LINES, path.name == self.name))
-            self.rows = [row for path in paths for row in read(path)[0]]
-            self.gathered = read(self.folder / LINES)[0]
+            names = sorted(found, key=lambda name: (name != LINES, name == self.name))
+            self.rows = [row for name in names for row in found[name][0]]
             self._lines = (self.folder / self.name).open("ab")
         except BlockingIOError:
             self._release()

@@ -113,11 +113,16 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder
     ]
     assert made == [same(row) for row in sorted(whole.rows, key=_place_of) if row.input != "0.png"]
     assert {tuple(line["networks"]) for line in lines if line["status"] == "done"} == {(NETWORK,)}
+    # A photograph that has changed and a result that is gone are done again, whatever the manifest says.
     (out / "0.png").unlink()
+    (out / "2.png").unlink()
+    photographs.portrait(folder / "in" / "1.png", brightness=0.5)
+    whole = pipeline.run(job(folder, "whole-slow", config=slow), show=False)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     again = cluster.run(job(folder, "far", config=slow), [address], str(out), show=False)
-    assert (again.reused, again.done, again.failed) == (7, 8, 2)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png") if path in before} == before
+    assert (again.reused, again.done, again.failed) == (5, 8, 2)
+    changed = {path.name for path in before if path.stat().st_mtime_ns != before[path]}
+    assert changed == {"1.png"}
     assert digests(out) == digests(folder / "whole-slow")
     # The output is a folder here this time, so the report of a run on one machine stands there too.
     assert [same(row) for row in read(out / LINES)[0]] == [same(row) for row in read(folder / "whole-slow" / LINES)[0]]
@@ -144,6 +149,10 @@ def test_the_manifest_has_one_form_whatever_its_lines_hold(folder: Path) -> None
 def test_what_is_wrong_is_said_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PhotoError, match="no photograph in"):
         cluster.run(job(folder, "none"), [(folder / "nowhere").as_uri()], str(folder / "none"), show=False)
+    with pytest.raises(PhotoError, match="is both input and --out"):
+        cluster.run(job(folder, "none"), [(folder / "in").as_uri()], (folder / "in").as_uri(), show=False)
+    with pytest.raises(ConfigError, match="cut 99 is outside"):
+        cluster.run(job(folder, "none", cut=99), [str(folder / "in")], str(folder / "none"), show=False)
     with pytest.raises(ConfigError, match="no authorised network"):
         cluster.run(job(folder, "none", authorised=[]), [str(folder / "in")], str(folder / "none"), show=False)
     spoilt = folder / "spoilt" / cluster.MANIFEST
@@ -176,3 +185,14 @@ def test_an_engine_is_chosen_in_words(tmp_path: Path, arguments: list[str], said
 )
 def test_an_address_is_told_from_a_path(text: str, so: bool) -> None:
     assert cluster.is_address(text) is so
+
+
+def test_what_a_run_wrote_into_the_folder_of_photographs_is_no_photograph(folder: Path, tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "in" / "a.png")
+    photographs.portrait(tmp_path / "in" / "done" / "a.png")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    for given in (tmp_path / "in").as_uri(), str(tmp_path / "in"):
+        for out in (tmp_path / "in" / "done").as_uri(), str(tmp_path / "in" / "done"):
+            entries, ignored = cluster._entries([given], out)
+            assert [str(entry.relative) for entry in entries] == ["a.png"]
+            assert ignored == 1

@@ -16,6 +16,7 @@ from pmtlib.calibration import calibrations, find
 from pmtlib.datasets import Images, PairSet
 from pmtlib.errors import DatasetError, NetworkError
 from pmtlib.images import UInt8Image, to_tensor
+from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork
 
 needs_lfw = pytest.mark.skipif(not datasets.available("lfw"), reason="PMT_DATA has no lfw folder")
@@ -223,6 +224,12 @@ def test_on_a_stand_in_for_a_real_set_more_is_asked() -> None:
     protocols.refuse_chance("net", found, scores, pairset.same)
     with pytest.raises(NetworkError, match=r"needed above 0\.95"):
         protocols.refuse_chance("net", found, scores, pairset.same, stand_in=True)
+
+
+@pytest.mark.parametrize("name", zoo.CARDS)
+def test_every_network_of_the_zoo_stands_on_the_sample_photographs(name: str) -> None:
+    network_or_skip(name)
+    assert protocols.check(name, datasets.load("samples")).auc > protocols.STAND_IN_AUC
 
 
 def test_check_refuses_a_network_of_the_zoo_whose_weights_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,24 +68,25 @@ def test_shards_do_all_once_and_a_run_of_the_whole_gathers_them(tmp_path: Path, 
 
 
 def test_a_shard_that_is_killed_is_done_again_and_the_others_do_not_notice(tmp_path: Path, faces: Path) -> None:
-    whole, out = go(tmp_path, "whole"), tmp_path / "out"
+    # Enough steps for a process to be killed at work.
+    slow = QUICK.model_copy(update={"steps": 12})
+    whole, out = go(tmp_path, "whole", config=slow), tmp_path / "out"
     command = [
         sys.executable, "-m", "pmtlib.cli", "protect", str(faces), "-a", NETWORK, "-o", str(out), "--aligned",
-        "--batch-size", "1", "--device", "cpu", "--quiet", "--steps",
+        "--batch-size", "1", "--device", "cpu", "--quiet", "--steps", str(slow.steps), "--shard",
     ]  # fmt: skip
-    slow = subprocess.Popen([*command, "2", "--shard", "1/2"], stderr=subprocess.DEVNULL)
+    report = out / lines_name((1, 2))
+    killed = subprocess.Popen([*command, "1/2"], stderr=subprocess.DEVNULL)
     try:
-        report = out / lines_name((1, 2))
-        for _ in range(600):
-            if report.is_file() and report.read_bytes().count(b"\n"):
-                break
-            time.sleep(0.05)
-        slow.send_signal(signal.SIGKILL)
+        while killed.poll() is None and not (report.is_file() and report.read_bytes().count(b"\n")):
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
     finally:
-        slow.wait()
-    assert read(report)[0]
+        killed.wait()
+    assert killed.returncode == -signal.SIGKILL
+    assert 0 < len(read(report)[0]) < 4
     for part in ("2/2", "1/2"):
-        done = subprocess.run([*command, "2", "--shard", part], capture_output=True, text=True)
+        done = subprocess.run([*command, part], capture_output=True, text=True)
         assert done.returncode == (1 if part == "2/2" else 0), done.stderr
     rows = everything(out)[0]
     assert [same(row) for row in rows] == [same(row) for row in whole.rows]

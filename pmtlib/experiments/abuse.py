@@ -13,7 +13,8 @@ from pydantic import Field
 from pmtlib import datasets, metrics, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
 from pmtlib.errors import DatasetError
-from pmtlib.experiments.claims import Claim, mean
+from pmtlib.experiments.claims import HOLDS, NOT, Claim, graded, mean
+from pmtlib.experiments.claims import rate as written
 from pmtlib.experiments.common import (
     PEOPLE,
     TITLES,
@@ -402,9 +403,9 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
     ]
     if worst is not None:
         lines.append(
-            f"- **Averages hide pairs of networks.** The highest unauthorised cell is {100 * worst['accuracy']:.1f}% "
-            f"[{100 * worst['low']:.1f}, {100 * worst['high']:.1f}]: {worst['network']} on images for "
-            f"{worst['authorised']} ({TITLES.get(worst['dataset'], worst['dataset'])}, n = {worst['n']})."
+            f"- **Averages hide pairs of networks.** The highest unauthorised cell is {written(worst)}: "
+            f"{worst['network']} on images for {worst['authorised']} "
+            f"({TITLES.get(worst['dataset'], worst['dataset'])}, n = {worst['n']})."
         )
     lost = summary["clean_calibrated_mean"] - summary["protected_calibrated_unauthorised_mean"]
     left = summary["clean_calibrated_mean"] - summary["purified_calibrated_unauthorised_mean"]
@@ -418,8 +419,8 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
     alike = _of_one_kind(others)
     if len(alike):
         pairs = ", ".join(
-            f"{line['network']} on images for {line['authorised']} {100 * line['accuracy']:.1f}% "
-            f"[{100 * line['low']:.1f}, {100 * line['high']:.1f}] ({TITLES.get(line['dataset'], line['dataset'])})"
+            f"{line['network']} on images for {line['authorised']} {written(line)} "
+            f"({TITLES.get(line['dataset'], line['dataset'])})"
             for line in alike.to_dict("records")
         )
         lines.append(f"- **The same architecture** as the authorised network has: {pairs}.")
@@ -465,9 +466,9 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
             "the authorised service goes on recognising people",
             f"{min(own):.1f} to {max(own):.1f}%",
             f"it has {mean(shares['authorised', ''], 1, percent=True)} on average at each network's own threshold, "
-            f"{100 * clean:.1f}% with photographs; the lowest cell is {_cell(lowest)} ({lowest['network']}, "
+            f"{100 * clean:.1f}% with photographs; the lowest cell is {written(lowest)} ({lowest['network']}, "
             f"{TITLES.get(lowest['dataset'], lowest['dataset'])})",
-            "holds" if cost <= _SERVED else "holds in part" if cost <= 2 * _SERVED else "does not hold",
+            graded(cost, _SERVED, 2 * _SERVED),
         )
     ]
     others = chosen[chosen["authorised"] != chosen["network"]]
@@ -481,7 +482,7 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
             (f"they have {mean(at_papers, 1, percent=True)} at that κ, " if at_papers else "they have ")
             + f"{mean(shares['unauthorised', ''], 1, percent=True)} at their own thresholds, after a blur "
             f"{mean(shares['unauthorised', 'purified_'], 1, percent=True)}",
-            "holds" if remaining <= _KEPT_OUT else "holds in part" if remaining <= _HALF_OUT else "does not hold",
+            graded(remaining, _KEPT_OUT, _HALF_OUT),
         )
     )
     alike = _of_one_kind(others)
@@ -491,15 +492,11 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
             Claim(
                 "so do those of the authorised network's own architecture",
                 "{:.1f} to {:.1f}% between IR50-Softmax and IR50-Sphereface".format(*paper_alike()),
-                f"these have {_cell(ends[0])} to {_cell(ends[-1])} in {len(ends)} cells",
-                "holds" if (100 * alike["high"] < _KEPT_OUT).all() else "does not hold",
+                f"these have {written(ends[0])} to {written(ends[-1])} in {len(ends)} cells",
+                HOLDS if (100 * alike["high"] < _KEPT_OUT).all() else NOT,
             )
         )
     return found
-
-
-def _cell(line: Mapping[Any, Any]) -> str:
-    return f"{100 * line['accuracy']:.1f}% [{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
 
 
 def _shares(block: AbuseBlock, settings: AbuseSettings, role: str, prefix: str, kappa: float | None = None) -> Floats:

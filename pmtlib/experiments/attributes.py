@@ -6,7 +6,7 @@ import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -722,7 +722,7 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     paper = paper_means()
     right, opposite, _ = _counted(compared)
     clean = clean_table(blocks, settings, pooled=True)
-    able = {(line["network"], line["attribute"]) for line in clean.to_dict("records") if line["tells"]}
+    able = _able(clean)
     knows = [
         (network, attribute) in able
         for network, attribute in zip(compared["network"], compared["attribute"], strict=True)
@@ -789,8 +789,7 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
     compared = comparison(blocks, settings)
     if compared.empty:
         return []
-    paper, clean = paper_means(), clean_table(blocks, settings, pooled=True)
-    able = {(line["network"], line["attribute"]) for line in clean.to_dict("records") if line["tells"]}
+    paper, able = paper_means(), _able(clean_table(blocks, settings, pooled=True))
     pairs = list(zip(compared["network"], compared["attribute"], strict=True))
     known = compared[[pair in able for pair in pairs]]
     right, opposite, verdict = _counted(known)
@@ -817,14 +816,15 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
             verdict if len(known) else UNJUDGED,
         )
     ]
-    if (restored := _restored(blocks, settings)) is not None and restored[1]:
+    restored = _restored(blocks, settings)
+    if restored is not None and restored.cells:
         told, cells, agreement, count, holds = restored
         rates = ", ".join(f"{100 * value:.0f}% {KIND_TITLES[kind]}" for kind, value in agreement.items())
         found.append(
             Claim(
                 "who gets features “cannot disclose the privacy of the original data by conducting”, with the face "
                 "rebuilt, an “attribute estimation attack” (Section 1)",
-                "no numbers",
+                "",
                 f"of faces rebuilt from PMT's features {len(told[REBUILT_PMT])} of {cells} such cells (a network and "
                 f"attribute) tell the label of the photograph better than by chance, of those from unprotected ones "
                 f"{len(told[REBUILT])} (n = {count} images; mean agreement {rates})",
@@ -853,19 +853,39 @@ def of_features(blocks: Sequence[AttributesBlock]) -> list[AttributesBlock]:
     return [AttributesBlock(block.dataset, block.features) for block in blocks]
 
 
-def _restored(
-    blocks: Sequence[AttributesBlock], settings: AttributesSettings
-) -> tuple[dict[str, Any], int, dict[str, float], int, str] | None:
-    """Faces rebuilt from features: which cells are told better than by chance, their number, agreement, n, verdict."""
+class _Restored(NamedTuple):
+    """What is read from faces rebuilt from features.
+
+    Attributes:
+        told: kind of face to the (attribute, network) cells that tell the photograph's label better than by chance.
+        cells: how many cells can be judged; where there is none, the rest is empty.
+        agreement: kind of face to the mean agreement over the cells.
+        images: how many.
+        verdict: whether the attributes are kept from whoever rebuilds the face.
+    """
+
+    told: Mapping[str, Any]
+    cells: int
+    agreement: Mapping[str, float]
+    images: int
+    verdict: str
+
+
+def _able(clean: pd.DataFrame) -> set[tuple[str, str]]:
+    """The (network, attribute) pairs that tell something of a person, by :func:`clean_table`."""
+    return {(line["network"], line["attribute"]) for line in clean.to_dict("records") if line["tells"]}
+
+
+def _restored(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> _Restored | None:
+    """What is read from faces rebuilt from features; None where nothing was measured."""
     table = attribute_table(of_features(blocks), settings, pooled=True, kinds=FACES_OF_FEATURES)
     if not len(table):
         return None
     values = ["agreement_low", "chance"]
-    clean = clean_table(blocks, settings, pooled=True)
-    able = {(line["attribute"], line["network"]) for line in clean.to_dict("records") if line["tells"]}
-    table = table[[pair in able for pair in zip(table["attribute"], table["network"], strict=True)]]
+    able = _able(clean_table(blocks, settings, pooled=True))
+    table = table[[pair in able for pair in zip(table["network"], table["attribute"], strict=True)]]
     if not len(table):
-        return {}, 0, {}, 0, UNJUDGED
+        return _Restored({}, 0, {}, 0, UNJUDGED)
     cells = table.pivot_table(values, index=["attribute", "network"], columns="kind", sort=False)
     lower, chance = cells["agreement_low"], cells["chance"]
     told = {kind: lower.index[lower[kind] > chance[kind]] for kind in FACES_OF_FEATURES}
@@ -878,7 +898,7 @@ def _restored(
         else IN_PART if set(told[REBUILT_PMT]) & kept
         else HOLDS
     )  # fmt: skip
-    return told, len(cells), agreement, count, holds
+    return _Restored(told, len(cells), agreement, count, holds)
 
 
 def features_reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pmtlib import datasets, metrics
 from pmtlib.attacks.reconstruction import RecFaceConfig, load_recface
 from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNJUDGED, Claim, listed, overall
+from pmtlib.experiments.claims import rate as claims_rate
 from pmtlib.experiments.common import (
     TITLES,
     Floats,
@@ -772,8 +773,7 @@ def beyond(cells: pd.DataFrame) -> str:
         return ""
 
     def written(line: Any) -> str:
-        where = f"after {label(str(line['operation']))}, {_title(line['dataset'])}"
-        return f"{100 * line['accuracy']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}] ({where})"
+        return f"{claims_rate(line, places=0)} (after {label(str(line['operation']))}, {_title(line['dataset'])})"
 
     own, others = (part[part["role"] == role].sort_values("accuracy") for role in ("authorised", "unauthorised"))
     text = f"of what services do to images, the worst leaves the authorised one {written(own.iloc[0])}"
@@ -785,7 +785,7 @@ def _reading_of_processing(dataset: Any, cells: pd.DataFrame) -> str:
         return cells[(cells["images"] == images) & (cells["role"] == role)].set_index("operation")
 
     def written(line: Any) -> str:
-        return f"{100 * line['accuracy']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}]"
+        return claims_rate(line, places=0)
 
     own, others, clean = at(UPLOADS, "authorised"), at(UPLOADS, "unauthorised"), at(ORIGINALS, "authorised")
     changed = own.drop(index=NONE, errors="ignore")

@@ -45,7 +45,6 @@ class SpeedSettings(VariantSettings):
         million: photographs of the simulation.
         workers: machines of the simulation.
         hours_to_failure: mean time until a machine of it dies and what it had begun is done again.
-        faces: of a photograph, in the simulation.
     """
 
     section: ClassVar[str] = "speed"
@@ -60,7 +59,6 @@ class SpeedSettings(VariantSettings):
     million: int = Field(1_000_000, ge=1)
     workers: tuple[int, ...] = (1, 10, 100, 1000)
     hours_to_failure: float = Field(100.0, gt=0)
-    faces: int = Field(1, ge=1)
 
 
 def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
@@ -153,8 +151,9 @@ def curves(outcome: Outcome) -> pd.DataFrame:
     """The curves: medians over the rounds, with the lowest and the highest.
 
     Returns:
-        DataFrame with columns curve (``batch``, ``steps``, ``cut``, ``side``), value, milliseconds (of an image-step,
-        or of a photograph), relative (to the first value of the curve, within a round), each with ``_low``, ``_high``.
+        DataFrame with columns curve (``batch``, ``steps``, ``cut``, ``side``), value, rounds, milliseconds (of an
+        image-step, or of a photograph), relative (to the first value of the curve, within a round), each with
+        ``_low``, ``_high``.
     """
     lines = []
     for curve in (BATCH, STEPS, CUT, SIDE) if outcome.result else ():
@@ -162,7 +161,7 @@ def curves(outcome: Outcome) -> pd.DataFrame:
         rounds = {int(value): np.array(taken) for value, taken in outcome.result.values[curve].items()}
         first = rounds[min(rounds)]
         for value, taken in sorted(rounds.items()):
-            line: dict[str, Any] = {"curve": curve, "value": value}
+            line: dict[str, Any] = {"curve": curve, "value": value, "rounds": len(taken)}
             for name, numbers in (("milliseconds", 1000 * taken), ("relative", taken / first)):
                 line |= {name: np.median(numbers), f"{name}_low": numbers.min(), f"{name}_high": numbers.max()}
             lines.append(line)
@@ -252,7 +251,7 @@ def million(outcome: Outcome, settings: SpeedSettings, side: int = 1000) -> list
     optimising = np.array(values[BATCH][largest]) * settings.pmt.steps + values["writing"]
     return [
         simulate(
-            settings.million, workers, np.array(values[SIDE][str(nearest)]), optimising * settings.faces,
+            settings.million, workers, np.array(values[SIDE][str(nearest)]), optimising,
             batch=int(largest), hours_to_failure=settings.hours_to_failure, seed=0,
         )
         for workers in settings.workers

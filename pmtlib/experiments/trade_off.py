@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from pmtlib import datasets, metrics, zoo
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.claims import Claim, overall
+from pmtlib.experiments.claims import rate as written
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings, with_interval
 from pmtlib.experiments.variants import CALIBRATED, LPIPS, PAPER, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
@@ -524,13 +525,14 @@ def _judge(apart: pd.DataFrame, curve: pd.DataFrame) -> _Judged:
     for term in ("utility", "privacy"):
         part = near[near["term"] == term]
         above, below = part["low"] > 0, part["high"] < 0
-        higher[term] = tuple(part[which]["bound"].tolist() for which in (above, below, ~above & ~below))
+        at_bounds = [part[which]["bound"].tolist() for which in (above, below, ~above & ~below)]
+        higher[term] = (at_bounds[0], at_bounds[1], at_bounds[2])
     at = curve[(curve["images"] == ORIGINALS) & (curve["bound"] == 0.2)]
     ours = curve[curve["images"] == UPLOADS].sort_values("bound")
     first, last = ours.iloc[0], ours.iloc[-1]
     rises, falls = last["privacy_low"] > first["privacy_high"], last["privacy_high"] < first["privacy_low"]
     return _Judged(
-        higher,  # type: ignore[arg-type]
+        higher,
         bool(at["utility"].iloc[0] <= ALMOST_ZERO) if len(at) else None,
         ours[ours["utility_high"] < first["utility_low"]]["bound"].tolist(),
         int(rises) - int(falls),
@@ -558,8 +560,7 @@ def claims(lines: pd.DataFrame, apart: pd.DataFrame, control: pd.DataFrame) -> l
 
     def utility(name: str, images: str) -> str:
         curve = paper[name][1]
-        line = curve[(curve["images"] == images) & (curve["bound"] == 0.2)].iloc[0]
-        return f"{100 * line['utility']:.0f}% [{100 * line['utility_low']:.0f}, {100 * line['utility_high']:.0f}]"
+        return written(curve[(curve["images"] == images) & (curve["bound"] == 0.2)].iloc[0], "utility", 0)
 
     def privacy(name: str) -> str:
         ours = paper[name][1]

@@ -394,7 +394,8 @@ def traits_table(frame: pd.DataFrame) -> Styler:
     caption = (
         "Attributes of what an attacker holds against those that the same network reads from the photograph: agreement "
         "of the likeliest label, percent, with 95% Wilson interval; for ages the mean absolute difference, years, with "
-        "a bootstrap interval. Another person: what somebody else's photograph agrees to, the level of chance"
+        "a bootstrap interval. Another person: what somebody else's photograph agrees to, the level of chance. "
+        f"n = {int(frame['n'].max()) if len(frame) else 0} photographs a set"
     )
     return styled(pd.DataFrame(rows).fillna(""), caption).hide(axis="index")
 
@@ -452,7 +453,10 @@ def service_table(frame: pd.DataFrame) -> Styler:
             low, high = 100 * line["low"], 100 * line["high"]
             row[f"{line['condition']}s, TAR %"] = f"{100 * line['accuracy']:.1f} [{low:.1f}, {high:.1f}]{seen}"
         rows.append(row)
-    caption = "The authorised service's TAR at a FAR of 10⁻² with 95% Wilson interval, on what it makes of what it gets"
+    caption = (
+        "The authorised service's TAR at a FAR of 10⁻² with 95% Wilson interval, on what it makes of what it gets; "
+        f"n = {int(frame['n'].max()) if len(frame) else 0} pairs of one person a set"
+    )
     return styled(pd.DataFrame(rows), caption).hide(axis="index")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from pmtlib.experiments.common import Outcome, with_interval
+from pmtlib.experiments.common import with_interval
 from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run
 from pmtlib.figures.common import styled
 
@@ -59,7 +59,8 @@ def cost_table(frame: pd.DataFrame) -> Styler:
         for line in frame.to_dict("records")
     ]
     table = pd.DataFrame(rows, columns=["curve", "value", "ms", "relative to the first"])
-    return styled(table, "Medians of the rounds, with the lowest and the highest").hide(axis="index")
+    rounds = int(frame["rounds"].max()) if len(frame) else 0
+    return styled(table, f"Medians of n = {rounds} rounds, with the lowest and the highest").hide(axis="index")
 
 
 def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
@@ -98,8 +99,3 @@ def million_table(runs: Sequence[Run]) -> Styler:
         for run in runs
     ]
     return styled(pd.DataFrame(rows), "Simulated: not measured on as many machines").hide(axis="index")
-
-
-def provenance(outcome: Outcome) -> list[tuple[str, str, Outcome]]:
-    """The row for the table of stored results."""
-    return [("", "curves of cost", outcome)]
