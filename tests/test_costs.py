@@ -91,3 +91,19 @@ def test_a_way_that_gives_other_images_is_an_error(
     monkeypatch.setattr(transform, "plain_loop", darker)
     assert transform.main(["--steps", "1", "--images", "2", "--rounds", "1", "--device", "cpu"]) == 1
     assert "literal does not give the images of pmtlib" in capsys.readouterr().err
+
+
+def test_the_whole_command_is_broken_down(tmp_path: Path) -> None:
+    photographs.ready()
+    done = subprocess.run(
+        [sys.executable, "benchmarks/command.py", "--count", "9", "--steps", "1", "--batch-size", "4",
+         "--device", "cpu", "--json", str(tmp_path / "command.json")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "command.json").read_text())
+    assert found["photographs"] == 9
+    assert found["done"] + found["failed"] == 9
+    assert set(found["stages"]) == {"finding", "optimising", "writing"}
+    assert found["wall_seconds"] >= found["run_seconds"] > found["stages"]["optimising"] > 0
+    assert str(tmp_path) not in json.dumps(found)
