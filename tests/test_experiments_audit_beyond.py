@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pmtlib import metrics, zoo
+from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.reconstruction import training_people
 from pmtlib.errors import AssetError
@@ -19,6 +20,7 @@ from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
+from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
 from tests import photographs
 from tests.crowd import gathered, smooth
@@ -389,7 +391,9 @@ def weighed_by_hand() -> dict[str, Any]:
 
 
 def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
-    frame = audit_frontier.points({"lfw": outcome("settings", weighed_by_hand()), "cfp_ff": NOTHING}, SETTINGS)
+    frame = audit_frontier.points(
+        {"lfw": [outcome("settings", weighed_by_hand()), NOTHING], "cfp_ff": [NOTHING]}, SETTINGS
+    )
     (line,) = frame.to_dict("records")
     assert (line["dataset"], line["setting"], line["steps"], line["n"]) == ("lfw", "deep, 7x7", 20, 3)
     assert line["service"] == pytest.approx(2 / 3)
@@ -485,6 +489,7 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     best = audit.Purification("gaussian", 1.5)
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
     outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
+    outcomes.append(audit_frontier.embedded(bench, "samples", [best]))
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
@@ -575,5 +580,23 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
         own = bench.network("mobilefacenet")(attacked[0][place : place + 1])
         other = bench.network("mobilefacenet")(shown.others[pair : pair + 1])
         assert seen[pair] == pytest.approx(torch.cosine_similarity(own, other).item(), abs=2e-5)
+    # Heads of one's own, which are not the attacker's: what is matched is what they say.
+    seeds = []
+
+    def noted(shared: ShallowModel, people: audit.datasets.People, config: HeadConfig) -> StitchedNetwork:
+        seeds.append(config.seed)
+        return train_head(shared, people, config)
+
+    monkeypatch.setattr(audit_beyond, "trained_head", noted)
+    changed = {"own_head": HeadConfig(steps=2, width=4, validation_people=1), "own_head_cuts": ("7x7",)}
+    owner = audit.Audit(settings.model_copy(update={**changed, "own_head_steps": (1, 2)}), torch.device("cpu"))
+    owner.usable()
+    protectors = audit_frontier.embedded(owner, "samples", blurs)
+    assert protectors.result is not None, protectors.note
+    assert list(protectors.result.values["settings"]) == ["embedding, 7x7, K = 1", "embedding, 7x7, K = 2"]
+    assert seeds == [audit_frontier.OWN_SEED, audit_frontier.OWN_SEED + 1]
+    drawn = audit_frontier.points({"samples": [everything, protectors]}, owner.settings)
+    assert list(drawn["setting"]) == ["pmt", "embedding, 7x7", "embedding, 7x7"]
+    assert figures.settings_figure(drawn) is not None
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
     assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note

@@ -118,6 +118,11 @@ class AuditSettings(VariantSettings):
             at on the evaluated sets, under filters and translation; none leaves all such settings out.
         frontier_deep_steps: the same of the variants that match a late map alone.
         frontier_windows: windows over which the last map is averaged there.
+        own_head: the training of the heads that the variant ``embedding`` matches, looked at on the evaluated sets too;
+            None leaves it out. The seed is not used: each has its own.
+        own_heads: how many, on each cut.
+        own_head_cuts: the cuts.
+        own_head_steps: the numbers of steps.
     """
 
     section: ClassVar[str] = "audit"
@@ -153,6 +158,10 @@ class AuditSettings(VariantSettings):
     frontier_steps: tuple[int, ...] = ()
     frontier_deep_steps: tuple[int, ...] = (20, 40, 80)
     frontier_windows: tuple[int, ...] = (3, 7)
+    own_head: HeadConfig | None = None
+    own_heads: int = Field(2, ge=1)
+    own_head_cuts: tuple[str, ...] = ("28x28", "7x7")
+    own_head_steps: tuple[int, ...] = (40, 80, 160)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:

@@ -300,7 +300,7 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
         people, about = learned_from(people_set, sample)
-        network = _head(audit, variant, people, config)
+        network = trained_head(audit.shared(variant), people, config)
         rows = split_people(people, config).validation
         held = _embedded(network, people.tensor(rows), audit)
         names = [people.identities[int(row)] for row in rows]
@@ -321,8 +321,8 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     return _obtain(audit, dataset, variant, "stitching", parameters, compute)
 
 
-def _head(audit: Audit, variant: str, people: datasets.People, config: HeadConfig) -> StitchedNetwork:
-    shared = audit.shared(variant)
+def trained_head(shared: ShallowModel, people: datasets.People, config: HeadConfig) -> StitchedNetwork:
+    """A head on a shared model, trained on people or found in the cache."""
     asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, torch.__version__]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar(f"head on {shared.name}, cut {shared.cut}", config.steps) as advance:

@@ -8,7 +8,7 @@ chosen here: which variant the audit attacks thoroughly was settled on other peo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,19 +17,24 @@ import pandas as pd
 from pmtlib import metrics
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.translate import Translator, translations
-from pmtlib.datasets import PairSet
+from pmtlib.datasets import PairSet, People
 from pmtlib.experiments import audit_beyond as beyond
 from pmtlib.experiments.common import TITLES, Outcome, rounded
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.images import quantise
+from pmtlib.results import Request
 from pmtlib.transform import PMTConfig
 from pmtlib.variants.decoy import DecoyConfig
 from pmtlib.variants.deep import DeepConfig
+from pmtlib.variants.embedding import EmbeddingConfig, know
 from pmtlib.variants.pooled import PooledConfig
 
 if TYPE_CHECKING:
     from pmtlib.experiments.audit import Audit, AuditSettings
 
+NOT_RUN = "not run: this profile looks at the audited variants alone"
+OWN_SEED = 100
+"""Seed of the first head that protects; those that attack have small ones."""
 Setting = tuple[PMTConfig, int | str, tuple[int, ...]]
 """A configuration, a cut, and the numbers of steps that are looked at."""
 
@@ -63,73 +68,125 @@ def weighed(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
     """
     settings = audit.settings
     if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
-        return Outcome(None, "not run: this profile looks at the audited variants alone")
+        return Outcome(None, NOT_RUN)
     candidates = tried(settings)
-    people_set = beyond.STITCHING_PEOPLE[dataset]
+    listed = {name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in candidates.items()}
+    request = _request(audit, dataset, "settings", filters, {"tried": listed})
+    return audit.obtain(
+        request, audit.source(dataset), lambda: _measured(audit, dataset, filters, lambda _: candidates)
+    )
+
+
+def embedded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
+    """The same of uploads that match only what heads of the user's own tell (:mod:`pmtlib.variants.embedding`).
+
+    The heads are trained on the people who also train the translator, from other weights than any head that attacks.
+    """
+    settings = audit.settings
+    if settings.own_head is None or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+        return Outcome(None, NOT_RUN)
+    own = settings.own_head
+    config = EmbeddingConfig(**_of_embedding(settings), heads=(("",),))
     parameters = {
+        # Which heads is said by how they are trained.
+        "pmt": config.model_dump(mode="json", exclude={"heads"}),
+        "cuts": list(settings.own_head_cuts),
+        "steps": list(settings.own_head_steps),
+        "head": own.model_dump(mode="json"),
+        "heads": settings.own_heads,
+    }
+
+    def candidates(people: People) -> dict[str, Setting]:
+        found: dict[str, Setting] = {}
+        for cut in settings.own_head_cuts:
+            shared = audit.shallow(settings.authorised, cut)
+            seeds = range(OWN_SEED, OWN_SEED + settings.own_heads)
+            heads = [
+                beyond.trained_head(shared, people, own.model_copy(update={"seed": seed})).units[-1] for seed in seeds
+            ]
+            config = EmbeddingConfig(**_of_embedding(settings), heads=(tuple(know(head) for head in heads),))
+            found[f"embedding, {cut}"] = (config, cut, settings.own_head_steps)
+        return found
+
+    request = _request(audit, dataset, "settings-embedding", filters, parameters)
+    return audit.obtain(request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates))
+
+
+def _of_embedding(settings: AuditSettings) -> dict[str, Any]:
+    return {"batch_size": settings.pmt.batch_size, "steps": max(settings.own_head_steps)}
+
+
+def _request(
+    audit: Audit, dataset: str, name: str, filters: Sequence[Purification], parameters: Mapping[str, Any]
+) -> Request:
+    settings = audit.settings
+    assert settings.translator is not None
+    whole = {
         "authorised": settings.authorised,
-        "tried": {
-            name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in candidates.items()
-        },
+        **parameters,
         "filters": [[one.name, one.strength] for one in filters],
         "translator": settings.translator.model_dump(mode="json"),
-        "people": people_set,
+        "people": beyond.STITCHING_PEOPLE[dataset],
         "without": beyond.EVALUATED,
         "thresholds_of": threshold_set(dataset),
     }
-    request = audit.request("audit", f"{dataset}--settings", 1, parameters, (settings.authorised,))
-
-    def compute() -> dict[str, Any]:
-        photographs = audit.photographs(dataset)
-        sample = audit.sample(dataset)
-        assert isinstance(sample, PairSet)
-        people, about = beyond.learned_from(people_set, sample)
-        found: dict[str, Any] = {}
-        translated_at: dict[str, Any] = {}
-        tellers: dict[int, tuple[Translator, dict[str, float]]] = {}
-        for name, (config, cut, keep) in candidates.items():
-            shared = audit.shallow(settings.authorised, cut)
-            if shared.cut not in tellers:
-                tellers[shared.cut] = beyond.translator(audit, shared, people)
-            teller, thresholds = tellers[shared.cut]
-            translated_at[str(cut)] = {network: round(value, 5) for network, value in thresholds.items()}
-            made = audit.protect(
-                photographs.originals, settings.authorised, f"{dataset}, {name}", config=config, cut=cut, keep=keep
-            )
-            for steps, images in zip(keep, made.kept, strict=True):
-                uploads = quantise(images)
-                attacked = {beyond.UPLOAD: uploads, **{f"{one.name} {one.strength:g}": one(uploads) for one in filters}}
-                entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
-                for attack, what in attacked.items():
-                    seen = audit.opinions(photographs, what)
-                    networks = {network: scores["other"] for network, scores in seen["networks"].items()}
-                    entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
-                said = translations(teller, uploads)
-                cosines = {
-                    network: rounded(
-                        metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others))
-                    )
-                    for network, mine in said.items()
-                }
-                entry["attacks"][beyond.TRANSLATION] = {"networks": cosines}
-                found[f"{name}, K = {steps}"] = entry
-        return {
-            "same": photographs.same.astype(int).tolist(),
-            "photograph": photographs.place.tolist(),
-            "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
-            "translated_at": translated_at,
-            "settings": found,
-            "people": about,
-        }
-
-    return audit.obtain(request, audit.source(dataset), compute)
+    return audit.request("audit", f"{dataset}--{name}", 1, whole, (settings.authorised,))
 
 
-def points(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
+def _measured(
+    audit: Audit,
+    dataset: str,
+    filters: Sequence[Purification],
+    candidates: Callable[[People], Mapping[str, Setting]],
+) -> dict[str, Any]:
+    """What is stored about settings; ``candidates`` gives them for the people whom users and attackers learn from."""
+    settings = audit.settings
+    photographs = audit.photographs(dataset)
+    sample = audit.sample(dataset)
+    assert isinstance(sample, PairSet)
+    people, about = beyond.learned_from(beyond.STITCHING_PEOPLE[dataset], sample)
+    found: dict[str, Any] = {}
+    translated_at: dict[str, Any] = {}
+    tellers: dict[int, tuple[Translator, dict[str, float]]] = {}
+    for name, (config, cut, keep) in candidates(people).items():
+        shared = audit.shallow(settings.authorised, cut)
+        if shared.cut not in tellers:
+            tellers[shared.cut] = beyond.translator(audit, shared, people)
+        teller, thresholds = tellers[shared.cut]
+        translated_at[str(cut)] = {network: round(value, 5) for network, value in thresholds.items()}
+        made = audit.protect(
+            photographs.originals, settings.authorised, f"{dataset}, {name}", config=config, cut=cut, keep=keep
+        )
+        for steps, images in zip(keep, made.kept, strict=True):
+            uploads = quantise(images)
+            attacked = {beyond.UPLOAD: uploads, **{f"{one.name} {one.strength:g}": one(uploads) for one in filters}}
+            entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
+            for attack, what in attacked.items():
+                seen = audit.opinions(photographs, what)
+                networks = {network: scores["other"] for network, scores in seen["networks"].items()}
+                entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
+            said = translations(teller, uploads)
+            cosines = {
+                network: rounded(metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others)))
+                for network, mine in said.items()
+            }
+            entry["attacks"][beyond.TRANSLATION] = {"networks": cosines}
+            found[f"{name}, K = {steps}"] = entry
+    return {
+        "same": photographs.same.astype(int).tolist(),
+        "photograph": photographs.place.tolist(),
+        "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
+        "translated_at": translated_at,
+        "settings": found,
+        "people": about,
+    }
+
+
+def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -> pd.DataFrame:
     """Utility and leak of every setting.
 
     Args:
-        outcomes: of :func:`weighed`, by the data set's name.
+        outcomes: of :func:`weighed` and :func:`embedded`, by the data set's name.
         settings: the audit's.
 
     Returns:
@@ -140,7 +197,7 @@ def points(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataF
         (``_attack``); ssim: the highest mean SSIM after a filter.
     """
     lines = []
-    for dataset, outcome in outcomes.items():
+    for dataset, outcome in ((dataset, one) for dataset, several in outcomes.items() for one in several):
         if outcome.result is None:
             continue
         values = outcome.result.values

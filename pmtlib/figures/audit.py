@@ -349,7 +349,7 @@ def settings_figure(frame: pd.DataFrame) -> Figure:
 
 def _family(setting: str) -> int:
     """The place of a setting's variant among the variants: the colour of its lines."""
-    return ("pmt", "deep", "pooled", "decoy").index(setting.split(",")[0].split(" ")[0])
+    return ("pmt", "deep", "pooled", "decoy", "embedding").index(setting.split(",")[0].split(" ")[0])
 
 
 def settings_table(frame: pd.DataFrame) -> Styler:
