@@ -160,7 +160,7 @@ class AuditSettings(VariantSettings):
     frontier_windows: tuple[int, ...] = (3, 7)
     own_head: HeadConfig | None = None
     own_heads: int = Field(2, ge=1)
-    own_head_cuts: tuple[str, ...] = ("28x28", "7x7")
+    own_head_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
     own_head_steps: tuple[int, ...] = (40, 80, 160)
 
 
