@@ -32,21 +32,21 @@ $(BIN)/python:
 	exit 1
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
-	@if $(BIN)/python -m pip install --quiet uv; then \
+	@SECONDS=0; if $(BIN)/python -m pip install --quiet uv; then \
 	  $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 	  echo "uv cannot be installed; pip does it, more slowly" >&2; \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock && \
 	  $(BIN)/python -m pip install --quiet --no-deps -e .; \
-	fi
+	fi && echo "set up in $$SECONDS s"
 	@touch $@
 
 book: notebooks html ## execute every notebook and build the book into _build/html
 
 html: $(STAMP) ## build the book from the pages that are there; executes nothing
-	$(BIN)/jupyter-book build book/ -n -W --keep-going
-	@echo "open _build/html/index.html"
+	@SECONDS=0; $(BIN)/jupyter-book build book/ -n -W --keep-going && \
+	  echo "built from the pages in $$SECONDS s; open _build/html/index.html"
 
 notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) and put the pages into book/results
 	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)

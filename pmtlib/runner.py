@@ -470,6 +470,7 @@ def execute(
     sources = [read_source(name) for name in (only or names())]
     read_manifest(target)  # a damaged one is told of before the work, not after it
     failures: list[str] = []
+    begun = time.monotonic()
     with _own_kernel() as kernel:
         for source in sources:
             started = time.monotonic()
@@ -485,6 +486,7 @@ def execute(
                 entry = _entry(source, profile, values[source.name], page, used)
                 _write_manifest(target, {**read_manifest(target), source.name: entry})
             report(f"{source.name}: executed with profile {profile} in {time.monotonic() - started:.0f} s")
+    report(f"{len(sources) - len(failures)} of {len(sources)} notebook(s) in {time.monotonic() - begun:.0f} s")
     if not only and target.is_dir():
         with exclusive(target):
             manifest = read_manifest(target)
