@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from pmtlib import cache
 from pmtlib.errors import AssetError
 from pmtlib.paths import cache_dir, exclusive, file_sha256, weights_dir
 
@@ -742,9 +743,8 @@ class _Bar:
 
 def _prepare(need: int) -> Path:
     """The cache's folder of assets, private to the user, on a disk with ``need`` bytes free."""
-    folder = _folder()
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = cache.folder("assets")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise AssetError(

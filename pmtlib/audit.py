@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmtlib import attribute_zoo, devices, faces, metrics, variants, zoo
+from pmtlib import attribute_zoo, cache, devices, faces, metrics, variants, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
 from pmtlib.attacks.adaptive.translate import (
@@ -40,7 +40,6 @@ from pmtlib.intake import PICTURES, collect, shown
 from pmtlib.inventory import is_present
 from pmtlib.metrics import Floats
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.paths import cache_dir
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, Row, everything
 from pmtlib.shallow import ShallowModel
@@ -408,7 +407,7 @@ def _learned(
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar("learning to restore", training.steps, show=show) as advance:
         model = train_deobfuscator(
-            pairs.protected, pairs.originals, training, device=place, folder=cache_dir() / "deobfuscator" / key,
+            pairs.protected, pairs.originals, training, device=place, folder=cache.folder("deobfuscator") / key,
             progress=advance,
         ).to(place)  # fmt: skip
     with torch.no_grad():

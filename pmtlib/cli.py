@@ -70,6 +70,8 @@ assets_app = typer.Typer(
     invoke_without_command=True, help="Weights and sample photographs: where they are, and fetching them."
 )
 app.add_typer(assets_app, name="assets")
+cache_app = typer.Typer(invoke_without_command=True, help="What pmtlib keeps on this machine, and deleting it.")
+app.add_typer(cache_app, name="cache")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
@@ -931,6 +933,40 @@ def fetch_assets(
     if not chosen:
         raise ConfigError("nothing can be downloaded here; see `pmt assets list`")
     return SOME_FAILED if failed else DONE
+
+
+@cache_app.callback()
+def cache_files(context: typer.Context, as_json: JsonOption = False) -> None:
+    """What pmtlib keeps on this machine, and deleting it."""
+    if context.invoked_subcommand is not None:
+        return
+    from pmtlib import cache, paths
+
+    rows = cache.usage()
+    if as_json:
+        _print_json({"folder": str(paths.cache_dir()), "kinds": [one._asdict() for one in rows]})
+    else:
+        shape = _table(("kind", ""), ("files", "r"), ("MB", "r"), ("what it is", "fold"))
+        for one in rows:
+            shape.add_row(one.kind, str(one.files), f"{one.size / 1e6:.1f}", cache.KINDS[one.kind])
+        print(f"in {shown(paths.cache_dir())}, which PMT_CACHE can change:")
+        Console().print(shape)
+    raise typer.Exit(DONE)
+
+
+@cache_app.command("clear", epilog=EXIT_CODES)
+def clear_cache(
+    kinds: Annotated[list[str] | None, typer.Argument(metavar="[KIND...]", help="As listed; all by default.")] = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Delete what is cached; it is fetched or computed again when it is needed."""
+    from pmtlib import cache
+
+    gone = cache.clear(_listed(kinds or []))
+    if not quiet:
+        size = sum(one.size for one in gone) / 1e6
+        print(f"{_count(sum(one.files for one in gone), 'file')} deleted, {size:.1f} MB")
+    return DONE
 
 
 def _same_origin(names: Iterable[str]) -> list[list[str]]:

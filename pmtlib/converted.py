@@ -12,10 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pmtlib import assets
+from pmtlib import assets, cache
 from pmtlib.errors import NetworkError
 from pmtlib.images import write_atomic
-from pmtlib.paths import cache_dir
 
 _CONTENT = "content-sha256"
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -32,7 +31,7 @@ def checksum(asset_names: Sequence[str], conversion: int) -> str:
 
 def location(name: str, weights: str) -> Path:
     """Where converted weights are kept, by the network's name and their :func:`checksum`; the file need not exist."""
-    return cache_dir() / "converted" / f"{name}-{weights[:12]}.safetensors"
+    return cache.folder("converted") / f"{name}-{weights[:12]}.safetensors"
 
 
 def load(name: str, path: Path, build: Callable[[], _Module], convert: Callable[[], Mapping[str, Tensor]]) -> _Module:

@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pmtlib import faces, metrics, zoo
+from pmtlib import cache, faces, metrics, zoo
 from pmtlib.attacks.layers import grown, residual_blocks
 from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, read_eight_bit, seeded
 from pmtlib.datasets import SUFFIXES, Images, People, load_people, sample_photos
 from pmtlib.errors import ConfigError, DatasetError, PhotoError, ResultError
 from pmtlib.faces import SIZE
 from pmtlib.images import UInt8Image, batches
-from pmtlib.paths import cache_dir, data_dir
+from pmtlib.paths import data_dir
 from pmtlib.randomness import derived_generator, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -321,7 +321,7 @@ def recface_key(network_checksum: str, cut: int | str, config: RecFaceConfig, pe
 
 def recface_folder(key: str) -> Path:
     """Where the RecFace of a key is kept; the folder need not exist."""
-    return cache_dir() / "recface" / key
+    return cache.folder("recface") / key
 
 
 def find_recface(network_name: str, cut: int | str, config: RecFaceConfig, people_fingerprint: str) -> Path | None:

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pmtlib import datasets, metrics, paths, results, zoo
+from pmtlib import cache, datasets, metrics, results, zoo
 from pmtlib.attacks.adaptive.average import average_features, average_images
 from pmtlib.attacks.adaptive.deobfuscate import (
     Deobfuscator,
@@ -654,7 +654,7 @@ class Audit(Variants[AuditSettings]):
     def _folder(self, kind: str, *asked: Any) -> Path:
         weights = zoo.weights_checksum(self.settings.authorised)
         key = json.dumps([*asked, self.training(), weights, torch.__version__], sort_keys=True)
-        return paths.cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()[:24]
+        return cache.folder(kind) / hashlib.sha256(key.encode()).hexdigest()[:24]
 
     def _pairs(self, variant: str, people: datasets.People) -> tuple[Pairs, Pairs]:
         """Uploads of other people with their photographs, those to train on and those that are held out."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmtlib import attribute_zoo, datasets, metrics, paths, results, zoo
+from pmtlib import attribute_zoo, cache, datasets, metrics, results, zoo
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
@@ -326,7 +326,7 @@ def trained_head(shared: ShallowModel, people: datasets.People, config: HeadConf
     asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, torch.__version__]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar(f"head on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        return train_head(shared, people, config, folder=paths.cache_dir() / "head" / key, progress=advance)
+        return train_head(shared, people, config, folder=cache.folder("head") / key, progress=advance)
 
 
 def _embedded(network: StitchedNetwork, images: Tensor, audit: Audit) -> Floats:

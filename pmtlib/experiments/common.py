@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pmtlib import datasets, metrics, paths, protocols, provenance, reproduction, results, variants, zoo
+from pmtlib import cache, datasets, metrics, paths, protocols, provenance, reproduction, results, variants, zoo
 from pmtlib.attacks.reconstruction import RecFaceConfig, find_recface
 from pmtlib.errors import AssetError, ConfigError, DatasetError, NetworkError, ResultError
 from pmtlib.images import batches, write_atomic
@@ -410,7 +410,7 @@ class Bench(Generic[_Settings]):
             "on": [self.device.type, torch.__version__, variants.code_digest(config)],
         }
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + images.numpy().tobytes())
-        return paths.cache_dir() / "protected" / f"{digest.hexdigest()[:24]}.safetensors"
+        return cache.folder("protected") / f"{digest.hexdigest()[:24]}.safetensors"
 
     def thresholds(self, name: str, *, recompute: Recompute = False) -> Outcome:
         """Clean scores of the evaluated pairs and a threshold for each network, from pairs of other people.

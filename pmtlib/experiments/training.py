@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from pmtlib import metrics, paths, results
+from pmtlib import cache, metrics, results
 from pmtlib.attacks.reconstruction import sample_people
 from pmtlib.datasets import People
 from pmtlib.errors import AssetError, DatasetError
@@ -100,7 +100,7 @@ def recogniser_folder(people: People, config: RecogniserConfig) -> Path:
     """Where a training of this section is kept, by corpus and configuration: in the cache."""
     asked = [STATE_FORMAT, VERSION, people.fingerprint, config.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    return paths.cache_dir() / "recogniser" / key[:16]
+    return cache.folder("recogniser") / key[:16]
 
 
 def curves(found: Sequence[tuple[str, Outcome]]) -> pd.DataFrame:

@@ -25,14 +25,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pmtlib import metrics
+from pmtlib import cache, metrics
 from pmtlib.attacks.reconstruction import RecFace, differentiable_ssim
 from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit, seeded
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, ResultError
 from pmtlib.faces import SIZE
 from pmtlib.images import batches, to_uint8, write_atomic
-from pmtlib.paths import cache_dir
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, protect
 from pmtlib.variants import code_digest
@@ -109,7 +108,7 @@ def make_pairs(
     if not configs or not seeds or chunk < 1:
         raise ConfigError(f"{len(configs)} configurations, {len(seeds)} seeds, chunks of {chunk}; give 1 or more each")
     if folder is None:
-        folder = cache_dir() / "pairs" / _pairs_key(people, shallow_models, configs, seeds, keep, chunk)
+        folder = cache.folder("pairs") / _pairs_key(people, shallow_models, configs, seeds, keep, chunk)
     combinations = list(itertools.product(configs, seeds))
     protected, rows = [], []
     for number, part in enumerate(batches(len(people), chunk)):

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from torch import Tensor, nn
 
+from pmtlib import cache
 from pmtlib.attacks.adaptive.link import link_scores
 from pmtlib.attacks.adaptive.stitch import Head
 from pmtlib.attacks.reconstruction import split_people
@@ -35,7 +36,6 @@ from pmtlib.datasets import People
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches
 from pmtlib.metrics import Floats
-from pmtlib.paths import cache_dir
 from pmtlib.randomness import reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -303,7 +303,7 @@ def translator_folder(
     """Where a translator is kept in the cache; ``weights`` are the checksums of the networks and of the service's."""
     asked = [shallow.name, shallow.cut, config.model_dump(mode="json"), people.fingerprint, dict(weights)]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
-    return cache_dir() / "translator" / key
+    return cache.folder("translator") / key
 
 
 def comparisons(identities: Sequence[str]) -> int:
