@@ -12,7 +12,7 @@ STAMP := $(VENV)/.in-step-with-lock
 LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes --extra ray pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book html picture test lint format types notebooks check lock clean distclean
+.PHONY: help setup book html picture test lint format types notebooks check lock advisories clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [PROFILE=paper]"
@@ -73,6 +73,9 @@ test: lint types ## lint, types, all tests, the notebooks and the book; the last
 
 lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
 	PATH="$(abspath $(BIN)):$$PATH" $(LOCK_COMMAND)
+
+advisories: $(STAMP) ## report published faults of the locked packages (needs the index's database of them)
+	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 clean: ## remove what building and testing left
 	rm -rf _build book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
