@@ -97,13 +97,14 @@ def test_the_whole_command_is_broken_down(tmp_path: Path) -> None:
     photographs.ready()
     done = subprocess.run(
         [sys.executable, "benchmarks/command.py", "--count", "9", "--steps", "1", "--batch-size", "4",
-         "--device", "cpu", "--json", str(tmp_path / "command.json")],
+         "--sides", "300", "500", "--broken", "0.25", "--device", "cpu", "--json", str(tmp_path / "command.json")],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "command.json").read_text())
-    assert found["photographs"] == 9
-    assert found["done"] + found["failed"] == 9
+    assert (found["photographs"], found["broken"]) == (9, 2)
+    assert 0 < found["done"] <= 7
+    assert max(found["memory"]["megabytes"]) > 100
     assert set(found["stages"]) == {"finding", "optimising", "writing"}
     assert found["wall_seconds"] >= found["run_seconds"] > found["stages"]["optimising"] > 0
     assert str(tmp_path) not in json.dumps(found)
