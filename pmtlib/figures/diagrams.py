@@ -119,8 +119,8 @@ def system() -> Drawing:
     drawing = Drawing(
         "Two ways to use a face recognition service, with the filter in both",
         "Left: the user filters the photograph, runs the shared shallow model and uploads features; the service runs "
-        "the rest of the network. Right: the user filters the photograph and uploads an image; the service runs the whole "
-        "network. In both the service compares an embedding with an enrolled one.",
+        "the rest of the network. Right: the user filters the photograph and uploads an image; the service runs the "
+        "whole network. In both the service compares an embedding with an enrolled one.",
         492,
     )
     drawing.words(102, 18, "A. Features uploaded", "head")
@@ -170,21 +170,22 @@ def flow() -> Drawing:
     ]
     for top, text, kind in steps:
         drawing.box(10, top, 188, 54, text, kind)
-    for top, below in pairwise(steps):
-        drawing.arrow((104, top[0] + 54), (104, below[0] - 2))
+    for (above, _, _), (below, _, _) in pairwise(steps):
+        drawing.arrow((104, above + 54), (104, below - 2))
     attackers = [
         (110, 84, "holds E_c: inverts,|learns to rebuild faces,|translates features to|networks of their own"),
         (206, 74, "runs the filter on other|people: learns the way|back from x̃ to x"),
         (
             292,
             116,
-            "holds uploads: looks,|filters, reads attributes,|recognises with other|networks, links uploads,|averages several",
+            "holds uploads: looks,|filters, reads attributes,|recognises with other|"
+            "networks, links uploads,|averages several",
         ),
     ]
-    for top, height, text in attackers:
-        drawing.box(222, top, 168, height, text, "attacker")
-    for top in (153, 243, 333):
-        drawing.arrow((198, top), (220, top), style="dashed")
+    for y, height, told in attackers:
+        drawing.box(222, y, 168, height, told, "attacker")
+    for y in (153, 243, 333):
+        drawing.arrow((198, y), (220, y), style="dashed")
     drawing.words(306, 450, "Nobody here sees x or E_s;|other photographs of the|person may be enrolled.", "small")
     return drawing
 
@@ -194,9 +195,9 @@ def loop() -> Drawing:
     drawing = Drawing(
         "The loop of PMT",
         "The photograph x and the candidate, which starts as noise, get the same random augmentation T and go through "
-        "the shared shallow model. The outputs of all shared units are pooled and joined to z and z-tilde. Their squared "
-        "distance J has a gradient in the pixels of the candidate. It is scaled and smoothed by a kernel, and a step "
-        "downhill, clipped to the range of pixels, gives the next candidate. This repeats K times.",
+        "the shared shallow model. The outputs of all shared units are pooled and joined to z and z-tilde. Their "
+        "squared distance J has a gradient in the pixels of the candidate. It is scaled and smoothed by a kernel; a "
+        "step downhill, clipped to the range of pixels, gives the next candidate. This repeats K times.",
         520,
     )
     drawing.box(16, 14, 150, 44, "photograph x|(fixed)", "user")
