@@ -40,7 +40,7 @@ text { font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans
 .filter { fill: #fff3d6; stroke: #9a6700; stroke-width: 2.4; }
 .attacker { fill: #fde9dc; stroke: #b34700; stroke-width: 1.6; stroke-dasharray: 5 3; }
 .zone { fill: none; stroke: #8a8a8a; stroke-width: 1; stroke-dasharray: 2 3; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
 .paper { fill: #14181e; }
 .ink { fill: #f0f0f0; }
 .line { stroke: #f0f0f0; }
