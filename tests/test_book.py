@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
@@ -10,11 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
-from pmtlib import runner
+from pmtlib import book_tables, runner, transform, zoo
+from pmtlib.figures import diagrams
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,3 +140,159 @@ def test_the_reference_shows_every_module(built: tuple[Path, str]) -> None:
 def test_every_notebook_has_its_page_in_the_contents() -> None:
     results = {entry.removeprefix("results/") for entry in toc_entries() if entry.startswith("results/")}
     assert results == set(runner.names())
+
+
+# The pages of prose
+# ------------------
+
+PROSE = ("method", "threat-model", "related-work", "settings", "limits", "glossary", "cite")
+
+
+def page(name: str) -> str:
+    return (ROOT / "book" / f"{name}.md").read_text("utf-8")
+
+
+def find(name: str) -> Any:
+    """What a dotted name of the package stands for."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_every_name_of_the_package_in_a_page_exists(name: str) -> None:
+    for target in re.findall(r"\{py:\w+\}`(?:[^`<]*<)?~?(pmtlib[\w.]*)", page(name)):
+        assert find(target) is not None, target
+
+
+def test_the_steps_that_the_method_names_exist() -> None:
+    rows = [line for line in page("method").splitlines() if line.startswith("|") and "`_" in line]
+    steps = set(re.findall(r"`(_\w+)`", "\n".join(rows))) | {"optimise", "finish"}
+    assert {"_start", "_features", "_error", "_step", "_draw_augmentation", "_aggregate", "_direction"} <= steps
+    assert [step for step in steps if not callable(getattr(transform.Run, step, None))] == []
+    for written in re.findall(r"`(PMTConfig\([^`]*\))`", page("method")):
+        assert isinstance(eval(written, {"PMTConfig": transform.PMTConfig}), transform.PMTConfig)
+
+
+def test_the_equations_of_the_method_have_the_numbers_of_the_paper(built: tuple[Path, str]) -> None:
+    assert re.findall(r"^\$\$ \((eq-\d+)\)$", page("method"), re.MULTILINE) == [f"eq-{n}" for n in range(1, 12)]
+    html = (built[0] / "_build" / "html" / "method.html").read_text()
+    numbers = re.findall(r'id="equation-eq-(\d+)">\s*<span class="eqno">\((\d+)\)', html)
+    assert numbers == [(str(n), str(n)) for n in range(1, 12)]
+
+
+def test_the_example_of_the_method_runs() -> None:
+    if not zoo.available("mobilefacenet"):
+        pytest.skip("the weights of mobilefacenet cannot be had")
+    (example,) = re.findall(r"```python\n(.*?)```", page("method"), re.DOTALL)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(example, names)
+    assert names["upload"].shape == names["photograph"].shape
+    # It started from noise, whose features are at a relative error of about 1.
+    assert 0 < names["result"].error.item() < 0.5
+    assert len(printed.getvalue().splitlines()) == 2
+
+
+def test_every_entry_of_the_bibliography_is_cited_and_every_citation_has_one() -> None:
+    entries = re.findall(r"^@\w+\{([\w-]+),", (ROOT / "book" / "references.bib").read_text("utf-8"), re.MULTILINE)
+    assert len(entries) == len(set(entries))
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    found = re.findall(r"\{cite:\w+\}`([^`]+)`", "\n".join(file.read_text("utf-8") for file in pages))
+    cited = {key.strip() for keys in found for key in keys.split(",")}
+    assert cited == set(entries)
+
+
+def test_every_entry_of_the_bibliography_says_who_what_when_and_where() -> None:
+    text = (ROOT / "book" / "references.bib").read_text("utf-8")
+    for entry in re.split(r"^@", text, flags=re.MULTILINE)[1:]:
+        fields = set(re.findall(r"^\s+(\w+)\s*=", entry, re.MULTILINE))
+        assert {"author", "title", "year"} <= fields, entry
+        assert fields & {"journal", "booktitle", "institution", "publisher", "eprint"}, entry
+
+
+# Percentages in prose that are not results of ours.
+NOT_OURS = {
+    "method": {"50%": "what acc is not"},
+    "settings": {"95%": "the level of an interval"},
+    "limits": {},
+}
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_no_percentage_of_ours_is_typed(name: str) -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page(name), flags=re.DOTALL)
+    assert set(re.findall(r"\d[\d.,]*\s?%", prose)) <= set(NOT_OURS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", sorted(book_tables.TABLES))
+def test_the_tables_of_the_pages_are_what_the_code_says(name: str) -> None:
+    """Fails when a card, a calibration or a stored result has changed since: ``python -m pmtlib.book_tables``."""
+    assert (book_tables.folder() / f"{name}.md").read_text("utf-8") == book_tables.TABLES[name]()
+    included = "\n".join(page(prose) for prose in PROSE)
+    assert f"_tables/{name}.md" in included
+
+
+def test_no_table_is_left_over() -> None:
+    assert {file.stem for file in book_tables.folder().glob("*")} == set(book_tables.TABLES)
+
+
+def test_the_papers_choices_are_of_fields_that_there_are() -> None:
+    assert set(book_tables.PAPER_CHOICES) <= set(transform.PMTConfig.model_fields)
+    assert set(book_tables.PUBLISHED) <= set(zoo.CARDS)
+
+
+def test_a_table_escapes_bars_and_refuses_a_line_of_another_length() -> None:
+    assert book_tables.markdown(["a", "b"], [["1|2", "3"]]) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    with pytest.raises(ValueError, match="1 cells for 2 columns"):
+        book_tables.markdown(["a", "b"], [["1"]])
+
+
+@pytest.mark.parametrize("name", sorted(diagrams.DRAWINGS))
+def test_a_drawing_is_what_the_code_draws_and_keeps_inside_its_frame(name: str) -> None:
+    """Fails when the code has changed since: ``python -m pmtlib.figures.diagrams``."""
+    content = diagrams.path(name).read_text("utf-8")
+    drawing = diagrams.DRAWINGS[name]()
+    assert content == drawing.svg()
+    root = ElementTree.fromstring(content)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title") is not None
+    boxes = [box for box in root.iter(f"{space}rect") if box.get("x") is not None]
+    assert boxes
+    for box in boxes:
+        left, top, width, height = (float(box.get(side, "nan")) for side in ("x", "y", "width", "height"))
+        assert left >= 0
+        assert top >= 0
+        assert left + width <= diagrams.WIDTH
+        assert top + height <= drawing.height
+    for text in root.iter(f"{space}text"):
+        # Half of the width of the widest letters that a usual font has at this size, so that words stay in the frame.
+        half = len("".join(text.itertext())) * 13 * 0.52 / (2 if text.get("text-anchor") == "middle" else 1)
+        middle = float(text.get("x", "nan"))
+        assert middle + half * (0 if text.get("text-anchor") == "end" else 1) <= diagrams.WIDTH + 1, text.text
+        assert middle - half * (0 if text.get("text-anchor") == "start" else 1) >= -1, text.text
+
+
+def test_every_drawing_is_shown_with_words_for_who_cannot_see_it() -> None:
+    figures = re.findall(r"```\{figure\} (\S+)\n(.*?)\n\n(.*?)```", "".join(map(page, PROSE)), re.DOTALL)
+    assert {target for target, _, _ in figures} == {f"_static/{name}.svg" for name in diagrams.DRAWINGS}
+    for target, options, caption in figures:
+        assert re.search(r"^:alt: .{40,}", options, re.MULTILINE), target
+        assert len(caption) > 100, target
+
+
+def test_the_citation_is_that_of_the_citation_file() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    written = page("cite")
+    for part in (citation["title"], citation["version"], citation["license"]):
+        assert str(part) in written
+    paper = citation["preferred-citation"]
+    assert all(str(paper[field]) in written for field in ("title", "doi", "journal", "year"))
+    assert all(author["family-names"] in written for author in paper["authors"])
