@@ -87,7 +87,7 @@ def split(frame: pd.DataFrame) -> pd.DataFrame:
             if (parts[3].fillna("") != "").any():
                 columns[f"{name} note"] = parts[3]
         else:
-            columns[name] = text if cells.dtype == object else cells
+            columns[name] = cells if pd.api.types.is_numeric_dtype(cells) else text
     return pd.DataFrame(columns, index=frame.index)
 
 

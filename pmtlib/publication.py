@@ -10,11 +10,13 @@ import csv
 import io
 import json
 import string
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pmtlib import page_data, paths, reproduction, results
+from pmtlib.experiments.claims import HOLDS, NOT, UNESTABLISHED, UNJUDGED
 
 CLAIMS = "claims.md"
 PROVENANCE = "provenance.md"
@@ -68,7 +70,27 @@ def claims_table(folder: Path, sections: Sequence[str]) -> str:
             rows.append([claim["says"], claim["paper"], claim["measured"], f"**{claim['verdict']}**", where])
         if not claims:
             rows.append([f"what {SECTIONS.get(section, section)} says", "", "", f"**{NOT_RUN}**", page])
-    return _table(["The paper claims that", "the paper's number", "measured here", "verdict", "page"], rows, "claims")
+    counts = Counter(_kind(row[3].strip("*")) for row in rows)
+    said = "; ".join(f"{words}: {counts[kind]}" for kind, words in _KINDS.items() if counts[kind])
+    table = _table(["The paper claims that", "the paper's number", "measured here", "verdict", "page"], rows, "claims")
+    return f"{len(rows)} claims. {said.capitalize()}.\n\n{table}"
+
+
+_KINDS = {
+    HOLDS: "holds",
+    "part": "holds in part or under some conditions",
+    NOT: "does not hold",
+    "open": "cannot be judged here or is not established",
+    NOT_RUN: "not run",
+}
+
+
+def _kind(verdict: str) -> str:
+    if verdict in _KINDS:
+        return verdict
+    if verdict.startswith(NOT):
+        return NOT
+    return "open" if verdict.startswith((UNJUDGED, UNESTABLISHED)) else "part"
 
 
 def read_claims(folder: Path, section: str) -> list[dict[str, str]]:

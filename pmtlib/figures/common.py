@@ -73,25 +73,6 @@ def picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
     axis.set_xlabel(below, fontsize=8)
 
 
-def rerun(section: str, profile: str, outcomes: Iterable[Outcome]) -> str:
-    """What a reader types to make a page again, and how long its results took, for the page's end (Markdown).
-
-    Args:
-        section: the notebook's name.
-        profile: with which it was executed.
-        outcomes: the results that the page shows.
-    """
-    seconds = sum(outcome.result.manifest["seconds"] for outcome in outcomes if outcome.result is not None)
-    took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
-    return (
-        "This page from the stored results:\n\n"
-        f"```console\n$ python -m pmtlib.runner execute --profile {profile} --only {section}\n```\n\n"
-        f"Everything on it computed again, which took {took} where it was stored (the table has each part, and "
-        "{doc}`../reproduce` what it needs):\n\n"
-        f"```console\n$ papermill notebooks/{section}.ipynb OUT.ipynb -p profile {profile} -p recompute True\n```"
-    )
-
-
 def configuration_table(settings: SectionSettings) -> Styler:
     """What was drawn and with which seeds, and every value of the transform's configuration."""
     drawn = ("pairs", "pair_seed", "calibration_pairs", "cut", "authorised", "noise_seed")
