@@ -63,16 +63,17 @@ def claims_table(folder: Path, sections: Sequence[str]) -> str:
     """
     rows = []
     for section in sections:
-        page = f"{{doc}}`/results/{section}`"
+        page = f"{{doc}}`{section} </results/{section}>`"
         claims = read_claims(folder, section)
         for claim in claims:
             where = " ".join([page, f"({claim['claim']})", *(f"{{numref}}`{one}`" for one in claim["see"].split())])
+            where += f"; n: {claim['n']}"
             rows.append([claim["says"], claim["paper"], claim["measured"], f"**{claim['verdict']}**", where])
         if not claims:
             rows.append([f"what {SECTIONS.get(section, section)} says", "", "", f"**{NOT_RUN}**", page])
     counts = Counter(_kind(row[3].strip("*")) for row in rows)
     said = "; ".join(f"{words}: {counts[kind]}" for kind, words in _KINDS.items() if counts[kind])
-    table = _table(["The paper claims that", "the paper's number", "measured here", "verdict", "page"], rows, "claims")
+    table = _table(["The paper claims that", "the paper's number", "measured here", "verdict", "page, and n"], rows, "claims")
     return f"{len(rows)} claims. {said.capitalize()}.\n\n{table}"
 
 
