@@ -73,7 +73,9 @@ def claims_table(folder: Path, sections: Sequence[str]) -> str:
             rows.append([f"what {SECTIONS.get(section, section)} says", "", "", f"**{NOT_RUN}**", page])
     counts = Counter(_kind(row[3].strip("*")) for row in rows)
     said = "; ".join(f"{words}: {counts[kind]}" for kind, words in _KINDS.items() if counts[kind])
-    table = _table(["The paper claims that", "the paper's number", "measured here", "verdict", "page, and n"], rows, "claims")
+    table = _table(
+        ["The paper claims that", "the paper's number", "measured here", "verdict", "page, and n"], rows, "claims"
+    )
     return f"{len(rows)} claims. {said.capitalize()}.\n\n{table}"
 
 
@@ -152,17 +154,17 @@ def _hardware(manifest: Mapping[str, Any]) -> str:
 
 
 def _twice(stored: results.Result, entry: Mapping[str, Any] | None) -> str:
-    """Whether a result was computed again, and by how much it moved."""
+    """Whether a result was computed again, and the largest shift: of a number, or of a mean in half interval widths."""
     if entry is None:
         return "no"
     if entry["checksum"] != stored.checksum:
-        return "an earlier version of it"
+        return "an earlier version"
     if not reproduction.done(stored):
-        return "yes, and it differs"
+        return "differs"
     moved = entry["difference"]
     if moved is not None and moved <= reproduction.TOLERANCE:
-        return f"yes, the same (within {moved:.5f})"
-    return f"yes, the same means (within {entry['shift']:.2f} of half an interval)"
+        return f"same, within {moved:.5f}"
+    return f"same means, within {entry['shift']:.2f}"
 
 
 def provenance_tables(lines: Sequence[Mapping[str, str]], manifest: Mapping[str, Mapping[str, Any]]) -> str:
