@@ -44,7 +44,8 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 
 book: notebooks html ## execute every notebook and build the book into _build/html
 
-html: $(STAMP) ## build the book from the pages that are there; executes nothing
+html: $(STAMP) ## build the book from the pages that are there, unless one is out of date; executes nothing
+	$(BIN)/python -m pmtlib.runner check
 	@SECONDS=0; $(BIN)/jupyter-book build book/ -n -W --keep-going && \
 	  echo "built from the pages in $$SECONDS s; open _build/html/index.html"
 

@@ -154,10 +154,19 @@ def find(request: Request, data_fingerprint: str | None = None, root: Path | Non
         data_fingerprint: of the data at hand; None where the data is absent, then it is not compared.
         root: folder of results.
     """
+    stored, reason = _answer(request, data_fingerprint, root)
+    _log(path_of(request, root), reason)
+    return stored, reason
+
+
+MISSING = "not computed yet"
+"""Why there is no answer where nothing is stored."""
+
+
+def _answer(request: Request, data_fingerprint: str | None, root: Path | None) -> tuple[Result | None, str]:
     path = path_of(request, root)
-    _log(path)
     if not path.is_file():
-        return None, "not computed yet"
+        return None, MISSING
     stored = read(path)
     if _canonical(stored.request.as_dict()) != _canonical(request.as_dict()):
         changed = [
@@ -171,13 +180,16 @@ def find(request: Request, data_fingerprint: str | None = None, root: Path | Non
     return stored, ""
 
 
-def _log(path: Path) -> None:
-    """Name the file in ``PMT_RESULTS_LOG``: so the runner knows which results a page was made from, or looked for."""
+def _log(path: Path, reason: str) -> None:
+    """Name the file in ``PMT_RESULTS_LOG``: so the runner knows which results a page was made from, or looked for.
+
+    After a tab follows why what is stored was not used.
+    """
     log = os.environ.get("PMT_RESULTS_LOG")
     root = paths.results_dir()
     if log and path.is_relative_to(root):
         with Path(log).open("a", encoding="utf-8") as file:
-            file.write(path.relative_to(root).as_posix() + "\n")
+            file.write(f"{path.relative_to(root).as_posix()}\t{'' if reason == MISSING else reason}\n")
 
 
 def _layout(content: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ A source (``notebooks/NAME.ipynb``) holds prose, parameters and calls, and no ou
 parameters that several notebooks share. The runner executes the source with the profile's values and puts the result
 into ``book/results/``, from where the book shows it without executing anything; ``manifest.json`` beside it says from
 which source, parameters and stored results each page came, so that :func:`check` can tell when a page is out of date.
+The numbers behind figures and tables go to ``data/`` beside the pages (:mod:`pmtlib.page_data`), and the tables of all
+claims and of all stored results are written anew (:mod:`pmtlib.publication`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pmtlib import __version__, reproduction
+from pmtlib import __version__, page_data, publication, reproduction
 from pmtlib.errors import ConfigError, PMTError, ResultError
 from pmtlib.images import write_atomic
 from pmtlib.paths import cache_dir, data_dir, exclusive, project_dir, results_dir, weights_dir
@@ -42,6 +44,23 @@ _INJECTED = "injected-parameters"
 # Metadata that changes what a page shows. Everything else comes from editors and would make a source look changed.
 _MEANINGFUL_METADATA = ("tags", "mystnb")
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What came of executing a source.
+
+    Attributes:
+        page: the notebook, normalised and checked.
+        used: stored results that it was made from or looked for, by their path below the results folder.
+        refused: those of them that are stored and were not used, and why.
+        data: the CSV files behind its figures and tables, by name.
+    """
+
+    page: bytes
+    used: frozenset[str]
+    refused: Mapping[str, str]
+    data: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -246,28 +265,54 @@ def _digests(names: Iterable[str]) -> dict[str, str | None]:
 def _drawn_by(name: str) -> str:
     """sha256 over the code and tables that turn stored results into the page of a notebook.
 
-    That is what all pages share, the modules of the section's name, and whatever of the experiments and figures the
-    source imports besides.
+    That is every module of the experiments and figures that the source imports, or that such a module imports. The
+    version of an experiment stands in one of them.
     """
     package = Path(__file__).resolve().parent
-    text = (notebooks_dir() / f"{name}.ipynb").read_text("utf-8")
-    stem = name.replace("-", "_")
+    cells = json.loads((notebooks_dir() / f"{name}.ipynb").read_text("utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    found: set[Path] = set()
+    ahead = [code]
+    while ahead:
+        new = _imported(ahead.pop(), package) - found
+        found |= new
+        ahead += [path.read_text("utf-8") for path in new]
     files = [path for path in sorted((package / "data").rglob("*.*")) if path.suffix in (".json", ".csv")]
-    for folder in ("experiments", "figures"):
-        for path in sorted((package / folder).glob("*.py")):
-            if path.stem in ("common", "variants", stem) or f"import {path.stem}" in text:
-                files.append(path)
+    files += [package / "page_data.py", *sorted(found)]
     return _sha256(b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files))
 
 
-def _entry(source: Source, profile: str, values: Mapping[str, Any], page: bytes, used: Iterable[str]) -> dict[str, Any]:
+def _imported(code: str, package: Path) -> set[Path]:
+    """Files of ``pmtlib.experiments`` and ``pmtlib.figures`` that some code imports; none where it is not Python."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return set()
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = [module.split(".") for module in modules]
+    paths = {
+        package / part[1] / f"{part[2]}.py"
+        for part in parts
+        if len(part) > 2 and part[0] == package.name and part[1] in ("experiments", "figures")
+    }
+    return {path for path in paths if path.is_file()}
+
+
+def _entry(source: Source, profile: str, values: Mapping[str, Any], done: Executed) -> dict[str, Any]:
     return {
+        "data": {name: _sha256(content) for name, content in sorted(done.data.items())},
         "drawn_by": _drawn_by(source.name),
-        "page": _sha256(page),
+        "page": _sha256(done.page),
         "parameters": _sha256(_canonical(values)),
         "pmtlib": __version__,
         "profile": profile,
-        "results": _digests(used),
+        "refused": dict(sorted(done.refused.items())),
+        "results": _digests(done.used),
         "source": source.digest,
     }
 
@@ -380,11 +425,8 @@ def _source_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if not foreign & set(cell["metadata"].get("tags", []))]
 
 
-def _run(source: Source, values: Mapping[str, Any], kernel: str) -> tuple[bytes, set[str]]:
+def _run(source: Source, values: Mapping[str, Any], kernel: str) -> Executed:
     """Execute one source in a temporary file.
-
-    Returns:
-        tuple: the page, normalised and checked, and the stored results that it was made from or looked for.
 
     Raises:
         ResultError: a cell failed, or the page may not be published (size, paths of this machine).
@@ -396,7 +438,8 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> tuple[bytes,
     with tempfile.TemporaryDirectory(prefix="pmtlib-notebook-") as folder:
         output = Path(folder) / source.path.name
         log = Path(folder) / "results.log"
-        _set_environment({"PMT_RESULTS_LOG": str(log)})
+        kept_data = Path(folder) / "data" / source.name
+        _set_environment({"PMT_RESULTS_LOG": str(log), page_data.VARIABLE: str(kept_data)})
         try:
             papermill.execute_notebook(
                 str(source.path),
@@ -421,9 +464,10 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> tuple[bytes,
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ResultError(f"notebook {source.name}: its kernel did not finish ({reason}); run it again") from None
         finally:
-            _set_environment({"PMT_RESULTS_LOG": None})
+            _set_environment({"PMT_RESULTS_LOG": None, page_data.VARIABLE: None})
         notebook: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-        used = set(log.read_text("utf-8").split()) if log.is_file() else set()
+        lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+        data = {path.name: path.read_bytes() for path in sorted(kept_data.glob("*.csv"))}
     _normalise(notebook)
     _refuse_machine_paths(source, notebook)
     page = (json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -432,7 +476,9 @@ def _run(source: Source, values: Mapping[str, Any], kernel: str) -> tuple[bytes,
             f"notebook {source.name}: the executed page has {len(page):,} bytes, more than {PAGE_LIMIT:,}; show fewer"
             " or smaller figures"
         )
-    return page, used
+    looked_for = [line.partition("\t") for line in lines]
+    refused = {path: reason for path, _, reason in looked_for if reason}
+    return Executed(page, frozenset(path for path, _, _ in looked_for), refused, data)
 
 
 def _keep_failed(source: Source, output: Path) -> str:
@@ -475,15 +521,16 @@ def execute(
         for source in sources:
             started = time.monotonic()
             try:
-                page, used = _run(source, parameters(source, profile, values[source.name]), kernel)
+                done = _run(source, parameters(source, profile, values[source.name]), kernel)
             except ResultError as error:
                 failures.append(str(error))
                 continue
             # Read anew: another process may have published a page since.
             target.mkdir(parents=True, exist_ok=True)
             with exclusive(target):
-                write_atomic(target / source.path.name, page)
-                entry = _entry(source, profile, values[source.name], page, used)
+                write_atomic(target / source.path.name, done.page)
+                _write_data(target / "data" / source.name, done.data)
+                entry = _entry(source, profile, values[source.name], done)
                 _write_manifest(target, {**read_manifest(target), source.name: entry})
             report(f"{source.name}: executed with profile {profile} in {time.monotonic() - started:.0f} s")
     report(f"{len(sources) - len(failures)} of {len(sources)} notebook(s) in {time.monotonic() - begun:.0f} s")
@@ -493,9 +540,37 @@ def execute(
             gone = set(manifest) - set(names())
             for name in gone:
                 (target / f"{name}.ipynb").unlink(missing_ok=True)
+                _write_data(target / "data" / name, {})
             if gone:
                 _write_manifest(target, {name: entry for name, entry in manifest.items() if name not in gone})
+    if target.is_dir():
+        write_tables(target)
     return failures
+
+
+def _write_data(folder: Path, data: Mapping[str, bytes]) -> None:
+    """Publish a page's CSV files, and remove those that it no longer has."""
+    for path in folder.glob("*.csv"):
+        if path.name not in data:
+            path.unlink()
+    for name, content in data.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, content)
+    if not data and folder.is_dir():
+        folder.rmdir()
+
+
+def write_tables(output_dir: Path | None = None) -> None:
+    """Write the tables of all claims and of all stored results anew; executes nothing.
+
+    Raises:
+        ResultError: a stored result or the manifest is damaged.
+    """
+    target = output_dir or pages_dir()
+    with exclusive(target):
+        for name, content in publication.files(target, read_manifest(target), names()).items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target / name, content)
 
 
 def check(output_dir: Path | None = None) -> list[str]:
@@ -529,12 +604,29 @@ def check(output_dir: Path | None = None) -> list[str]:
             stale.append(f"{name}: the code or tables of pmtlib that draw it have changed since")
         before = entry.get("results", {})
         stale += [f"{name}: {line}" for line in _changed(before, _digests(before))]
+        for result, reason in entry.get("refused", {}).items():
+            stale.append(
+                f"{name}: stored result {result} does not answer what the page asks: {reason}; compute it again"
+            )
+        stale += [f"{name}: {line}" for line in _edited(target / "data" / name, entry.get("data", {}))]
         if entry.get("page") != _sha256(page.read_bytes()):
             stale.append(f"{name}: {_shown(page)} was not written by the runner")
     known = set(names())
     pages = {path.stem for path in target.glob("*.ipynb")}
     stale += [f"{name}: has a page but no source" for name in sorted((pages | set(manifest)) - known)]
+    if pages:
+        for name, content in publication.files(target, manifest, known).items():
+            if not (target / name).is_file() or (target / name).read_bytes() != content:
+                stale.append(f"{_shown(target / name)} is not what the pages and stored results give")
     return stale
+
+
+def _edited(folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
+    """Lines about a page's CSV files that the runner did not write, or that are gone."""
+    there = {path.name: _sha256(path.read_bytes()) for path in folder.glob("*.csv")}
+    for name in sorted(set(digests) | set(there)):
+        if digests.get(name) != there.get(name):
+            yield f"{_shown(folder / name)} {'is gone' if name not in there else 'was not written by the runner'}"
 
 
 def _changed(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> Iterator[str]:
@@ -573,6 +665,12 @@ def _check(
     stale = check(output_dir)
     _fail([*stale, "execute these notebooks anew: make notebooks"] if stale else [])
     typer.echo(f"{len(names())} executed notebook(s) up to date")
+
+
+@app.command("tables")
+def _tables() -> None:
+    """Write the tables of claims and of stored results anew, without executing a notebook."""
+    write_tables()
 
 
 @app.command("reproduced")

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from pmtlib import book_tables, runner, transform, zoo
+from pmtlib import book_tables, publication, runner, transform, zoo
 from pmtlib.figures import diagrams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,60 @@ def test_every_local_link_and_picture_leads_to_a_file(built: tuple[Path, str]) -
             if not re.match(r"(?:[a-z]+:|//)", target) and not (page.parent / target).exists():
                 broken.append(f"{entry}: {target}")
     assert broken == []
+
+
+def test_every_picture_of_a_page_says_in_words_what_it_shows(built: tuple[Path, str]) -> None:
+    html = built[0] / "_build" / "html"
+    silent = []
+    for entry in toc_entries():
+        text = (html / f"{entry}.html").read_text()
+        for picture in re.findall(r"<img\b[^>]*>", text.partition('<article class="bd-article"')[2]):
+            if len((re.search(r'alt="([^"]*)"', picture) or [""] * 2)[1]) < 40:
+                silent.append(f"{entry}: {picture[:120]}")
+    assert silent == []
+
+
+def test_every_figure_and_table_has_its_numbers_beside_it(built: tuple[Path, str]) -> None:
+    """A table's link is right below it, a figure's in its legend; the build fails where a file is not there."""
+    for page in sorted((ROOT / "book" / "results").glob("*.ipynb")):
+        cells = json.loads(page.read_text())["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        for output, following in zip(outputs, [*outputs[1:], {}], strict=True):
+            if "<table" in "".join(output.get("data", {}).get("text/html", "")):
+                below = "".join(following.get("data", {}).get("text/markdown", ""))
+                assert re.fullmatch(rf"Data: \[CSV\]\(data/{page.stem}/[a-z0-9-]+\.csv\)", below), page.name
+        html = (built[0] / "_build" / "html" / "results" / f"{page.stem}.html").read_text()
+        linked = {Path(target).name for target in re.findall(r'download="" href="([^"]+\.csv)"', html)}
+        # The claims stand on the front page.
+        published = {path.name for path in (page.parent / "data" / page.stem).glob("*.csv")} - {"claims.csv"}
+        assert linked == published
+        assert len(published) >= html.count("<figure")
+
+
+def test_the_front_page_has_every_claim_of_the_pages(built: tuple[Path, str]) -> None:
+    front = (built[0] / "_build" / "html" / "index.html").read_text()
+    table = front.partition('class="claims')[2].partition("</table>")[0]
+    folder = ROOT / "book" / "results"
+    published = [line for name in publication.SECTIONS for line in publication.read_claims(folder, name)]
+    assert table.count("<tr") == len(published) + 1
+    assert table.count("<strong>does not hold") == sum(
+        line["verdict"].startswith("does not hold") for line in published
+    )
+    assert {line["verdict"] for line in published} & {"holds", "does not hold"}
+
+
+def test_the_provenance_lists_every_stored_result(built: tuple[Path, str]) -> None:
+    page = (built[0] / "_build" / "html" / "provenance.html").read_text()
+    stored = [path.relative_to(ROOT / "results").with_suffix("") for path in (ROOT / "results").rglob("*.json")]
+    assert stored
+    assert [name for name in stored if f'<span class="pre">{name.as_posix()}</span>' not in page] == []
+
+
+def test_make_html_builds_no_book_of_pages_that_are_out_of_date() -> None:
+    """The order of what ``make html`` runs: a check that fails ends it."""
+    done = subprocess.run(["make", "-n", "html"], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if "runner check" in line or "jupyter-book build" in line]
+    assert ["runner check" in line for line in lines] == [True, False]
 
 
 def test_the_contents_beside_the_pages_are_the_contents_above() -> None:

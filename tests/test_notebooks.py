@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,49 @@ def test_a_source_carries_no_output(source: Path) -> None:
     for number, cell in enumerate(json.loads(source.read_text())["cells"], start=1):
         assert not cell.get("outputs"), f"cell {number} of {source.name} carries an output; clear it"
         assert cell.get("execution_count") is None, f"cell {number} of {source.name} carries a number; clear it"
+
+
+@each
+def test_every_figure_has_a_name_a_caption_an_alternative_text_and_its_numbers(source: Path) -> None:
+    """What draws a figure is a cell of its own: MyST-NB numbers a figure only if it is all that the cell puts out."""
+    names = []
+    for number, cell in enumerate(json.loads(source.read_text())["cells"], start=1):
+        code = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+        described = cell["metadata"].get("mystnb", {})
+        drawn = re.search(r"\b(\w+_(?:figure|map|curves|grid|distributions)|strip)\((?!.*\bdisplay\b)", code)
+        if drawn and "import" not in code and not re.match(r"\w+(, \w+)* = ", code):
+            assert "figure" in described, f"cell {number} of {source.name} draws {drawn[1]} without a name"
+        if "figure" in described:
+            figure = described["figure"]
+            names.append(figure["name"])
+            assert "alt" not in figure, "MyST-NB looks for it under image"
+            assert len(described["image"]["alt"]) > 40, f"cell {number}"
+            caption, _, link = figure["caption"].rpartition("\n\n")
+            assert len(caption) > 80, f"cell {number}"
+            assert re.fullmatch(rf"Data: \[CSV\]\(data/{source.stem}/[a-z0-9-]+\.csv\)", link), f"cell {number}"
+            assert "hide-input" in cell["metadata"]["tags"]
+    assert names
+    assert len(set(names)) == len(names)
+
+
+@each
+def test_a_source_has_the_parts_of_a_section(source: Path) -> None:
+    """Question, what was done, limits, the commands that make the page again, and its provenance in a drop-down."""
+    cells = json.loads(source.read_text())["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert "**Question.**" in prose
+    assert re.search(r"^\*\*(?:What is done here|Who attacks)\.\*\*", prose, re.MULTILINE)
+    assert re.search(r"^## (?:In one paragraph|What comes out)$", prose, re.MULTILINE)
+    assert "\n## Limits\n" in prose
+    assert f"\n$ python -m pmtlib.runner execute --only {source.stem}\n" in prose
+    if source.stem != "speed":  # times are never the same twice
+        assert f"\n$ papermill notebooks/{source.name} OUT.ipynb -p profile paper -p recompute True\n" in prose
+    last = cells[-1]
+    assert "provenance_table(" in "".join(last["source"])
+    assert last["metadata"]["tags"] == ["hide-cell"]
+    for cell in cells[:-1]:
+        if cell["cell_type"] == "code":
+            assert "hide-input" in cell["metadata"]["tags"]
 
 
 @each

@@ -91,15 +91,16 @@ def test_execute_injects_the_profile_and_writes_page_and_manifest(
     assert entry["profile"] == "paper"
     assert entry["pmtlib"] == __version__
     assert list(entry["results"]) == ["tally/one.json"]
+    assert entry["refused"] == {}
     assert run("check", capsys=capsys)[0] == 0
 
 
 def test_a_second_run_gives_the_same_bytes_without_times_or_paths(project: Path) -> None:
     folder = project / "book" / "results"
     assert runner.execute(report=str) == []
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.rglob("*.*")}
     assert runner.execute(report=str) == []
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.rglob("*.*")} == before
     text = before["tally.ipynb"].decode()
     for trace in ("start_time", "duration", "iopub", "papermill", str(project), sys.prefix):
         assert trace not in text
@@ -284,7 +285,9 @@ def test_check_finds_every_kind_of_change(project: Path) -> None:
     stored.write_text(content + "\n")
     assert runner.check() == ["tally: stored result tally/one.json has changed since"]
     stored.unlink()
-    assert runner.check() == ["tally: stored result tally/one.json is gone"]
+    lists = "is not what the pages and stored results give"
+    listed = [f"book/results/{name} {lists}" for name in ("provenance.md", "data/provenance.csv")]
+    assert runner.check() == ["tally: stored result tally/one.json is gone", *listed]
     # A result that a page looked for in vain makes it out of date once it is there.
     assert runner.execute() == []
     stored.write_text(content)
@@ -300,6 +303,104 @@ def test_check_finds_every_kind_of_change(project: Path) -> None:
 
     source.unlink()
     assert runner.check() == ["tally: has a page but no source"]
+
+
+def test_a_result_of_another_version_of_the_experiment_fails_the_check_even_once_the_page_is_executed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.execute(report=str) == []
+    assert runner.check() == []
+    newer = TALLY.replace("'one', 1,", "'one', 2,")
+    write_notebook(
+        project / "notebooks" / "tally.ipynb",
+        cell("# Tally", kind="markdown"),
+        cell(PARAMETERS, "parameters"),
+        cell(newer),
+    )
+    assert runner.check() == ["tally: notebooks/tally.ipynb has changed since"]
+    assert runner.execute(report=str) == []
+    assert runner.check() == [
+        "tally: stored result tally/one.json does not answer what the page asks: stored with other version; compute it"
+        " again"
+    ]
+    assert run("check", capsys=capsys)[0] == 1
+
+
+def test_the_code_that_draws_a_page_is_all_that_it_imports(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that are imported by modules count too: the version of an experiment may stand in one of them."""
+    package = project / "pmtlib"
+    files = {
+        "experiments/one.py": "VERSION = 1",
+        "experiments/two.py": "from pmtlib.experiments.one import VERSION",
+        "experiments/other.py": "",
+        "figures/shown.py": "import pmtlib.experiments.two",
+        "page_data.py": "",
+        "data/table.json": "{}",
+    }
+    for name, code in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(code)
+    monkeypatch.setattr(runner, "__file__", str(package / "runner.py"))
+    write_notebook(
+        project / "notebooks" / "tally.ipynb",
+        cell(PARAMETERS, "parameters"),
+        cell("if False:\n    from pmtlib.figures import common, shown\nprint(label)"),
+    )
+    assert runner.execute(report=str) == []
+    for name, code in files.items():
+        stale = (
+            []
+            if name == "experiments/other.py"
+            else ["tally: the code or tables of pmtlib that draw it have changed since"]
+        )
+        (package / name).write_text(code + " ")
+        assert runner.check() == stale, name
+        (package / name).write_text(code)
+    assert runner.check() == []
+
+
+KEEPS = "import pandas\nfrom pmtlib import page_data\npage_data.keep('rates', pandas.DataFrame({'rate': [0.5]}))\n"
+
+
+def test_the_numbers_behind_figures_are_published_with_the_page_and_checked(project: Path) -> None:
+    def write(*keeps: str) -> None:
+        cells = [cell(PARAMETERS, "parameters"), *map(cell, keeps)]
+        write_notebook(project / "notebooks" / "tally.ipynb", *cells)
+
+    folder = project / "book" / "results" / "data" / "tally"
+    write(KEEPS, KEEPS.replace("rates", "others"))
+    assert runner.execute(report=str) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["others.csv", "rates.csv"]
+    assert (folder / "rates.csv").read_text() == "rate\n0.5\n"
+    assert runner.check() == []
+    (folder / "rates.csv").write_text("rate\n0.6\n")
+    (folder / "others.csv").unlink()
+    assert runner.check() == [
+        "tally: book/results/data/tally/others.csv is gone",
+        "tally: book/results/data/tally/rates.csv was not written by the runner",
+    ]
+    # What a page no longer has goes with the next execution.
+    write(KEEPS)
+    assert runner.execute(report=str) == []
+    assert [path.name for path in folder.iterdir()] == ["rates.csv"]
+    assert runner.check() == []
+
+
+def test_a_stored_result_that_the_provenance_lacks_fails_the_check(project: Path) -> None:
+    assert runner.execute(report=str) == []
+    assert "`tally/one`" in (project / "book" / "results" / "provenance.md").read_text()
+    results.write(
+        results.Result(
+            results.Request("tally", "two", 1, {}), {"name": "s", "fingerprint": "f", "n": 1}, {"value": 1}, {}
+        ),
+        project / "results",
+    )
+    lacks = "is not what the pages and stored results give"
+    assert runner.check() == [f"book/results/{name} {lacks}" for name in ("provenance.md", "data/provenance.csv")]
+    runner.write_tables()
+    assert runner.check() == []
+    (project / "book" / "results" / "claims.md").write_text("All claims hold.")
+    assert runner.check() == [f"book/results/claims.md {lacks}"]
 
 
 def test_pages_without_a_source_go_when_all_are_executed(project: Path) -> None:
@@ -325,7 +426,8 @@ def test_pages_that_another_run_publishes_meanwhile_stay_known(project: Path) ->
 
 def test_output_dir_leaves_the_book_alone(project: Path, tmp_path: Path) -> None:
     assert runner.execute(only=["tally"], output_dir=tmp_path / "elsewhere", report=str) == []
-    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["manifest.json", "tally.ipynb"]
+    written = sorted(path.name for path in (tmp_path / "elsewhere").iterdir())
+    assert written == ["claims.md", "data", "manifest.json", "provenance.md", "tally.ipynb"]
     assert not (project / "book").exists()
     assert runner.check(tmp_path / "elsewhere") == []
 

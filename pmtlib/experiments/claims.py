@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from pmtlib import metrics
+from pmtlib import metrics, page_data
 from pmtlib.experiments.common import TITLES
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
@@ -117,6 +117,39 @@ def paragraph(
             "the paper profile, which needs the research data."
         )
     return f"**The paper claims** {said}. **Measured** on {where}: {measured}. {verdict}{beyond}"
+
+
+def publish(
+    claims: Sequence[Claim],
+    sizes: Mapping[str, int],
+    unit: str = "pairs",
+    *,
+    see: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Hand a page's claims over to the book's table of all claims (:mod:`pmtlib.publication`).
+
+    Args:
+        claims: of a page, in order; they are numbered.
+        sizes: ``unit`` of each measured set, by its name.
+        unit: what n counts.
+        see: names of figures, and the numbers of the claims that each shows.
+    """
+    n = ", ".join(f"{TITLES.get(name, name)} {size}" for name, size in sizes.items())
+    lines = [
+        {
+            "claim": place,
+            "says": claim.says,
+            "paper": claim.paper,
+            "measured": claim.measured,
+            "verdict": claim.verdict if judged(sizes) else UNJUDGED,
+            "n": f"{n} {unit}",
+            "see": " ".join(name for name, places in (see or {}).items() if place in places),
+        }
+        for place, claim in enumerate(claims, 1)
+    ]
+    # Without a set there is nothing measured, and the page's lines are those of what was not run.
+    columns = ["claim", "says", "paper", "measured", "verdict", "n", "see"]
+    page_data.keep(page_data.CLAIMS, pd.DataFrame(lines if sizes else [], columns=columns))
 
 
 def sizes(frame: pd.DataFrame) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pmtlib.experiments.ablation import AblationSettings, marks
 from pmtlib.experiments.common import TITLES, paper_table
 from pmtlib.figures.common import styled
 from pmtlib.figures.variants import role_rate, value_with_interval
+from pmtlib.page_data import slug
 
 
 def ablation_table(frame: pd.DataFrame, dataset: str, settings: AblationSettings) -> Styler:
@@ -37,4 +38,6 @@ def ablation_table(frame: pd.DataFrame, dataset: str, settings: AblationSettings
         f"networks, at thresholds of their own; 95% bootstrap over n = {count} pairs; UP({settings.up_bound}, "
         f"{settings.up_kappa}) over the distinct photographs. The paper's columns: LFW, IR50-Softmax authorised, "
         "MobileFace unauthorised.",
+        slug("table 10", dataset),
+        frame[frame["dataset"] == dataset].drop(columns="components"),
     )

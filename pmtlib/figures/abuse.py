@@ -16,6 +16,7 @@ from pmtlib.experiments.abuse import CLEAN, PROTECTED, PURIFIED, AbuseBlock, Abu
 from pmtlib.experiments.common import TITLES
 from pmtlib.figures.common import COLOURS, percent, picture, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
+from pmtlib.page_data import keep, slug
 
 
 def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, images: str, threshold: str) -> Styler:
@@ -57,7 +58,8 @@ def abuse_table(cells: pd.DataFrame, dataset: str, settings: AbuseSettings, *, i
         own = np.array([[row == column for column in table.columns] for row in table.index])
         return pd.DataFrame(np.where(own, "font-weight: bold", ""), index=table.index, columns=table.columns)
 
-    return styled(frame, caption).apply(emphasis, axis=None)
+    shown = chosen[chosen["images"].isin([CLEAN, images])]
+    return styled(frame, caption, slug("table 7", dataset, images, threshold), shown).apply(emphasis, axis=None)
 
 
 def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
@@ -73,12 +75,14 @@ def paper_table7(table: Mapping[str, Any], dataset: str) -> Styler:
         frame,
         f"{TITLES[dataset]}: the paper's Table 7, percent; κ = 0.2, its own networks; by its cells 104 pairs, the row "
         "Clean another number that it does not give",
+        slug("paper table 7", dataset),
     )
 
 
 def abuse_heat_map(cells: pd.DataFrame, settings: AbuseSettings, *, threshold: str = "calibrated") -> Figure:
     """Accuracy of every network on every upload: a column of panels a data set, as uploaded above, blurred below."""
     shown = cells[(cells["threshold"] == threshold) & (cells["images"] != CLEAN)]
+    keep("heat-map", shown)
     sets = list(dict.fromkeys(shown["dataset"]))
     networks = list(settings.networks)
     figure, axes = plt.subplots(
@@ -109,6 +113,7 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
     Under each upload stand its SSIM to the photograph and the cosine of the authorised network.
     """
     networks = list(portraits[0].uploads)
+    keep("portraits", _below(portraits))
     rows, columns = 1 + len(networks), 2 * len(portraits)
     figure, axes = plt.subplots(
         rows, columns, figsize=(1.75 * columns, 2.1 * rows), squeeze=False, layout="constrained", dpi=110
@@ -123,6 +128,16 @@ def portrait_grid(portraits: Sequence[Portrait]) -> Figure:
             picture(right[row], upload.purified, "the same, blurred", f"SSIM {upload.ssim_purified:.2f}\n")
     plt.close(figure)
     return figure
+
+
+def _below(portraits: Sequence[Portrait]) -> pd.DataFrame:
+    """The numbers below the pictures."""
+    lines = [
+        (one.title, name, upload.ssim, upload.ssim_purified, upload.cosine, upload.accepted)
+        for one in portraits
+        for name, upload in one.uploads.items()
+    ]
+    return pd.DataFrame(lines, columns=["photograph", "authorised", "ssim", "ssim_after_blur", "cosine", "accepted"])
 
 
 def _under(upload: Upload) -> str:
@@ -141,7 +156,7 @@ def likeness_table(likeness: pd.DataFrame) -> Styler:
     table = frame.pivot(index=["set", "authorised"], columns="images", values="SSIM")
     table = table[[kind for kind in ("as uploaded", "after a blur") if kind in table]]
     count = int(likeness["n"].max()) if len(likeness) else 0
-    return styled(table, f"SSIM to the photograph, n = {count} a row")
+    return styled(table, f"SSIM to the photograph, n = {count} a row", "ssim", likeness)
 
 
 def step_table(table: pd.DataFrame) -> Styler:
@@ -161,7 +176,7 @@ def step_table(table: pd.DataFrame) -> Styler:
         "authorised network recognises the upload."
     )
     shown = frame.set_index(["network", "K"])
-    return styled(shown, caption).format(
+    return styled(shown, caption, "steps", table).format(
         precision=3, subset=["mean SSIM", "median cosine", "lowest cosine", "threshold"]
     )
 
@@ -187,7 +202,9 @@ def portrait_table(portraits: Sequence[Portrait]) -> Styler:
         f"Of {len(portraits)} sample portraits, how many each network takes for the person in the photograph, at its "
         "threshold calibrated on LFW. A demonstration on a handful of pictures, not a measurement."
     )
-    return styled(grouped, caption).format(precision=2, subset=["median cosine", "threshold"])
+    return styled(grouped, caption, "portraits-accepted", grouped.reset_index()).format(
+        precision=2, subset=["median cosine", "threshold"]
+    )
 
 
 def provenance_table(blocks: Sequence[AbuseBlock]) -> Styler:

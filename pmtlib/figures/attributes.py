@@ -29,6 +29,7 @@ from pmtlib.experiments.attributes import (
 from pmtlib.experiments.common import TITLES
 from pmtlib.figures.common import percent, picture, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
+from pmtlib.page_data import keep, slug
 
 # Okabe and Ito's colours, told apart with any colour vision; the shape of the marker says the same once more.
 _MARKS = {
@@ -80,7 +81,8 @@ def table8(table: pd.DataFrame, ages: pd.DataFrame, dataset: str, settings: Attr
         f"images, δ with σ = {settings.noise}, PMT for {settings.authorised}, seed {settings.pmt.seed}. The last line "
         "compares clean photographs of two different people."
     )
-    return styled(frame, caption)
+    both = pd.concat([chosen, ages[ages["dataset"] == dataset]], ignore_index=True)
+    return styled(frame, caption, slug("table 8", dataset), both)
 
 
 def paper_table8(table: Mapping[str, Any], dataset: str) -> Styler:
@@ -89,7 +91,8 @@ def paper_table8(table: Mapping[str, Any], dataset: str) -> Styler:
     rows = {label: [f"{value:.2f}" for value in values] for label, values in table["datasets"][dataset].items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns).loc[["x + delta", "PMT(x)"]]
     frame = frame.rename(index={"x + delta": KIND_TITLES[NOISY]})
-    return styled(frame, f"{TITLES[dataset]}: the paper's Table 8, DeepFace's networks; n is not given")
+    caption = f"{TITLES[dataset]}: the paper's Table 8, DeepFace's networks; n is not given"
+    return styled(frame, caption, slug("paper table 8", dataset))
 
 
 def agreement_table(table: pd.DataFrame, dataset: str, kinds: Sequence[str] = UPLOADS) -> Styler:
@@ -111,7 +114,7 @@ def agreement_table(table: pd.DataFrame, dataset: str, kinds: Sequence[str] = UP
         f"labels without any connection would give; n = {count} images. The last "
         "column compares clean photographs of two different people."
     )
-    return styled(frame, caption)
+    return styled(frame, caption, slug("labels", dataset, *(() if kinds == UPLOADS else ("rebuilt",))), chosen)
 
 
 def years_table(ages: pd.DataFrame, kinds: Sequence[str]) -> Styler:
@@ -125,7 +128,8 @@ def years_table(ages: pd.DataFrame, kinds: Sequence[str]) -> Styler:
     columns = [*(KIND_TITLES[kind] for kind in (*kinds, OTHERS)), "n"]
     frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
     frame.index = pd.MultiIndex.from_tuples(list(rows), names=["set", "network"])
-    return styled(frame, "Years between the age told of the photograph and of the image, 95% bootstrap over persons")
+    caption = "Years between the age told of the photograph and of the image, 95% bootstrap over persons"
+    return styled(frame, caption, "years-rebuilt", ages)
 
 
 def comparison_table(compared: pd.DataFrame, noise: str = "x + δ") -> Styler:
@@ -150,7 +154,7 @@ def comparison_table(compared: pd.DataFrame, noise: str = "x + δ") -> Styler:
         f"{noise} less PMT(x) in CosSim, PMT(x) less {noise} in years: positive where the paper's claim is right. Mean "
         "over images with 95% bootstrap interval over persons, paired"
     )
-    return styled(frame, caption).hide(axis="index")
+    return styled(frame, caption, slug("against", noise.replace("δ", "noise")), compared).hide(axis="index")
 
 
 def clean_table(table: pd.DataFrame) -> Styler:
@@ -176,7 +180,8 @@ def clean_table(table: pd.DataFrame) -> Styler:
     caption = (
         "Unprotected photographs, both of each pair: agreement with 95% Wilson interval, years with bootstrap interval"
     )
-    return styled(frame, caption).hide(axis="index")
+    pooled = "pooled" if ALL in set(table["dataset"]) else ""
+    return styled(frame, caption, slug("photographs", pooled), table).hide(axis="index")
 
 
 def detection_table(table: pd.DataFrame) -> Styler:
@@ -186,11 +191,13 @@ def detection_table(table: pd.DataFrame) -> Styler:
         rate = percent({"accuracy": line["rate"], "low": line["low"], "high": line["high"]})
         rows.setdefault(_title(line["dataset"]), {})[KIND_TITLES[line["kind"]]] = f"{rate}<br>n = {line['n']}"
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    return styled(frame, "Images in which YuNet finds a face, percent with 95% Wilson interval")
+    caption = "Images in which YuNet finds a face, percent with 95% Wilson interval"
+    return styled(frame, caption, "detection", table)
 
 
 def similarity_figure(table: pd.DataFrame, settings: AttributesSettings) -> Figure:
     """CosSim with intervals by kind of image: a panel a data set, a group of points an attribute and network."""
+    keep("similarity", table)
     sets = list(dict.fromkeys(table["dataset"]))
     rows = max(len(sets), 1)
     size = (9.2, 0.6 + 3.0 * rows)
@@ -222,6 +229,8 @@ def similarity_figure(table: pd.DataFrame, settings: AttributesSettings) -> Figu
 def strip(portraits: Sequence[Portrait]) -> Figure:
     """Fig. 7: a row a portrait: photograph, with noise, protected, protected and blurred; below, what networks say."""
     kinds = (ORIGINAL, NOISY, PMT, BLURRED)
+    said = [(one.title, KIND_TITLES.get(kind, kind), "; ".join(one.words[kind])) for one in portraits for kind in kinds]
+    keep("portraits", pd.DataFrame(said, columns=["photograph", "image", "answers"]))
     figure, axes = plt.subplots(
         max(len(portraits), 1), len(kinds), figsize=(3.1 * len(kinds), 3.1 * max(len(portraits), 1)), squeeze=False,
         layout="constrained", dpi=100,

@@ -19,6 +19,7 @@ from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
 from pmtlib.figures.variants import MARKERS, PALETTE
 from pmtlib.metrics import wilson
+from pmtlib.page_data import keep, slug
 from pmtlib.variants.deep import CUT, DeepConfig
 
 
@@ -47,7 +48,7 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
         "all images; false: pairs of two people accepted; SSIM and LPIPS (VGG) to the photograph, mean and worst case. "
         f" Lines that begin with '{PHOTOGRAPH}' are controls."
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, slug("attacks", dataset, variant), part).hide(axis="index")
 
 
 def _likeness(line: Mapping[Any, Any]) -> dict[str, str]:
@@ -84,6 +85,7 @@ def tuning_table(tuned: dict[str, Outcome]) -> Styler:
         "Filters at the strength that gives the highest mean cosine, over the networks that are not authorised, of the "
         f"embeddings of filtered upload and photograph; on {people} other people. Before them: no filter, and the "
         "contrast alone",
+        "tuning",
     ).hide(axis="index")
 
 
@@ -105,7 +107,8 @@ def choice_table(outcome: Outcome) -> Styler:
                 }
             )
     if outcome.result is None:
-        return styled(pd.DataFrame(rows), f"Candidates for a better filter: {outcome.note}").hide(axis="index")
+        caption = f"Candidates for a better filter: {outcome.note}"
+        return styled(pd.DataFrame(rows), caption, "candidates").hide(axis="index")
     enough = chosen_steps(outcome, f"deep, {CUT}")
     wanted = "at none of the numbers tried" if enough is None else f"at K = {enough}"
     caption = (
@@ -116,13 +119,14 @@ def choice_table(outcome: Outcome) -> Styler:
         "by the very photograph. Of uploads of deep it recognises "
         f"{100 * ENOUGH:.0f}% of what it recognises of photographs {wanted}"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "candidates").hide(axis="index")
 
 
 def audit_figure(frame: pd.DataFrame) -> Figure:
     """The other networks' TAR and the mean SSIM after each attack: a row a data set, a colour a variant."""
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
     shown = attacker(frame)
+    keep("attacks", shown)
     names = list(dict.fromkeys(shown["attack"])) if len(shown) else []
     figure, axes = plt.subplots(
         max(len(sets), 1), 2, figsize=(9.5, 0.8 + (0.26 * len(names) + 0.5) * max(len(sets), 1)),
@@ -156,6 +160,7 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
     dotted line of a variant is its bound: what the attacker trained on photographs makes of the photographs' own
     features at its cut. On the diagonal of the rates an attacker recognises as much as the service.
     """
+    keep("frontier", points)
     sets = list(dict.fromkeys(points["dataset"])) if len(points) else []
     panels = (
         ("others", "bound_best", "TAR of the other networks\nbest attacker"),
@@ -226,7 +231,7 @@ def goals_table(frame: pd.DataFrame) -> Styler:
         "are in no pair; a K of the frontier was not, so that what it reaches here is an observation, not a test. TAR "
         f"with 95% bootstrap interval over {int(frame['n'].max()) if len(frame) else 0} pairs of one person."
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "goals", frame).hide(axis="index")
 
 
 def _breaking(words: str) -> str:
@@ -261,7 +266,7 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
         f"of {_probes(frame)} probes among the second photographs of all pairs; uploads compared with uploads are "
         "treated alike on both sides"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "linkage", frame).hide(axis="index")
 
 
 _LINKED = (
@@ -301,7 +306,7 @@ def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
         f"probes are compared with photographs, {strangers} strangers among them, and with uploads that were filtered "
         "likewise"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "linkage-after-filters", frame).hide(axis="index")
 
 
 def settings_figure(frame: pd.DataFrame) -> Figure:
@@ -310,6 +315,7 @@ def settings_figure(frame: pd.DataFrame) -> Figure:
     A line is a setting over its numbers of steps. A row a data set; the diagonal as in :func:`frontier_figure`.
     """
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
+    keep("settings", frame)
     names = list(dict.fromkeys(frame["setting"])) if len(frame) else []
     panels = (
         ("filters", "TAR of the other networks\nbest filter"),
@@ -374,7 +380,7 @@ def settings_table(frame: pd.DataFrame) -> Styler:
         "SSIM: the mean of the upload as it is or after a filter. n = "
         f"{int(frame['n'].max()) if len(frame) else 0} pairs of one person a set"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "settings", frame).hide(axis="index")
 
 
 def traits_table(frame: pd.DataFrame) -> Styler:
@@ -397,7 +403,7 @@ def traits_table(frame: pd.DataFrame) -> Styler:
         "a bootstrap interval. Another person: what somebody else's photograph agrees to, the level of chance. "
         f"n = {int(frame['n'].max()) if len(frame) else 0} photographs a set"
     )
-    return styled(pd.DataFrame(rows).fillna(""), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows).fillna(""), caption, "attributes", frame).hide(axis="index")
 
 
 def translation_table(frame: pd.DataFrame) -> Styler:
@@ -418,7 +424,7 @@ def translation_table(frame: pd.DataFrame) -> Styler:
         f"{int(frame['n'].max())} pairs of one person. The thresholds are those of a FAR of 10⁻² among people of the "
         "training set who were held out; false: pairs of two people accepted, mean"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "translation", frame).hide(axis="index")
 
 
 def stitching_table(frame: pd.DataFrame) -> Styler:
@@ -439,7 +445,7 @@ def stitching_table(frame: pd.DataFrame) -> Styler:
         "set; TAR with 95% Wilson interval at the threshold of a FAR of 10⁻² among people held out of its training, "
         f"n = {int(frame['n'].max())} pairs of one person a set; false: accepted pairs of two people"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "stitching", frame).hide(axis="index")
 
 
 def service_table(frame: pd.DataFrame) -> Styler:
@@ -457,12 +463,14 @@ def service_table(frame: pd.DataFrame) -> Styler:
         "The authorised service's TAR at a FAR of 10⁻² with 95% Wilson interval, on what it makes of what it gets; "
         f"n = {int(frame['n'].max()) if len(frame) else 0} pairs of one person a set"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "service", frame).hide(axis="index")
 
 
 def strip(portraits: Sequence[Portrait]) -> Figure:
     """A row a portrait: the photograph, its uploads, and what each attacker makes of them."""
     names = list(portraits[0].images) if portraits else []
+    below = [(one.title, name, words) for one in portraits for name, words in one.below.items()]
+    keep("portraits", pd.DataFrame(below, columns=["photograph", "image", "numbers"]))
     figure, axes = plt.subplots(
         max(len(portraits), 1), max(len(names), 1), figsize=(2.3 * max(len(names), 1), 2.9 * max(len(portraits), 1)),
         squeeze=False, layout="constrained", dpi=100,

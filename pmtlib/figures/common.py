@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from pmtlib import page_data
 from pmtlib.experiments.common import TITLES, Outcome, SectionSettings
 from pmtlib.images import UInt8Image
 
@@ -27,11 +28,39 @@ def percent(line: Mapping[Any, Any]) -> str:
     return f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
 
 
-def styled(frame: pd.DataFrame, caption: str) -> Styler:
-    """A table with its caption, in the book's style."""
+class Table(Styler):
+    """A table in the book's style. On a page of the book a link to its numbers stands below it.
+
+    Attributes:
+        address: of the CSV file, relative to the page; None where there is none.
+    """
+
+    address: str | None = None
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import publish_display_data
+
+        # A line of plain text in place of pandas's own, which has an address in memory that differs from run to run.
+        publish_display_data({"text/html": self.to_html(), "text/plain": "a table"})  # type: ignore[no-untyped-call]
+        if self.address:
+            publish_display_data({"text/markdown": f"Data: [CSV]({self.address})", "text/plain": self.address})  # type: ignore[no-untyped-call]
+
+
+def styled(frame: pd.DataFrame, caption: str, name: str, data: pd.DataFrame | None = None) -> Table:
+    """A table with its caption, in the book's style.
+
+    Args:
+        frame: what is shown.
+        caption: stands above it, and must do without the text around.
+        name: of the file with its numbers, see :func:`pmtlib.page_data.keep`.
+        data: the numbers that it was written from; by default those that are read back from its cells.
+    """
+    table = Table(frame)
+    table.address = page_data.keep(name, page_data.split(frame) if data is None else data)
     # An id made from the caption keeps an executed notebook the same from run to run, and tables apart on one page.
     identity = hashlib.sha256(caption.encode()).hexdigest()[:8]
-    return frame.style.set_uuid(identity).set_caption(caption).set_table_styles(CELL)
+    table.set_uuid(identity).set_caption(caption).set_table_styles(CELL)
+    return table
 
 
 def picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
@@ -51,7 +80,7 @@ def configuration_table(settings: SectionSettings) -> Styler:
     values["pairs"] = f"{settings.pairs} a set, or as many as it has"
     values |= {f"pmt: {name}": value for name, value in settings.pmt.model_dump().items()}
     frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
-    return styled(frame, "The section's draws and seeds, and the transform's configuration")
+    return styled(frame, "The section's draws and seeds, and the transform's configuration", "configuration")
 
 
 def provenance_table(outcomes: Iterable[tuple[str, str, Outcome]]) -> Styler:
@@ -77,4 +106,4 @@ def provenance_table(outcomes: Iterable[tuple[str, str, Outcome]]) -> Styler:
         )
     columns = ["set", "row", "result", "n", "date", "on", "took"]
     caption = "Stored results of this page; n: pairs, or images where there are no pairs"
-    return styled(pd.DataFrame(lines, columns=columns), caption).hide(axis="index")
+    return styled(pd.DataFrame(lines, columns=columns), caption, "provenance").hide(axis="index")

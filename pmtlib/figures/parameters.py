@@ -9,6 +9,7 @@ from pmtlib.experiments.common import TITLES
 from pmtlib.experiments.parameters import ParameterSettings
 from pmtlib.figures.common import styled
 from pmtlib.figures.variants import role_rate
+from pmtlib.page_data import slug
 
 _NUMBERS = {"table3": "Table 3", "table4": "Table 4", "table5": "Table 5"}
 
@@ -39,4 +40,4 @@ def option_table(frame: pd.DataFrame, table: str, settings: ParameterSettings) -
     shown = pd.DataFrame(rows)
     if len(shown) and shown["of"].nunique() == 1:
         shown = shown.drop(columns="of")
-    return styled(shown, caption).hide(axis="index")
+    return styled(shown, caption, slug(_NUMBERS[table]), part).hide(axis="index")

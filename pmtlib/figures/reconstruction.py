@@ -31,6 +31,7 @@ from pmtlib.experiments.reconstruction import (
 )
 from pmtlib.figures.common import picture, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
+from pmtlib.page_data import keep, slug
 
 IMAGE_TITLE = "none: the PMT image itself"
 MEASURES = {
@@ -90,7 +91,7 @@ def table6(cells: pd.DataFrame, dataset: str, settings: ReconstructionSettings) 
             ". A demonstration, not a measurement: RecFace was trained here on those faces of the sample photographs "
             "that are not attacked"
         )
-    return styled(frame, caption)
+    return styled(frame, caption, slug("table 6", dataset), chosen)
 
 
 def _cell(measure: str, line: Mapping[Any, Any] | None) -> str:
@@ -134,7 +135,8 @@ def recognition_table(cells: pd.DataFrame, dataset: str, settings: Reconstructio
         own = np.array([[column == settings.authorised for column in table.columns] for _ in table.index])
         return pd.DataFrame(np.where(own, "font-weight: bold", ""), index=table.index, columns=table.columns)
 
-    return styled(frame, caption).apply(emphasis, axis=None) if len(frame) else styled(frame, caption)
+    table = styled(frame, caption, slug("recognition", dataset), chosen)
+    return table.apply(emphasis, axis=None) if len(frame) else table
 
 
 def features_table(features: pd.DataFrame, settings: ReconstructionSettings) -> Styler:
@@ -156,12 +158,13 @@ def features_table(features: pd.DataFrame, settings: ReconstructionSettings) -> 
         "Uploaded features beside those of the photograph: squared error relative to the squared norm (mean with 95% "
         f"interval), their cosine, and that of the embeddings that {settings.authorised} computes from both"
     )
-    return styled(frame.set_index(["set", "uploaded features"]), caption)
+    return styled(frame.set_index(["set", "uploaded features"]), caption, "features", features)
 
 
 def training_curve(about: Mapping[str, Any] | None) -> Figure | None:
     """Loss and held-out SSIM of the black-box attacker's network against its steps; None where none was recorded."""
     points = [] if about is None else list(about["curve"])
+    keep("training", pd.DataFrame(points, columns=["step", "val_ssim", "train_loss"]))
     if not any(point["val_ssim"] is not None for point in points):
         return None
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
@@ -190,6 +193,14 @@ def ssim_distributions(blocks: Sequence[ReconstructionBlock], settings: Reconstr
     )  # fmt: skip
     uploads = settings.uploads()
     colours = plt.get_cmap("cividis")(np.linspace(0.1, 0.85, len(uploads)))
+    points = [
+        (block.dataset, attack, upload, image, value)
+        for block in sets
+        for attack in ATTACKS
+        for upload, measured in block.measured(attack).items()
+        for image, value in enumerate(measured["ssim"])
+    ]
+    keep("ssim", pd.DataFrame(points, columns=["dataset", "attack", "upload", "image", "ssim"]))
     for line, block in zip(axes, sets, strict=False):
         for axis, attack in zip(line, ATTACKS, strict=True):
             measured = block.measured(attack)
@@ -241,6 +252,14 @@ def strip(strips: Sequence[Strip]) -> Figure:
         layout="constrained", dpi=110,
     )  # fmt: skip
     names = {UNPROTECTED: "unprotected", NOISE: "random noise", PMT: "PMT"}
+    below = [
+        (one.title, names[row], attack, one.made[row][attack][1])
+        for one in strips
+        for row in rows
+        for attack in ATTACKS
+    ]
+    below += [(one.title, "none", "the PMT image itself", one.image[1]) for one in strips]
+    keep("portraits", pd.DataFrame(below, columns=["photograph", "features", "attack", "ssim"]))
     for index, portrait in enumerate(strips):
         for place, row in enumerate(rows):
             line = axes[index * len(rows) + place]
@@ -267,4 +286,4 @@ def inversion_table(settings: ReconstructionSettings) -> Styler:
     """Every value of both white-box attacks."""
     columns = {ATTACK_TITLES[attack]: settings.inversion(attack).model_dump() for attack in (SIGN, ADAM)}
     frame = pd.DataFrame({name: {key: str(value) for key, value in entry.items()} for name, entry in columns.items()})
-    return styled(frame, "The white-box attacks")
+    return styled(frame, "The white-box attacks", "white-box")

@@ -18,12 +18,14 @@ from pmtlib.experiments.trade_off import ORIGINALS, UPLOADS
 from pmtlib.experiments.variants import CALIBRATED, PAPER
 from pmtlib.figures.common import COLOURS, percent, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
+from pmtlib.page_data import keep, slug
 
 _WORDS = {ORIGINALS: "original", UPLOADS: "upload"}
 
 
 def grid_figure(grid: pd.DataFrame) -> Figure:
     """Fig. 10: UP over noise bound and threshold; uploads above, originals below, a column a data set."""
+    keep("grid", grid)
     sets = list(dict.fromkeys(grid["dataset"]))
     width = max(len(sets), 1)
     figure, axes = plt.subplots(2, width, figsize=(1.0 + 5.4 * width, 6.6), squeeze=False, layout="constrained")
@@ -51,6 +53,7 @@ def feature_figure(lines: pd.DataFrame) -> Figure:
 
     Left are original features, right obfuscated ones.
     """
+    keep("features", lines)
     places = [(str(dataset), scale) for dataset in dict.fromkeys(lines["dataset"]) for scale in (ABSOLUTE, RELATIVE)]
     rows = max(len(places), 1)
     figure, axes = plt.subplots(rows, 2, figsize=(10, 0.4 + 2.9 * rows), squeeze=False, layout="constrained")
@@ -109,7 +112,8 @@ def feature_table(lines: pd.DataFrame, dataset: str) -> Styler:
         frame.index = pd.MultiIndex.from_tuples(list(rows), names=["amplitude", "σ"])
     count = int(part["n"].max()) if len(part) else 0
     title = TITLES.get(dataset, dataset)
-    return styled(frame, f"{title}: noisy features, 95% intervals, n = {count} photographs")
+    caption = f"{title}: noisy features, 95% intervals, n = {count} photographs"
+    return styled(frame, caption, slug("features", dataset), part)
 
 
 def _three(line: Any, name: str, scale: float, digits: int) -> str:
@@ -120,6 +124,7 @@ def _three(line: Any, name: str, scale: float, digits: int) -> str:
 def processing_figure(cells: pd.DataFrame) -> Figure:
     """Accuracy (Eq. 10) after each operation: uploads filled, photographs hollow; a panel a data set."""
     sets = list(dict.fromkeys(cells["dataset"]))
+    keep("processing", cells)
     operations = list(dict.fromkeys(cells["operation"]))
     figure, axes = plt.subplots(
         1, max(len(sets), 1), figsize=(2.6 + 4.4 * max(len(sets), 1), 1.2 + 0.32 * len(operations)), squeeze=False,
@@ -167,7 +172,7 @@ def processing_table(cells: pd.DataFrame, dataset: str) -> Styler:
         f"{int(part['n'].max()) if len(part) else 0} pairs; authorised with 95% Wilson interval, unauthorised is the "
         "mean over the other networks with a 95% bootstrap interval over photographs; SSIM to the photograph."
     )
-    return styled(frame, caption)
+    return styled(frame, caption, slug("processing", dataset), part)
 
 
 def provenance_table(blocks: Sequence[RobustnessBlock]) -> Styler:

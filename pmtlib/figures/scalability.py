@@ -15,6 +15,7 @@ from pmtlib.experiments.common import TITLES, Outcome, paper_table, with_interva
 from pmtlib.experiments.scalability import ScalabilitySettings, cost_lines
 from pmtlib.experiments.variants import CALIBRATED
 from pmtlib.figures.common import COLOURS, percent, styled
+from pmtlib.page_data import keep, slug
 
 _ENDS = ("seconds", "seconds_low", "seconds_high")
 
@@ -45,7 +46,7 @@ def scalability_table(
         return marked
 
     caption = f"{TITLES.get(dataset, dataset)}: accuracy (Eq. 10) in percent, 95% Wilson interval; {kappa}; n = {count}"
-    return styled(table, caption).apply(emphasis, axis=None)
+    return styled(table, caption, slug("table 9", dataset, threshold), part).apply(emphasis, axis=None)
 
 
 def paper_table9(dataset: str) -> Styler:
@@ -59,7 +60,7 @@ def paper_table9(dataset: str) -> Styler:
     columns = [f"{symbol[name]} {name}" for name in content["columns"]]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     caption = f"{TITLES[dataset]}: the paper's Table 9, percent; its own networks; most cells fit counts of 104 pairs"
-    return styled(table, caption)
+    return styled(table, caption, slug("paper table 9", dataset))
 
 
 def _numbered(settings: ScalabilitySettings) -> Mapping[str, str]:
@@ -69,6 +70,7 @@ def _numbered(settings: ScalabilitySettings) -> Mapping[str, str]:
 def scalability_heat_map(frame: pd.DataFrame, settings: ScalabilitySettings) -> Figure:
     """Accuracy at calibrated thresholds, a panel a data set; authorised cells are outlined."""
     part = frame[frame["threshold"] == CALIBRATED] if len(frame) else frame
+    keep("heat-map", part)
     sets = list(dict.fromkeys(part["dataset"])) if len(part) else []
     figure, axes = plt.subplots(
         1, max(len(sets), 1), figsize=(1.2 + 4.8 * max(len(sets), 1), 4.6), squeeze=False, layout="constrained"
@@ -121,4 +123,4 @@ def cost_table(outcome: Outcome) -> Styler | None:
         f"Time of a step for M authorised networks on {machine}: median of {rounds} rounds [lowest, highest]; ratios "
         "within a round"
     )
-    return styled(table, caption)
+    return styled(table, caption, "cost", frame)

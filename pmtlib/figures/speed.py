@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 from pmtlib.experiments.common import with_interval
 from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run
 from pmtlib.figures.common import styled
+from pmtlib.page_data import keep
 
 _AXES = {
     BATCH: ("images a batch", "ms an image-step"),
@@ -25,6 +26,7 @@ _AXES = {
 
 def cost_curves(frame: pd.DataFrame) -> Figure:
     """A panel a curve: medians, with the lowest and the highest of the rounds as a band."""
+    keep("curves", frame)
     figure, axes = plt.subplots(1, len(_AXES), figsize=(12.5, 3.1), layout="constrained")
     for axis, (curve, (below, beside)) in zip(axes, _AXES.items(), strict=True):
         part = frame[frame["curve"] == curve].sort_values("value") if len(frame) else frame
@@ -60,7 +62,8 @@ def cost_table(frame: pd.DataFrame) -> Styler:
     ]
     table = pd.DataFrame(rows, columns=["curve", "value", "ms", "relative to the first"])
     rounds = int(frame["rounds"].max()) if len(frame) else 0
-    return styled(table, f"Medians of n = {rounds} rounds, with the lowest and the highest").hide(axis="index")
+    caption = f"The curves in numbers: medians of n = {rounds} rounds, with the lowest and the highest"
+    return styled(table, caption, "curves", frame).hide(axis="index")
 
 
 def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
@@ -83,7 +86,7 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
         f"{manifest['command']}: {hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}; "
         "medians of the rounds, with the lowest and the highest"
     )
-    return styled(pd.DataFrame(rows), caption).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
 
 
 def million_table(runs: Sequence[Run]) -> Styler:
@@ -98,4 +101,5 @@ def million_table(runs: Sequence[Run]) -> Styler:
         }
         for run in runs
     ]
-    return styled(pd.DataFrame(rows), "Simulated: not measured on as many machines").hide(axis="index")
+    caption = "A million photographs, simulated: not measured on as many machines"
+    return styled(pd.DataFrame(rows), caption, "million").hide(axis="index")

@@ -31,6 +31,7 @@ from pmtlib.experiments.trade_off import (
 from pmtlib.experiments.variants import PAPER
 from pmtlib.figures.common import COLOURS, styled
 from pmtlib.figures.common import provenance_table as _provenance_table
+from pmtlib.page_data import keep, slug
 
 _HEADINGS = {
     AUC: "AUC",
@@ -52,6 +53,7 @@ def trade_off_figure(lines: pd.DataFrame, control: pd.DataFrame) -> Figure:
     Beside Utility stand its control from :func:`pmtlib.experiments.trade_off.control_lines`: the same criterion between
     strangers, and identification.
     """
+    keep("noise", _beside(lines, control))
     sets = list(dict.fromkeys(lines["dataset"]))
     figure, axes = plt.subplots(
         max(len(sets), 1), 2, figsize=(10, 0.5 + 3.3 * max(len(sets), 1)), squeeze=False, layout="constrained",
@@ -87,6 +89,17 @@ def trade_off_figure(lines: pd.DataFrame, control: pd.DataFrame) -> Figure:
     return figure
 
 
+def _beside(lines: pd.DataFrame, control: pd.DataFrame) -> pd.DataFrame:
+    """The curves with their control in the same rows."""
+    shared = [
+        name
+        for name in control.columns
+        if name in lines.columns and name in ("dataset", "images", "threshold", "bound")
+    ]
+    added = [name for name in control.columns if name not in lines.columns]
+    return lines.merge(control[[*shared, *added]], on=shared, how="left") if shared else lines
+
+
 def _band(axis: Any, curve: pd.DataFrame, term: str, colour: Any, label: str, *, style: str, marker: str) -> Any:
     (handle,) = axis.plot(curve["bound"], curve[term], style, color=colour, marker=marker, markersize=4, label=label)
     axis.fill_between(curve["bound"], curve[f"{term}_low"], curve[f"{term}_high"], color=colour, alpha=0.18, lw=0)
@@ -113,7 +126,9 @@ def trade_off_table(lines: pd.DataFrame, control: pd.DataFrame, dataset: str) ->
     frame.index.name = "δ"
     count = int(part["n"].max()) if len(part) else 0
     title = TITLES.get(dataset, dataset)
-    return styled(frame, f"{title}: Utility, Privacy and control with 95% intervals, n = {count} photographs")
+    caption = f"{title}: Utility, Privacy and control with 95% intervals, n = {count} photographs"
+    data = _beside(part, control[control["dataset"] == dataset])
+    return styled(frame, caption, slug("noise", dataset), data)
 
 
 def _three(line: Any, name: str, scale: float, digits: int) -> str:
@@ -150,11 +165,12 @@ def matching_table(cells: pd.DataFrame, dataset: str, settings: TradeOffSettings
         bold = ["font-weight: bold" if key[0] == settings.authorised else "" for key in table.index]
         return pd.DataFrame(dict.fromkeys(table.columns, bold), index=table.index)
 
-    return styled(frame, caption).apply(emphasis, axis=None)
+    return styled(frame, caption, slug("matching", dataset), part).apply(emphasis, axis=None)
 
 
 def matching_figure(cells: pd.DataFrame, settings: TradeOffSettings) -> Figure:
     """Area under the ROC curve, true acceptances at FAR 1e-3 and rank 1 of each network: a row a data set."""
+    keep("matching", cells)
     sets = list(dict.fromkeys(cells["dataset"]))
     measures = ((AUC, "AUC", 1), ("tar_far_1e3", "TAR at FAR 10⁻³ (%)", 100), (RANK_1, "rank 1 (%)", 100))
     figure, axes = plt.subplots(
@@ -197,11 +213,13 @@ def roc_figure(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> F
         layout="constrained",
     )  # fmt: skip
     colours = sns.color_palette("colorblind", len(settings.networks))
+    points = []
     for row, (dataset, values) in zip(axes, found, strict=False):
         same = np.array(values["same"], dtype=bool)
         for axis, kind in zip(row, COMPARISONS, strict=True):
             for place, network in enumerate(name for name in settings.networks if name in values["networks"]):
                 curve = metrics.roc(np.array(values["networks"][network]["scores"][kind]), same)
+                points += [(dataset, kind, network, far, tar) for far, tar in zip(curve.far, curve.tar, strict=True)]
                 own = network == settings.authorised
                 label = f"{network} (authorised)" if own else network
                 axis.step(
@@ -212,6 +230,7 @@ def roc_figure(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> F
             axis.set_xlabel("false acceptance rate")
             axis.grid(alpha=0.3)
         row[0].set_ylabel("true acceptance rate")
+    keep("roc", pd.DataFrame(points, columns=["dataset", "comparison", "network", "far", "tar"]))
     if found:
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     plt.close(figure)

@@ -9,6 +9,7 @@ from pandas.io.formats.style import Styler
 
 from pmtlib.experiments.training import TrainingSettings
 from pmtlib.figures.common import styled
+from pmtlib.page_data import keep
 
 # Dark and light in grey print too.
 _LINES = ("#00204d", "#b3a369", "#7c7b78", "#414d6b")
@@ -16,6 +17,7 @@ _LINES = ("#00204d", "#b3a369", "#7c7b78", "#414d6b")
 
 def training_curves(frame: pd.DataFrame) -> Figure:
     """Accuracy on people held out, with its interval, and the loss, against the images seen."""
+    keep("curves", frame)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
     recipes = list(dict.fromkeys(frame["recipe"])) if len(frame) else []
     for recipe, colour in zip(recipes, _LINES * len(recipes), strict=False):
@@ -50,4 +52,4 @@ def recipe_table(settings: TrainingSettings) -> Styler:
     """Every choice of each training."""
     rows = {name: config.model_dump(mode="json") for name, config in settings.recipes.items()}
     frame = pd.DataFrame({name: {key: str(value) for key, value in row.items()} for name, row in rows.items()})
-    return styled(frame, "Every choice of the trainings")
+    return styled(frame, "Every choice of the trainings", "recipes")

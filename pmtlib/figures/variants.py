@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from pmtlib.experiments.common import TITLES
 from pmtlib.experiments.variants import CALIBRATED
 from pmtlib.figures.common import percent, styled
+from pmtlib.page_data import keep, slug
 
 PALETTE = "colorblind"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -40,6 +41,7 @@ def up_curves(frame: pd.DataFrame, column: str, *, term: str = "total", label: s
         term: ``total``, ``utility`` or ``privacy``.
         label: of the vertical axis.
     """
+    keep(slug("up", column), frame)
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
     figure, axes = _panels(len(sets))
     for axis, dataset in zip(axes, sets, strict=False):
@@ -70,7 +72,7 @@ def up_table(frame: pd.DataFrame, column: str, title: str) -> Styler:
     ]
     kappa = f", κ = {frame['kappa'].iloc[0]:g}" if len(frame) else ""
     caption = f"{title}: UP(δ, κ) of Eq. 9 and its terms{kappa}; 95% bootstrap over n photographs"
-    return styled(pd.DataFrame(lines), caption).hide(axis="index")
+    return styled(pd.DataFrame(lines), caption, slug("up", column), frame).hide(axis="index")
 
 
 def gap_table(by_trunk: Mapping[str, pd.DataFrame], choice: str, title: str) -> Styler:
@@ -91,7 +93,7 @@ def gap_table(by_trunk: Mapping[str, pd.DataFrame], choice: str, title: str) -> 
     caption = (
         f"{title}: UP of {choice} minus that of another line (with which trunk of LPIPS); 95% bootstrap, n photographs"
     )
-    return styled(table, caption).hide(axis="index")
+    return styled(table, caption, slug(title)).hide(axis="index")
 
 
 def role_table(frame: pd.DataFrame, column: str, label: str, title: str) -> Styler:
@@ -105,7 +107,7 @@ def role_table(frame: pd.DataFrame, column: str, label: str, title: str) -> Styl
             line |= {"mean SSIM": f"{row['ssim']:.3f}", "n": str(row["n"])}
         lines.append(line)
     caption = f"{title}: accuracy (Eq. 10, own thresholds), 95% bootstrap over n pairs"
-    return styled(pd.DataFrame(lines), caption).hide(axis="index")
+    return styled(pd.DataFrame(lines), caption, slug("against", column), part).hide(axis="index")
 
 
 def role_curves(frame: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
@@ -118,6 +120,7 @@ def role_curves(frame: pd.DataFrame, column: str, label: str, *, logarithmic: bo
         logarithmic: draw the parameter on a logarithmic axis (0 has its own place).
     """
     frame = frame[frame["threshold"] == CALIBRATED] if len(frame) else frame
+    keep(slug("against", column), frame)
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
     figure, axes = _panels(len(sets))
     for axis, dataset in zip(axes, sets, strict=False):
