@@ -573,6 +573,21 @@ def _check(
     typer.echo(f"{len(names())} executed notebook(s) up to date")
 
 
+@app.command("frames")
+def _frames(
+    output_dir: Annotated[Path | None, typer.Option(help="Folder; book/_static/interactive/ by default.")] = None,
+) -> None:
+    """Make the frames of the interactive page anew."""
+    # What draws is imported where it is called: the other commands should not wait for it.
+    from pmtlib.figures import frames
+
+    started = time.monotonic()
+    made = frames.make(show=True)
+    folder = output_dir or frames.default_folder()
+    size = frames.write(made, folder, seconds=time.monotonic() - started)
+    typer.echo(f"{len(made.measurements)} frames, {size:,} bytes in {_shown(folder)}")
+
+
 @app.command("reproduced")
 def _reproduced() -> None:
     """Say how many stored results were computed twice, and by how much they moved."""
