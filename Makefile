@@ -51,6 +51,9 @@ html: $(STAMP) ## build the book from the pages that are there; executes nothing
 notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) and put the pages into book/results
 	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)
 
+pdf: html ## print the book into _build/pmtlib.pdf, with the Chromium that is here
+	$(BIN)/python -m pmtlib.runner pdf
+
 picture: $(STAMP) ## draw the picture of the README anew
 	$(BIN)/python -m pmtlib.figures.audit book/_static/strip.png
 

@@ -104,7 +104,7 @@ def one_page(html: Path, names: Sequence[str]) -> str:
             raise ConfigError(f"{name}.html is no page of a book; build it anew: make html")
         _relocate(article, name, set(names))
         article["id"] = _anchor(name)
-        article["class"] = ["bd-article", "pmt-chapter"]
+        article["class"] = "bd-article pmt-chapter"
         for part in article.select(".headerlink, noscript, .prev-next-area"):
             part.decompose()
         articles.append(article)
@@ -116,7 +116,7 @@ def one_page(html: Path, names: Sequence[str]) -> str:
         if "mathjax" not in str(script).lower():
             script.decompose()
     body.clear()
-    body["class"] = ["pmt-print"]
+    body["class"] = "pmt-print"
     for article in articles:
         for script in article.select("script"):
             script.decompose()

@@ -588,6 +588,18 @@ def _frames(
     typer.echo(f"{len(made.measurements)} frames, {size:,} bytes in {_shown(folder)}")
 
 
+@app.command("pdf")
+def _pdf(
+    output: Annotated[Path | None, typer.Option(help="The file; _build/pmtlib.pdf by default.")] = None,
+) -> None:
+    """Print the built book with a Chromium that is on this machine."""
+    from pmtlib import printing
+
+    target = output or project_dir() / "_build" / "pmtlib.pdf"
+    size = printing.pdf(target)
+    typer.echo(f"{_shown(target)}: {size:,} bytes")
+
+
 @app.command("reproduced")
 def _reproduced() -> None:
     """Say how many stored results were computed twice, and by how much they moved."""

@@ -335,7 +335,9 @@ def strip(frames: Frames, steps: Sequence[int] = (0, 5, 25, DeepConfig().steps, 
     rows = []
     for variant in settings.variants:
         own = min(settings.steps, key=lambda k: abs(k - variants.find(variant).config().steps))
-        wanted = [((variant, k, None), f"K = {k}") for k in steps] + [((variant, own, sigma), f"K = {own}, blur {sigma:g}")]
+        wanted = [((variant, k, None), f"K = {k}") for k in steps] + [
+            ((variant, own, sigma), f"K = {own}, blur {sigma:g}")
+        ]
         rows.append([(found[key], title) for key, title in wanted if key in found])
     width = 1 + max(map(len, rows), default=0)
     figure, axes = plt.subplots(
