@@ -12,7 +12,7 @@ STAMP := $(VENV)/.in-step-with-lock
 LOCK_COMMAND := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra book --extra dev --extra attributes --extra ray pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book html picture test lint format types notebooks check lock advisories clean distclean
+.PHONY: help setup book html pdf frames picture test lint format types notebooks check lock advisories clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [PROFILE=paper]"
@@ -52,8 +52,14 @@ html: $(STAMP) ## build the book from the pages that are there, unless one is ou
 notebooks: $(STAMP) ## execute the notebooks with PROFILE (paper, quick, smoke) and put the pages into book/results
 	$(BIN)/python -m pmtlib.runner execute --profile $(PROFILE)
 
+pdf: html ## print the book into _build/pmtlib.pdf, with the Chromium that is here
+	$(BIN)/python -m pmtlib.runner pdf
+
 picture: $(STAMP) ## draw the picture of the README anew
 	$(BIN)/python -m pmtlib.figures.audit book/_static/strip.png
+
+frames: $(STAMP) ## make the frames of the interactive page anew
+	$(BIN)/python -m pmtlib.runner frames
 
 check: $(STAMP) ## say which pages of the book are out of date
 	$(BIN)/python -m pmtlib.runner check

@@ -673,6 +673,33 @@ def _tables() -> None:
     write_tables()
 
 
+@app.command("frames")
+def _frames(
+    output_dir: Annotated[Path | None, typer.Option(help="Folder; book/_static/interactive/ by default.")] = None,
+) -> None:
+    """Make the frames of the interactive page anew."""
+    # What draws is imported where it is called: the other commands should not wait for it.
+    from pmtlib.figures import frames
+
+    started = time.monotonic()
+    made = frames.make(show=True)
+    folder = output_dir or frames.default_folder()
+    size = frames.write(made, folder, seconds=time.monotonic() - started)
+    typer.echo(f"{len(made.measurements)} frames, {size:,} bytes in {_shown(folder)}")
+
+
+@app.command("pdf")
+def _pdf(
+    output: Annotated[Path | None, typer.Option(help="The file; _build/pmtlib.pdf by default.")] = None,
+) -> None:
+    """Print the built book with a Chromium that is on this machine."""
+    from pmtlib import printing
+
+    target = output or project_dir() / "_build" / "pmtlib.pdf"
+    size = printing.pdf(target)
+    typer.echo(f"{_shown(target)}: {size:,} bytes")
+
+
 @app.command("reproduced")
 def _reproduced() -> None:
     """Say how many stored results were computed twice, and by how much they moved."""

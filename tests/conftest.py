@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from pmtlib.cli import main
+from tests.built import build
 
 # Networks that the developer has added are no part of what is tested; the folder is never made.
 os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the book was built (``_build/html`` in it), and what the build printed."""
+    return build(tmp_path_factory)
 
 
 class Done:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,46 +19,10 @@ import yaml
 
 from pmtlib import book_tables, publication, runner, transform, zoo
 from pmtlib.figures import diagrams
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.built import ROOT, toc_entries
 
 # Not in the reference: the command line has --help, and the parsers of foreign formats serve the networks only.
 NOT_IN_REFERENCE = {"cli"}
-
-
-def toc_entries() -> list[str]:
-    found: list[str] = []
-
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key in ("root", "file"):
-                    found.append(value)
-                else:
-                    walk(value)
-        elif isinstance(node, list):
-            for part in node:
-                walk(part)
-
-    walk(yaml.safe_load((ROOT / "_toc.yml").read_text()))
-    return found
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What ``jupyter-book build book/`` makes of a copy, and what it printed."""
-    copy = tmp_path_factory.mktemp("book")
-    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, copy / name)
-    shutil.copytree(ROOT / "book", copy / "book", symlinks=True, ignore=shutil.ignore_patterns("_build"))
-    command = [Path(sys.executable).parent / "jupyter-book", "build", "book/", "-n", "-W", "--keep-going"]
-    done = subprocess.run(
-        command, cwd=copy, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "NO_COLOR": "1"}
-    )
-    output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-    problems = [line for line in output.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
-    assert done.returncode == 0, "\n".join(problems) or output[-3000:]
-    return copy, output
 
 
 def test_every_entry_of_the_contents_becomes_a_page_where_the_readme_says(built: tuple[Path, str]) -> None:
