@@ -14,7 +14,9 @@ import csv
 import hashlib
 import importlib
 import importlib.resources
+import os
 import pickle
+import pickletools
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -619,7 +621,8 @@ def _assemble(name: str, rows: Sequence[_Row], origin: Path, crop_cache: Path | 
     for row in rows:
         for path in (row.first, row.second):
             if path not in places:
-                if not path.is_file():
+                # Not pathlib's, which raises where a name is too long.
+                if not os.path.isfile(path):  # noqa: PTH113
                     raise DatasetError(
                         f"{row.where}: there is no image {path}. Remedy: complete the images, or correct the pair list"
                     )
@@ -711,7 +714,8 @@ def _load_table(path: Path, name: str, crop_cache: Path | None) -> PairSet:
         if len(cells) != len(header):
             raise DatasetError(f"{where}: {len(cells)} cells, and {len(header)} columns. Remedy: correct the line")
         if root is None:
-            root = next((place for place in roots if (place / cells[first].strip()).is_file()), path.parent)
+            at = (place for place in roots if os.path.isfile(place / cells[first].strip()))  # noqa: PTH113
+            root = next(at, path.parent)
         rows.append(
             _Row(
                 root / cells[first].strip(),
@@ -728,14 +732,14 @@ def _label(cell: str, where: str) -> bool:
     try:
         return {"1": True, "0": False, "true": True, "false": False}[cell.strip().lower()]
     except KeyError:
-        raise DatasetError(f"{where}: {cell!r} is no label. Remedy: write 1 (one person) or 0 (two)") from None
+        raise DatasetError(f"{where}: {cell[:40]!r} is no label. Remedy: write 1 (one person) or 0 (two)") from None
 
 
 def _number(cell: str, where: str) -> int:
     try:
         return int(cell)
     except ValueError:
-        raise DatasetError(f"{where}: {cell!r} is no whole number. Remedy: correct the line") from None
+        raise DatasetError(f"{where}: {cell[:40]!r} is no whole number. Remedy: correct the line") from None
 
 
 def _load_lfw(listing: Path, name: str, crop_cache: Path | None, root: Path | None = None) -> PairSet:
@@ -743,7 +747,7 @@ def _load_lfw(listing: Path, name: str, crop_cache: Path | None, root: Path | No
     lines = [(number, line) for number, line in enumerate(_lines(listing), start=1) if line.strip()]
     header = (
         [int(cell) for cell in lines[0][1].split()]
-        if lines and re.fullmatch(r"\s*\d+(\s+\d+)?\s*", lines[0][1])
+        if lines and re.fullmatch(r"\s*[0-9]{1,9}(\s+[0-9]{1,9})?\s*", lines[0][1])
         else []
     )
     if header:
@@ -759,9 +763,9 @@ def _load_lfw(listing: Path, name: str, crop_cache: Path | None, root: Path | No
         where = f"{listing}:{number}"
         cells = line.strip().split("\t") if "\t" in line else line.split()
         fold = place // (2 * header[1]) if len(header) == 2 else None
-        if len(cells) == 3 and cells[1].isdecimal() and cells[2].isdecimal():
+        if len(cells) == 3 and _is_number(cells[1]) and _is_number(cells[2]):
             first, second, same = finder(cells[0], cells[1]), finder(cells[0], cells[2]), True
-        elif len(cells) == 4 and cells[1].isdecimal() and cells[3].isdecimal():
+        elif len(cells) == 4 and _is_number(cells[1]) and _is_number(cells[3]):
             first, second, same = finder(cells[0], cells[1]), finder(cells[2], cells[3]), False
         elif len(cells) == 3 and cells[2] in ("0", "1"):
             first, second, same = finder.direct(cells[0]), finder.direct(cells[1]), cells[2] == "1"
@@ -771,6 +775,11 @@ def _load_lfw(listing: Path, name: str, crop_cache: Path | None, root: Path | No
             )
         rows.append(_Row(first, second, same, fold, where))
     return _assemble(name, rows, listing, crop_cache, central=True)
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is the number of an image; Python refuses to read one of thousands of digits."""
+    return cell.isdecimal() and len(cell) <= 9
 
 
 class _PersonFiles:
@@ -790,14 +799,16 @@ class _PersonFiles:
         if self.root is None:
             first = relative.split("/")[0]
             self.root = next(
-                (self.folder / at for at in self._FOLDERS if (self.folder / at / first).exists()), self.folder
+                (self.folder / at for at in self._FOLDERS if os.path.exists(self.folder / at / first)),  # noqa: PTH110
+                self.folder,
             )
         path = self.root / relative
         if path.suffix.lower() in SUFFIXES:
             return path
         if self.suffix is None:
-            self.suffix = next((end for end in SUFFIXES if path.with_name(path.name + end).is_file()), SUFFIXES[0])
-        return path.with_name(path.name + self.suffix)
+            ends = (end for end in SUFFIXES if os.path.isfile(f"{path}{end}"))  # noqa: PTH113
+            self.suffix = next(ends, SUFFIXES[0])
+        return Path(f"{path}{self.suffix}")
 
 
 def _load_cfp(split: Path, name: str, crop_cache: Path | None) -> PairSet:
@@ -847,8 +858,10 @@ def _cfp_files(listing: Path) -> dict[int, Path]:
 def _load_list(folder: Path, labels: Path, name: str, crop_cache: Path | None) -> PairSet:
     """A folder of images in order, two a pair, and an array of labels (face.evoLVe)."""
     try:
-        issame = np.load(labels, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with labels.open("rb") as file:
+            # Not np.load, which takes archives of arrays as well.
+            issame = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # The header is text that is parsed, and its shape is memory that is asked for.
         raise DatasetError(f"{labels} is not a plain array of labels. Remedy: save it as a bool .npy") from error
     if issame.ndim != 1 or issame.dtype.kind not in "bui":
         raise DatasetError(f"{labels} holds {issame.dtype} {issame.shape}, not labels. Remedy: save a bool vector")
@@ -902,40 +915,76 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _dtype(code: Any, *options: Any) -> np.dtype[Any]:
-    kind: np.dtype[Any] = np.dtype(code, *options)
-    if kind.hasobject:
-        raise pickle.UnpicklingError("an array of Python objects")
-    return kind
+def _bytearray(content: Any = b"", encoding: str = "latin1") -> bytes:
+    """How bytes that can change are carried; a number would ask for that many bytes."""
+    if isinstance(content, str) and encoding in ("latin-1", "latin1"):
+        return content.encode("latin1")
+    if not isinstance(content, (bytes, bytearray)):
+        raise pickle.UnpicklingError(f"a bytearray of {type(content).__name__}")
+    return bytes(content)
 
 
-def _array(kind: Any, _shape: Any, _code: Any) -> NDArray[Any]:
+class _Kind:
+    """What stands for a dtype: NumPy's own takes flags and fields from a pickle, and believes them."""
+
+    def __init__(self, code: Any, *_options: Any) -> None:
+        text = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?[biu?][0-9]?", text):
+            raise pickle.UnpicklingError("an array of something else than whole numbers")
+        self.dtype = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in (">", b">"):
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class _Values:
+    """What stands for an array that the pickle fills next."""
+
+    array: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("an odd array")
+        _, shape, kind, fortran, content = state
+        self.array = _from_buffer(content, kind, shape, "F" if fortran else "C")
+
+
+def _ndarray(*_arguments: Any) -> None:
+    """Named in pickles as the class of an array and never called by them: NumPy gives memory of any size for it."""
+    raise pickle.UnpicklingError("an array without content")
+
+
+def _array(kind: Any, _shape: Any, _code: Any) -> _Values:
     """An empty array, whose shape and content the pickle sets next."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"an array of {kind}")
-    return np.ndarray((0,), np.uint8)
+    if kind is not _ndarray:
+        raise pickle.UnpicklingError(f"an array of {type(kind).__name__}")
+    return _Values()
 
 
 def _from_buffer(content: Any, kind: Any, shape: Any, order: Any, _axes: Any = None) -> NDArray[Any]:
     """How protocol 5 carries an array."""
-    if not isinstance(kind, np.dtype) or not isinstance(content, (bytes, bytearray)):
+    if isinstance(content, str):
+        # Python 2 wrote bytes that are shown as text; with this reader's encoding they are bytes already.
+        content = content.encode("latin1")
+    if not isinstance(kind, _Kind) or not isinstance(content, (bytes, bytearray)) or order not in ("C", "F"):
         raise pickle.UnpicklingError("an odd array")
-    return np.frombuffer(content, dtype=kind).reshape(shape, order=order)
+    return np.frombuffer(content, dtype=kind.dtype).reshape(shape, order=order)
 
 
 def _scalar(kind: Any, content: Any) -> Any:
-    if not isinstance(kind, np.dtype) or kind.hasobject or not isinstance(content, bytes):
+    if not isinstance(kind, _Kind) or not isinstance(content, bytes):
         raise pickle.UnpicklingError("an odd number")
-    return np.frombuffer(content, dtype=kind, count=1)[0]
+    return np.frombuffer(content, dtype=kind.dtype, count=1)[0]
 
 
 _ADMITTED: Mapping[tuple[str, str], Any] = MappingProxyType(
     {
         ("_codecs", "encode"): _encode,
-        ("builtins", "bytearray"): bytearray,
-        ("__builtin__", "bytearray"): bytearray,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _dtype,
+        ("builtins", "bytearray"): _bytearray,
+        ("__builtin__", "bytearray"): _bytearray,
+        ("numpy", "ndarray"): _ndarray,
+        ("numpy", "dtype"): _Kind,
         ("numpy.core.multiarray", "_reconstruct"): _array,
         ("numpy._core.multiarray", "_reconstruct"): _array,
         ("numpy.core.numeric", "_frombuffer"): _from_buffer,
@@ -956,10 +1005,19 @@ class _BinUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name}") from None
 
 
+def _check_memo(file: BinaryIO, size: int) -> None:
+    """Refuse a pickle that numbers its objects beyond what can be in it: the numbers are the size of a table."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= size:
+            raise pickle.UnpicklingError("a table that is larger than the file")
+    file.seek(0)
+
+
 def _load_bin(path: Path, name: str) -> PairSet:
     remedy = "Remedy: get it again from its source"
     try:
         with path.open("rb") as file:
+            _check_memo(file, path.stat().st_size)
             # Most of these files were written by Python 2, whose strings are bytes.
             content = _BinUnpickler(file, encoding="bytes").load()
     except pickle.UnpicklingError as error:
@@ -969,11 +1027,11 @@ def _load_bin(path: Path, name: str) -> PairSet:
         raise DatasetError(f"{path} is not a readable .bin file ({type(error).__name__}). {remedy}") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise DatasetError(f"{path} is not a pair of images and labels. {remedy}")
-    encoded, labels = content
+    encoded, labels = (part.array if isinstance(part, _Values) else part for part in content)
     try:
         blobs = [_blob(item) for item in encoded]
         same = np.array([_truth(label) for label in labels], dtype=np.bool_)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise DatasetError(f"{path} is not a list of encoded images and one of labels ({error}). {remedy}") from error
     if not len(same):
         raise DatasetError(f"{path} names no pairs. {remedy}")
@@ -998,6 +1056,8 @@ def _load_bin(path: Path, name: str) -> PairSet:
 def _blob(item: object) -> bytes:
     if isinstance(item, (bytes, bytearray)):
         return bytes(item)
+    if isinstance(item, _Values):
+        item = item.array
     if isinstance(item, np.ndarray) and item.dtype == np.uint8:
         return item.tobytes()
     raise TypeError(f"an image is {type(item).__name__}")
@@ -1006,7 +1066,8 @@ def _blob(item: object) -> bytes:
 def _truth(label: object) -> bool:
     if isinstance(label, (bool, np.bool_, int, np.integer)) and label in (0, 1):
         return bool(label)
-    raise TypeError(f"a label is {str(label)[:20]!r}")
+    plain = isinstance(label, (str, bytes, int, float, np.number)) and len(str(label)) <= 20
+    raise TypeError(f"a label is {str(label)!r}" if plain else f"a label is of type {type(label).__name__}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ MAX_PIXELS = 180_000_000
 """Largest photograph that is decoded: above it a small file can fill the memory (a decompression bomb)."""
 
 MAX_BYTES = 1 << 29
+"""Largest file that is read as a photograph."""
+
+_REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow opens and that are no photographs: it hands EPS, a program, to Ghostscript, and the others to
+handlers of other packages or of the system."""
 
 Reason = Literal["unreadable", "no_face", "too_small", "not_aligned"]
 
@@ -71,7 +76,7 @@ class UnusablePhoto(PhotoError):
 
 
 def read_photo(path: str | Path) -> UInt8Image:
-    """Read a photograph in any format that Pillow reads; HEIC too where ``pillow-heif`` is installed.
+    """Read a photograph in any format that Pillow itself decodes; HEIC too where ``pillow-heif`` is installed.
 
     The EXIF orientation is applied, transparency is laid on white, the first frame of an animation is taken, and
     16-bit, 32-bit and floating-point grey are scaled to 8 bits. Embedded colour profiles are not applied.
@@ -122,7 +127,7 @@ def decode(content: bytes, name: str) -> UInt8Image:
         with warnings.catch_warnings():
             # Pillow warns from half the size on at which it refuses; the limit here is MAX_PIXELS, and it is checked.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height}")
                 image.seek(0)
@@ -152,6 +157,11 @@ def _unreadable(name: str | Path, what: str, remedy: str) -> UnusablePhoto:
     return UnusablePhoto(f"{name} {what}. Remedy: {remedy}", "unreadable")
 
 
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+
+
 def _register_heif() -> bool:
     try:
         plugin = importlib.import_module("pillow_heif")
@@ -170,7 +180,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> UInt8Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _grey8(np.asarray(image).astype(np.float64), wide=image.mode.startswith("I;16"))
+        grey = _grey8(np.asarray(image), wide=image.mode.startswith("I;16"))
         return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
     if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBA", "RGBa"):
         layer = image.convert("RGBA")
@@ -180,18 +190,27 @@ def _to_rgb(image: Image.Image) -> UInt8Image:
     return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
 
 
-def _grey8(values: NDArray[np.float64], *, wide: bool) -> NDArray[np.uint8]:
+def _grey8(values: NDArray[Any], *, wide: bool) -> NDArray[np.uint8]:
     """Grey of an unstated range to 0..255: 16-bit modes by their range, others by the smallest usual one that fits."""
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    highest = float(values.max(initial=0.0))
-    fractional = bool((values != np.round(values)).any())
+    # In parts: float64 of a whole photograph, with what the arithmetic makes beside it, is gigabytes.
+    rows = max(1, (1 << 20) // max(values.shape[1], 1))
+    parts = [slice(start, start + rows) for start in range(0, len(values), rows)]
+
+    def part(place: slice) -> NDArray[np.float64]:
+        return np.nan_to_num(values[place].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    highest = max((float(part(place).max(initial=0.0)) for place in parts), default=0.0)
+    fractional = any(bool((found != np.round(found)).any()) for found in map(part, parts))
     if wide:
         white = 65535.0
     elif fractional and highest <= 1.0:
         white = 1.0
     else:
         white = next((limit for limit in (255.0, 65535.0) if highest <= limit), highest)
-    return np.clip(np.round(values / white * 255.0), 0, 255).astype(np.uint8)
+    grey = np.empty(values.shape, dtype=np.uint8)
+    for place in parts:
+        grey[place] = np.clip(np.round(part(place) / white * 255.0), 0, 255)
+    return grey
 
 
 def load_aligned(path: str | Path) -> UInt8Image:

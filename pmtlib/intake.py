@@ -86,7 +86,7 @@ def collect(arguments: Sequence[Path], out: Path | None, outputs: Collection[str
     seen = set() if out is None else {os.path.realpath(out), *(os.path.realpath(out / output) for output in outputs)}
     found = Found()
     for argument in arguments:
-        if not argument.is_dir():
+        if not os.path.isdir(argument):  # noqa: PTH112 -- pathlib raises for a name that is too long
             _add_file(found, seen, argument, Path(os.path.realpath(argument)).parent.name, PurePosixPath(argument.name))
         elif os.path.realpath(argument) == results:
             raise PhotoError(f"{shown(argument)} is both input and --out; give another folder for the results")
@@ -215,36 +215,50 @@ def _add_file(found: Found, seen: set[str], path: Path, root: str, relative: Pur
     resolved, fault = os.path.realpath(path), ""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            fault = "not a file"
+            fault = "is not a regular file; name a photograph"
     except OSError as error:
-        fault = f"cannot be read ({error.strerror})"
+        fault = f"cannot be read ({error.strerror}); check the path, the link and the permissions"
     if resolved not in seen:
         seen.add(resolved)
         found.entries.append(Entry(path, root, relative, fault))
 
 
-def _walk(folder: Path, relative: PurePosixPath, seen: set[str], found: Found) -> Iterator[tuple[Path, PurePosixPath]]:
+def _walk(top: Path, start: PurePosixPath, seen: set[str], found: Found) -> Iterator[tuple[Path, PurePosixPath]]:
     """Pictures below a folder, its own first, sorted by name; hidden files and folders are left out."""
-    resolved = os.path.realpath(folder)
-    if resolved in seen:
-        return
-    seen.add(resolved)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        fault = f"the folder cannot be listed ({error.strerror})"
-        found.entries.append(Entry(folder, Path(resolved).name, relative, fault))
-        return
-    folders = []
-    for entry in entries:
-        path, name = folder / entry.name, relative / entry.name
-        if entry.name.startswith("."):
+    # No recursion: folders may lie deeper in each other than Python's stack is high.
+    waiting = [(top, start)]
+    while waiting:
+        folder, relative = waiting.pop()
+        resolved = os.path.realpath(folder)
+        if resolved in seen:
             continue
-        if path.is_dir():
-            folders.append((path, name))
-        elif path.suffix.lower() in PICTURES and (path.is_file() or path.is_symlink()):
-            yield path, name
-        else:
-            found.ignored += 1
-    for path, name in folders:
-        yield from _walk(path, name, seen, found)
+        seen.add(resolved)
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            fault = f"the folder cannot be listed ({error.strerror}); check its permissions"
+            found.entries.append(Entry(folder, Path(resolved).name, relative, fault))
+            continue
+        folders = []
+        for entry in entries:
+            path, name = folder / entry.name, relative / entry.name
+            if entry.name.startswith("."):
+                continue
+            # The functions of os.path: pathlib's raise where permissions or a path's length forbid to look.
+            if os.path.isdir(path):  # noqa: PTH112
+                folders.append((path, name))
+            elif path.suffix.lower() in PICTURES and _may_be_file(path):
+                yield path, name
+            else:
+                found.ignored += 1
+        waiting += reversed(folders)
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a path is a file or a link, or cannot be looked at, which the report then says."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import reprlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,15 @@ from pydantic import BaseModel, ValidationError
 from pmtlib.errors import ConfigError
 from pmtlib.intake import shown
 from pmtlib.transform import PMTConfig
-from pmtlib.variants import PLAIN, find
+from pmtlib.variants import PLAIN, VARIANTS, find
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_LARGEST = 1 << 20
+"""Bytes of the largest file that is read: a configuration has some kilobytes."""
 _HINT = "`pmt config` prints one to start from"
 _FIELDS = "`pmt config` prints them all"
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 62, 62
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,11 +32,24 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} occurs twice", node.start_mark)
+    keys = set()
+    for place, _ in node.value:
+        key = loader.construct_object(place)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", node.start_mark)
+        if key in keys:
+            raise yaml.constructor.ConstructorError(None, None, f"{_brief(key)} occurs twice", node.start_mark)
+        keys.add(key)
     return loader.construct_mapping(node)
+
+
+def _brief(value: object) -> str:
+    """A value for a message: aliases make text of any length out of a few lines, and a number has a million digits."""
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -56,8 +74,10 @@ def configure(
     model = PMTConfig if variant is None else find(variant).config
     written = values.pop("variant", variant or PLAIN)
     if file is not None and written != variant:
+        if not isinstance(written, str):
+            raise ConfigError(f"{where}no variant {_brief(written)}; there are {', '.join(VARIANTS)}")
         try:
-            model = find(str(written)).config
+            model = find(written).config
         except ConfigError as error:
             raise ConfigError(f"{where}{error}") from error
         if variant is not None:
@@ -87,15 +107,25 @@ def layered(model: type[_Model], file: Path | None, given: Mapping[str, Any], hi
 
 def _read(file: Path, hint: str = _HINT) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{shown(file)} cannot be read ({reason}); {hint}") from error
+    if len(content) > _LARGEST:
+        raise ConfigError(f"{shown(file)} cannot be read (it is larger than {_LARGEST >> 20} MiB); {hint}")
+    try:
+        values = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
-        reason = getattr(error, "problem", None) or "nested too deeply"
+        why = getattr(error, "problem", None) or getattr(error, "reason", None)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(why or error).split())[:120]
         raise ConfigError(f"{shown(file)}{line}: not YAML ({reason}); {hint}") from error
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # What YAML's own constructors raise on a date, number or tag that is none.
+        raise ConfigError(f"{shown(file)}: not YAML (a value that does not fit its form); {hint}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -110,10 +140,11 @@ def _validated(model: type[_Model], values: Mapping[str, Any], where: str, hint:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}there is no field {name!r}; {hint}") from error
+            raise ConfigError(f"{where}there is no field {_brief(name)}; {hint}") from error
         message = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
         named = f"{name}: " if name else ""
-        raise ConfigError(f"{where}{named}{message}, and not {str(first['input'])[:60]!r}") from error
+        given = first["input"] if isinstance(first["input"], str) else _brief(first["input"])
+        raise ConfigError(f"{where}{named}{message}, and not {given[:60]!r}") from error
 
 
 def as_yaml(config: PMTConfig | None = None) -> str:

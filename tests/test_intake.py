@@ -113,14 +113,15 @@ def test_only_arguments_that_all_do_not_exist_are_an_error(tmp_path: Path) -> No
     with pytest.raises(PhotoError, match="no such file"):
         collect([missing], tmp_path / "out")
     found = collect([missing, touch(tmp_path / "a.jpg")], tmp_path / "out")
-    assert [entry.fault for entry in found.entries] == ["cannot be read (No such file or directory)", ""]
+    why = "cannot be read (No such file or directory); check the path, the link and the permissions"
+    assert [entry.fault for entry in found.entries] == [why, ""]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     assert collect([tmp_path], tmp_path / "out").ignored == 1
-    assert collect([tmp_path / "a.jpg"], tmp_path / "out").entries[0].fault == "not a file"
+    assert collect([tmp_path / "a.jpg"], tmp_path / "out").entries[0].fault == "is not a regular file; name a photograph"
 
 
 def test_names_stay_when_photographs_join(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def read_onnx_constants(path: Path) -> Constants:
         graph = onnx.load(str(path), load_external_data=False).graph
     except (OSError, DecodeError, ValueError) as error:
         raise NetworkError(f"{path}: not a readable ONNX file ({first_line(error)}); {REMEDY}") from error
+    _refuse_external(graph, path)
     if not graph.initializer:
         raise NetworkError(f"{path}: an ONNX graph without weights; {REMEDY}")
     constants: Constants = {}
@@ -56,9 +57,16 @@ def read_onnx_constants(path: Path) -> Constants:
                     )
                 elif node.op_type == "Reshape":
                     constants[node.output[0]] = inputs[0].reshape([int(size) for size in inputs[1]])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise NetworkError(f"{path}: {name} is malformed ({first_line(error)}); {REMEDY}") from error
     return constants
+
+
+def _refuse_external(graph: onnx.GraphProto, path: Path) -> None:
+    """Weights beside the file would be read from wherever the file says."""
+    inside = [item.t for node in graph.node for item in node.attribute if item.HasField("t")]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in (*graph.initializer, *inside)):
+        raise NetworkError(f"{path}: its weights are in another file; save the model with all weights inside")
 
 
 def dequantise_blocks(
@@ -96,7 +104,9 @@ def dequantise_blocks(
             blocks[axis] = -(-blocks[axis] // block_size)
             if list(values.shape) != blocks:
                 raise ValueError(f"scales of shape {values.shape}, not {tuple(blocks)}")
-            return np.repeat(values, block_size, axis).take(np.arange(quantised.shape[axis]), axis)
+            # A block may be said to be longer than the axis, and would be repeated as often.
+            length = min(block_size, max(quantised.shape[axis], 1))
+            return np.repeat(values, length, axis).take(np.arange(quantised.shape[axis]), axis)
         if values.size == 1:
             return values.reshape(())
         if values.shape != (quantised.shape[axis],):

@@ -44,7 +44,7 @@ def read_tfjs_weights(topology: Path, shards: Sequence[Path]) -> dict[str, NDArr
     try:
         manifest = json.loads(topology.read_bytes())["weightsManifest"]
         groups = [(len(group["paths"]), list(group["weights"])) for group in manifest]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{topology}: not a TensorFlow.js graph model ({first_line(error)}); {REMEDY}"
         raise NetworkError(message) from error
     if (listed := sum(count for count, _ in groups)) != len(shards):
@@ -63,7 +63,7 @@ def read_tfjs_weights(topology: Path, shards: Sequence[Path]) -> dict[str, NDArr
             try:
                 name = str(entry["name"])
                 weights[name], position = _weight(entry, data, position)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 raise NetworkError(
                     f"{label}: does not hold what {topology.name} says ({first_line(error)}); {REMEDY}"
                 ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import tflite
 from numpy.typing import NDArray
 
-from pmtlib.errors import AssetError
+from pmtlib.errors import AssetError, PMTError
 
 _KINDS: dict[int, str] = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
 _DTYPES: dict[int, type[np.generic]] = {
@@ -61,15 +61,27 @@ def read_operators(path: Path) -> list[Operator]:
     """The operators of the first subgraph of a TFLite file, in execution order.
 
     Raises:
-        AssetError: not a TFLite file, or one with constants other than float or integer tensors (a quantised one).
+        AssetError: not a TFLite file, a damaged one, or one with constants other than float or integer tensors (a
+            quantised one).
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AssetError(f"{path} cannot be read ({error.strerror}); fetch it again") from error
     if content[4:8] != b"TFL3":
         raise AssetError(f"{path} is not a TFLite file (identifier TFL3 missing); delete it and fetch it again")
-    model = tflite.Model.GetRootAsModel(content, 0)
-    graph = model.Subgraphs(0)
-    names = [graph.Tensors(i).Name().decode() for i in range(graph.TensorsLength())]
-    return [_operator(model, graph, names, graph.Operators(i), path) for i in range(graph.OperatorsLength())]
+    try:
+        model = tflite.Model.GetRootAsModel(content, 0)
+        graph = model.Subgraphs(0)
+        # An entry takes four bytes at least; a damaged count would be gone through to its end.
+        if max(graph.TensorsLength(), graph.OperatorsLength()) > len(content) // 4:
+            raise ValueError("more entries than the file has room for")
+        names = [graph.Tensors(i).Name().decode() for i in range(graph.TensorsLength())]
+        return [_operator(model, graph, names, graph.Operators(i), path) for i in range(graph.OperatorsLength())]
+    except PMTError:
+        raise
+    except Exception as error:  # The accessors follow whatever offsets a damaged file holds.
+        raise AssetError(f"{path} is a damaged TFLite file ({type(error).__name__}); fetch it again") from error
 
 
 def kernel_to_torch(kernel: NDArray[Any], *, depthwise: bool) -> NDArray[Any]:

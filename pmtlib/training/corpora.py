@@ -115,6 +115,8 @@ def _record_io(path: Path) -> People:
     try:
         lines = index.read_text(encoding="ascii").splitlines()
         offsets = {int(key): int(offset) for key, offset in (line.split("\t") for line in lines if line.strip())}
+        if offsets and not 0 <= min(offsets.values()) <= max(offsets.values()) < 2**62:
+            raise ValueError("an offset that no file has")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{index}: cannot be read ({first_line(error)}). Remedy: put it beside {path.name}"
@@ -163,6 +165,8 @@ def _read_record(file: BinaryIO, offset: int, path: Path) -> tuple[int, tuple[fl
         if flag > 64 or _HEADER.size + 4 * flag > size:
             raise DatasetError(f"{where}: {flag} labels in a record. Remedy: copy it again")
         labels = struct.unpack(f"<{flag}f", file.read(4 * flag).ljust(4 * flag, b"\0"))
+    if size < _HEADER.size:
+        raise DatasetError(f"{where}: a record that is shorter than its header. Remedy: copy it again")
     if not np.isfinite(labels[0]):
         raise DatasetError(f"{where}: a label that is no number. Remedy: copy it again")
     return flag, labels, begin + 4 * flag, size - _HEADER.size - 4 * flag
@@ -196,6 +200,9 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
         with tarfile.open(path, "r:") as archive:
             end = 0
             for member in archive:
+                if member.size < 0 or member.offset_data < end:
+                    # Read on, it would go in circles.
+                    raise tarfile.ReadError("a file in it ends before it begins")
                 end = member.offset_data + member.size
                 folder, _, last = member.name.rpartition("/")
                 key, _, suffix = last.partition(".")
@@ -206,7 +213,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
                 file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("it is cut off or damaged")
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
         raise DatasetError(
             f"{path}: not a readable tar archive ({first_line(error)}). Remedy: copy it again"
         ) from error
