@@ -265,8 +265,8 @@ def _digests(names: Iterable[str]) -> dict[str, str | None]:
 def _drawn_by(name: str) -> str:
     """sha256 over the code and tables that turn stored results into the page of a notebook.
 
-    That is every module of the experiments and figures that the source imports, or that such a module imports. The
-    version of an experiment stands in one of them.
+    That is every module of the experiments and figures that the source imports, or that such a module imports, and the
+    stored benchmarks that these name. The version of an experiment stands in one of them.
     """
     package = Path(__file__).resolve().parent
     cells = json.loads((notebooks_dir() / f"{name}.ipynb").read_text("utf-8"))["cells"]
@@ -279,7 +279,11 @@ def _drawn_by(name: str) -> str:
         ahead += [path.read_text("utf-8") for path in new]
     files = [path for path in sorted((package / "data").rglob("*.*")) if path.suffix in (".json", ".csv")]
     files += [package / "page_data.py", *sorted(found)]
-    return _sha256(b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files))
+    content = b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files)
+    # Benchmarks have no request and no version: what they stored is part of what draws.
+    benchmarks = {one for path in found for one in re.findall(r"\"(benchmarks/\w+\.json)\"", path.read_text("utf-8"))}
+    stored = [project_dir() / name for name in sorted(benchmarks)]
+    return _sha256(content + b"".join(path.read_bytes() for path in stored if path.is_file()))
 
 
 def _imported(code: str, package: Path) -> set[Path]:

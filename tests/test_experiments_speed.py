@@ -122,3 +122,26 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert html.count("2.00 [1.50, 2.50]") == 2
     assert html.count("0.99999") == html.count("other images") == 1
     assert "python b.py: cpu, 2 thread(s), 2026-01-01" in html
+
+
+def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert speed.of_command() == []
+    assert len(figures.memory_figure([]).axes) == 1
+    megabytes = [500.0, 900.0, 1000.0, 1010.0, 1020.0, 1030.0, 1110.0, 1130.0]
+    run = {
+        "photographs": 1000, "steps": 25, "broken": 50, "done": 950, "photographs_a_second": 1.5, "run_seconds": 666.7,
+        "shares": {"finding": 0.4, "optimising": 0.9, "writing": 0.02}, "overlapped": 0.85,
+        "memory": {"seconds": [float(i) for i in range(1, 9)], "megabytes": megabytes},
+        "manifest": {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python c.py", "date": "2026-01-01"},
+    }  # fmt: skip
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / speed.WHOLE[0]).write_text(json.dumps(run))
+    (stored,) = speed.of_command()
+    assert speed.memory_growth(stored) == pytest.approx((1110 + 1130) / 2 - (1000 + 1010) / 2)
+    html = figures.command_table([stored]).to_html()
+    for cell in ("1,000", "950", "1.50", "667", "40", "90", "85", "1130", "+115", "python c.py"):
+        assert cell in html, cell
+    (line,) = figures.memory_figure([stored]).axes[0].lines
+    assert list(line.get_ydata()) == megabytes
+    assert list(line.get_xdata())[-1] == 100

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,6 +291,28 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
             }
             lines.append({**about, **same, **whole})
     return pd.DataFrame(lines), stored["manifest"]
+
+
+WHOLE = ("benchmarks/command.json", "benchmarks/load.json")
+"""What ``benchmarks/command.py --json`` wrote: a run at the default settings, and one of very many photographs."""
+
+
+def of_command() -> list[dict[str, Any]]:
+    """The stored runs of ``benchmarks/command.py``, those that are there."""
+    found = []
+    for name in WHOLE:
+        try:
+            found.append(json.loads((paths.project_dir() / name).read_text("utf-8")))
+        except OSError:
+            continue
+    return found
+
+
+def memory_growth(run: Mapping[str, Any]) -> float:
+    """Megabytes by which the resident memory grew from the second quarter of a run to the last, between the medians."""
+    values = run["memory"]["megabytes"]
+    quarter = len(values) // 4
+    return statistics.median(values[-max(quarter, 1) :]) - statistics.median(values[quarter : 2 * quarter] or values)
 
 
 def summary(frame: pd.DataFrame, runs: Sequence[Run]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from pmtlib.experiments.common import with_interval
-from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run
+from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run, memory_growth
 from pmtlib.figures.common import styled
 from pmtlib.page_data import keep
 
@@ -87,6 +87,61 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
         "medians of the rounds, with the lowest and the highest"
     )
     return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
+
+
+def command_table(runs: Sequence[Mapping[str, Any]]) -> Styler:
+    """Where the time of whole runs went."""
+    rows = []
+    for run in runs:
+        values = run["memory"]["megabytes"]
+        row = {
+            "photographs": f"{run['photographs']:,}",
+            "K": run["steps"],
+            "broken": run["broken"],
+            "done": f"{run['done']:,}",
+            "a second": f"{run['photographs_a_second']:.2f}",
+            "seconds": f"{run['run_seconds']:.0f}",
+        }
+        row |= {f"{stage} %": f"{100 * share:.0f}" for stage, share in run["shares"].items()}
+        row["finding that was hidden %"] = "" if run["overlapped"] is None else f"{100 * run['overlapped']:.0f}"
+        row |= {"highest memory, MB": f"{max(values):.0f}", "growth, MB": f"{memory_growth(run):+.0f}"}
+        rows.append(row)
+    manifests = [run["manifest"] for run in runs]
+    said = "; ".join(
+        f"{one['command']} ({one['hardware']['device']}, {one['hardware']['torch_threads']} thread(s), {one['date']})"
+        for one in manifests
+    )
+    caption = (
+        "Whole runs of pmt protect, one each, decoding and detection included: share of the run that each part took "
+        "(finding goes on beside the others, so that they may add up to more than all), and how much of the finding "
+        f"cost the run no time; growth of memory between the medians of the second and the last quarter. {said}"
+    )
+    return styled(pd.DataFrame(rows), caption, "command").hide(axis="index")
+
+
+def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Resident memory of whole runs, over the run."""
+    frame = pd.DataFrame(
+        [
+            {"photographs": run["photographs"], "steps": run["steps"], "second": second, "megabytes": megabytes}
+            for run in runs
+            for second, megabytes in zip(run["memory"]["seconds"], run["memory"]["megabytes"], strict=True)
+        ],
+        columns=["photographs", "steps", "second", "megabytes"],
+    )
+    keep("memory", frame)
+    figure, axis = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
+    for (count, steps), part in frame.groupby(["photographs", "steps"], sort=False):
+        share = 100 * part["second"] / part["second"].max()
+        axis.plot(share, part["megabytes"], label=f"{count:,} photographs, K = {steps}", linewidth=1.2)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("share of the run, %")
+    axis.set_ylabel("resident memory, MB")
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(frame):
+        axis.legend(frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
 
 
 def million_table(runs: Sequence[Run]) -> Styler:
