@@ -291,7 +291,7 @@ def test_check_finds_every_kind_of_change(project: Path) -> None:
     # A result that a page looked for in vain makes it out of date once it is there.
     assert runner.execute() == []
     stored.write_text(content)
-    assert runner.check() == ["tally: stored result tally/one.json is new"]
+    assert runner.check() == ["tally: stored result tally/one.json is new", *listed]
     assert runner.execute() == []
     assert runner.check() == []
 
