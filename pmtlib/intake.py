@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pmtlib.errors import PhotoError
+from pmtlib.errors import PhotoError, one_line
 
 PICTURES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -174,8 +174,7 @@ def source_of(path: Path | str) -> str:
 
 def shown(name: str | Path | PurePosixPath) -> str:
     """A file name fit for one line of a terminal: control characters and undecodable bytes are spelled out."""
-    text = str(name).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(str(name))
 
 
 def is_safe(relative: str) -> bool:

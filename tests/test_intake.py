@@ -121,7 +121,9 @@ def test_only_arguments_that_all_do_not_exist_are_an_error(tmp_path: Path) -> No
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     assert collect([tmp_path], tmp_path / "out").ignored == 1
-    assert collect([tmp_path / "a.jpg"], tmp_path / "out").entries[0].fault == "is not a regular file; name a photograph"
+    assert (
+        collect([tmp_path / "a.jpg"], tmp_path / "out").entries[0].fault == "is not a regular file; name a photograph"
+    )
 
 
 def test_names_stay_when_photographs_join(tmp_path: Path) -> None:
