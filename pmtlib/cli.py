@@ -121,6 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _complain(str(error))
+    except UnicodeEncodeError as error:
+        if debug:
+            raise
+        _complain(f"the name of a file cannot be written in {error.encoding}, this locale's; set PYTHONUTF8=1")
     except OSError as error:
         if debug:
             raise

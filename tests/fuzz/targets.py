@@ -156,7 +156,7 @@ def _dlib_seeds() -> list[bytes]:
     return [named("loss_metric_2") + con + rest + tensor([1, 2], (2, 1, 1, 1)) + _integer(-7)]
 
 
-def tflite_file(count: int = 1) -> bytes:
+def tflite_file(count: int = 1, quantised: str = "") -> bytes:
     """A TFLite file with a convolution: the least that the reader looks at."""
     builder = flatbuffers.Builder(0)
     kernel = builder.CreateByteVector(np.arange(12, dtype="<f4").tobytes())
@@ -171,12 +171,13 @@ def tflite_file(count: int = 1) -> bytes:
         sizes = builder.CreateNumpyVector(np.array(shape, np.int32))
         tflite.TensorStart(builder)
         tflite.TensorAddShape(builder, sizes)
-        tflite.TensorAddType(builder, tflite.TensorType.FLOAT32)
+        tflite.TensorAddType(builder, tflite.TensorType.INT8 if quantised else tflite.TensorType.FLOAT32)
         tflite.TensorAddBuffer(builder, buffer)
         tflite.TensorAddName(builder, text)
         return int(tflite.TensorEnd(builder))
 
-    tensors = [tensor("in", (1, 4, 4, 3), 0), tensor("kernel", (4, 1, 1, 3), 1), tensor("out", (1, 4, 4, 4), 0)]
+    kernel_tensor = tensor(quantised or "kernel", (4, 1, 1, 3), 1)
+    tensors = [tensor("in", (1, 4, 4, 3), 0), kernel_tensor, tensor("out", (1, 4, 4, 4), 0)]
     tflite.Conv2DOptionsStart(builder)
     tflite.Conv2DOptionsAddStrideH(builder, 1)
     tflite.Conv2DOptionsAddStrideW(builder, 1)
