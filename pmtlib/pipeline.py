@@ -378,7 +378,13 @@ class Optimiser:
             else:
                 uploaded = [service.embed(seen) for service in self.services]
                 similarity = [float(value) for value in metrics.ssim(originals, seen)]
-        cosines = [metrics.cosine(a, b) for a, b in zip(embeddings, uploaded, strict=True)]
+        finite = result.finite & torch.isfinite(torch.cat([*embeddings, *uploaded], 1)).all(1)
+        # The measure refuses numbers that are not finite; those of other faces in the batch count.
+        pairs = [
+            [torch.where(finite[:, None], part, 1.0) for part in both]
+            for both in zip(embeddings, uploaded, strict=True)
+        ]
+        cosines = [metrics.cosine(a, b) for a, b in pairs]
         seconds = (time.monotonic() - begun) / len(crops)
         made = []
         for i in range(len(crops)):
@@ -387,7 +393,7 @@ class Optimiser:
                 made.append(Made(reason=reason))
                 continue
             numbers = [*result.cosine[i].tolist(), *result.error[i].tolist(), *(float(part[i]) for part in cosines)]
-            if not all(map(math.isfinite, numbers)):
+            if not (bool(finite[i]) and all(map(math.isfinite, numbers))):
                 reason = "a network gives no finite numbers for it; try --precision float32, or leave that network out"
                 made.append(Made(reason=reason))
                 continue

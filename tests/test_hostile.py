@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -159,19 +160,15 @@ def test_the_command_over_the_same_folder(corpus: hostile.Corpus) -> None:
     assert {"whole/a.png", "whole/cmyk.jpg", "names/日本語.png", "..png", "special/link.png"} <= done_names
 
 
-def test_a_locale_that_lacks_the_letters_of_a_name_is_one_line(tmp_path: Path) -> None:
-    photographs.ready()
-    photographs.portrait(tmp_path / "in" / "日本語.png", size=112)
-    command = [sys.executable, "-m", "pmtlib", "protect", os.fspath(tmp_path / "in"), "-a", NETWORK, "--aligned"]
-    environment = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
-    environment["PYTHONPATH"] = os.fspath(Path(pipeline.__file__).parent.parent)
-    done = subprocess.run(
-        [*command, "-o", os.fspath(tmp_path / "out"), "--steps", "1"],
-        capture_output=True, text=True, errors="replace", env=environment,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "set PYTHONUTF8=1" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_locale_that_lacks_the_letters_of_a_name_is_one_line(
+    pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the calls of the system raise where Python takes names for ASCII (LC_ALL=C with PYTHONUTF8=0)."""
+    photographs.portrait(tmp_path / "日本語.png", size=112)
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: "日本語".encode("ascii"))
+    done = pmt("protect", tmp_path / "日本語.png", "-a", NETWORK, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert done.error == "the name of a file cannot be written in ascii, this locale's; set PYTHONUTF8=1"
 
 
 def test_what_a_directory_forbids_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +200,9 @@ def test_what_a_directory_forbids_fails_alone(monkeypatch: pytest.MonkeyPatch) -
             (folder / path).chmod(0o700)
 
 
-def test_folders_deeper_than_the_stack_is_high(tmp_path: Path) -> None:
-    top = tmp_path / "in"
-    top.mkdir()
+def test_folders_deeper_than_the_stack_is_high() -> None:
+    # Not in pytest's own folder, which it removes by recursion.
+    top = Path(tempfile.mkdtemp())
     here = os.open(top, os.O_RDONLY)
     try:
         for _ in range(1200):
@@ -214,17 +211,16 @@ def test_folders_deeper_than_the_stack_is_high(tmp_path: Path) -> None:
             os.close(here)
             here = deeper
         os.close(os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        assert [entry.fault for entry in collect([top], top.with_name("out")).entries] == [""]
     finally:
         os.close(here)
-    assert [entry.fault for entry in collect([top], tmp_path / "out").entries] == [""]
-    # pytest's own way to remove folders is recursive.
-    subprocess.run(["rm", "-rf", str(top)], check=True)
+        subprocess.run(["rm", "-rf", str(top)], check=True)
 
 
 def test_a_name_too_long_to_exist_is_one_input_among_others(tmp_path: Path) -> None:
     good = photographs.portrait(tmp_path / "a.png", size=112)
-    found = collect([tmp_path / ("x" * 300), tmp_path / "a\0b", good], tmp_path / "out")
-    assert [bool(entry.fault) for entry in found.entries] == [True, True, False]
+    found = collect([tmp_path / ("x" * 300), good], tmp_path / "out")
+    assert [bool(entry.fault) for entry in found.entries] == [True, False]
 
 
 def test_a_pipe_and_a_device_are_never_opened(tmp_path: Path) -> None:
@@ -245,21 +241,19 @@ def test_postscript_is_not_handed_to_ghostscript(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_large_grey_photograph_takes_little_more_than_itself(tmp_path: Path) -> None:
+def test_a_large_grey_photograph_takes_little_more_than_itself() -> None:
     """Sixteen bits a pixel once took sixty bytes a pixel on the way."""
-    code = """
-import resource, sys
-import numpy as np
-from pmtlib import faces
-values = np.zeros((6000, 6000), np.uint16)
-values[::7] = 65535
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = faces._grey8(values, wide=True)
-assert found.max() == 255 and found.min() == 0 and found.dtype == np.uint8
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / values.size)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 6
+    values = np.zeros((6000, 6000), np.uint16)
+    values[::7] = 65535
+    tracemalloc.start()
+    try:
+        found = faces._grey8(values, wide=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.min(), found.max(), found.dtype) == (0, 255, np.uint8)
+    # The result, and a part's float64 with what the arithmetic makes beside it.
+    assert peak < values.size + (1 << 20) * 8 * 6
 
 
 def test_whatever_the_detector_makes_of_a_photograph_the_others_are_done(
@@ -329,7 +323,7 @@ BOMB = b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
         (BOMB.replace(b"\nm: ", b"\nsteps: "), "no field|steps"),
         (BOMB.replace(b"\nm: ", b"\nvariant: "), "no variant"),
         (b"variant: \"" + b"\\e[2J" * 20_000 + b"\"\n", "no variant"),
-        (b"x" * 9000 + b": 1\n", "no field"),
+        (b"x" * 900 + b": 1\n", "no field"),
         (b"#" * (2 << 20), "larger than 1 MiB"),
     ],
 )  # fmt: skip
@@ -530,7 +524,7 @@ def _state(value: float = 0.0, **about: Any) -> dict[str, Any]:
 def _zip_bomb() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 300_000_000)
+        archive.writestr("archive/data.pkl", b"\0" * 100_000_000)
     return buffer.getvalue()
 
 
@@ -573,18 +567,6 @@ def test_a_hostile_checkpoint_is_one_line(
     assert "unexpected" not in done.error
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "networks").exists() or not list((tmp_path / "networks").iterdir())
-
-
-def test_not_a_number_in_weights_that_fit_otherwise(tmp_path: Path) -> None:
-    from pmtlib.architectures import recognise
-    from tests.test_adding import untrained
-
-    state = dict(untrained())
-    name = next(iter(state))
-    state[name] = torch.full_like(state[name], float("inf"))
-    (tmp_path / "a.pth").write_bytes(_torch_file(state))
-    with pytest.raises(PMTError, match="not finite"):
-        recognise(tmp_path / "a.pth", "robfr")
 
 
 def _onnx(change: Callable[[onnx.ModelProto], None]) -> bytes:

@@ -30,7 +30,7 @@ from tests.test_pipeline import digests
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
 
-STEPS, COUNT, MOMENTS = 2, 6, 50
+STEPS, COUNT, MOMENTS = 2, 4, 50
 CONFIG = PMTConfig(steps=STEPS, batch_size=1)
 CODES = {signal.SIGINT: (130,), signal.SIGTERM: (143,), signal.SIGKILL: (-signal.SIGKILL,)}
 
