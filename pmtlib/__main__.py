@@ -1,6 +1,20 @@
-"""``python -m pmtlib``: the command ``pmt``."""
+"""``python -m pmtlib`` and ``pmt``: the command of :mod:`pmtlib.cli`."""
 
-from pmtlib.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command; Ctrl-C while it is still being loaded is one line too."""
+    try:
+        from pmtlib.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -1136,3 +1136,7 @@ def read_torch(path: Path) -> Any:
         else:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise AssetError(f"{path} cannot be read as torch weights: {first}. {remedy}") from error
+    except Exception as error:
+        # Whatever a damaged file makes torch's reader run into.
+        first = getattr(error, "strerror", None) or "it is empty, damaged or cut off"
+        raise AssetError(f"{path} cannot be read as torch weights: {first}. {remedy}") from error

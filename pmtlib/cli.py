@@ -6,12 +6,16 @@ Whatever computes is imported by the command that needs it, so that help and com
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -32,12 +36,13 @@ if TYPE_CHECKING:
     from pmtlib.pipeline import Summary
     from pmtlib.report import Shard
 
-DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _MANY_ROWS = 60
 
 EXIT_CODES = (
     "Exit codes: 0 done, with warnings too; 1 inputs could not be processed (the report says which), or a check "
-    "failed; 2 wrong usage, or nothing to do; 130 interrupted (what is done is kept; run again to go on)."
+    "failed; 2 wrong usage, or nothing to do; 130 interrupted, 143 ended by SIGTERM (what is done is kept; run "
+    "again to go on)."
 )
 
 app = typer.Typer(
@@ -94,14 +99,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in options
     given = [option for option in options if option != "--debug"] + given[len(options) :]
     code = NOTHING_DONE
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a letter of a file's name must not end the work.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    ended: list[int] = []
     try:
-        code = _run(given)
-        sys.stdout.flush()
+        with _terminable(ended):
+            code = _run(given)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
             raise
-        _complain("interrupted; what was finished is kept, run again to go on")
-        code = INTERRUPTED
+        _complain(f"{'ended' if ended else 'interrupted'}; what was finished is kept, run again to go on")
+        code = TERMINATED if ended else INTERRUPTED
     except BrokenPipeError:
         if debug:
             raise
@@ -112,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _complain(str(error))
+    except UnicodeEncodeError as error:
+        if debug:
+            raise
+        _complain(f"the name of a file cannot be written in {error.encoding}, this locale's; set PYTHONUTF8=1")
     except OSError as error:
         if debug:
             raise
@@ -124,6 +139,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = " ".join(str(error).split())[:300]
         _complain(f"unexpected {type(error).__name__}: {said}; run again with --debug and report what it shows")
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _terminable(ended: list[int]) -> Iterator[None]:
+    """Let SIGTERM, which schedulers and shutdowns send, do what Ctrl-C does, and note it in ``ended``."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.append(number)
+        # A training waits until an update is whole, whichever of the two it is.
+        usual = signal.getsignal(signal.SIGINT)
+        if not callable(usual):
+            raise KeyboardInterrupt
+        usual(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:
@@ -300,6 +337,11 @@ def protect(
         _print_json(summary.to_dict())
     elif not quiet:
         _show_rows(summary)
+        if summary.batch_size is not None:
+            print(
+                f"warning: memory sufficed for {_count(summary.batch_size, 'face')} at once: images that were made so "
+                "may differ in their last bits from those of a full batch (batch_size in the report)"
+            )
         print(_sentence(summary, out, part))
     if summary.stopped:
         _complain(summary.stopped)

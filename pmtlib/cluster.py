@@ -298,7 +298,7 @@ class _Optimise:
         return manifest_table(rows)
 
     def _made(self, crops: Sequence[Any]) -> list[pipeline.Made]:
-        """A batch that does not fit into memory is halved until it does."""
+        """A batch that fails is taken apart until it is known at which face; one too large halves itself."""
         if not crops:
             return []
         try:

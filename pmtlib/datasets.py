@@ -1008,7 +1008,7 @@ class _BinUnpickler(pickle.Unpickler):
 def _check_memo(file: BinaryIO, size: int) -> None:
     """Refuse a pickle that numbers its objects beyond what can be in it: the numbers are the size of a table."""
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= size:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= size:
             raise pickle.UnpicklingError("a table that is larger than the file")
     file.seek(0)
 
@@ -1028,6 +1028,8 @@ def _load_bin(path: Path, name: str) -> PairSet:
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise DatasetError(f"{path} is not a pair of images and labels. {remedy}")
     encoded, labels = (part.array if isinstance(part, _Values) else part for part in content)
+    if encoded is None or labels is None:
+        raise DatasetError(f"{path} is not a pair of images and labels. {remedy}")
     try:
         blobs = [_blob(item) for item in encoded]
         same = np.array([_truth(label) for label in labels], dtype=np.bool_)

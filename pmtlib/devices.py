@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from pmtlib.errors import ConfigError
@@ -32,3 +34,21 @@ def resolve(device: str = "auto") -> torch.device:
 def describe(device: torch.device) -> str:
     """A device in words, for manifests: the GPU's name, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed because memory did not suffice, on any kind of device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # Processors and Apple's GPUs have no error of their own for it.
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def release(device: torch.device) -> None:
+    """Give memory back that nothing holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

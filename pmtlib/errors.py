@@ -5,9 +5,26 @@ Every error that reaches the command line is one line that names what is wrong a
 
 from __future__ import annotations
 
+_LONGEST = 900
+"""Characters of a message, of which names in hostile files would make thousands."""
+
+
+def one_line(text: str) -> str:
+    """Text fit for one line of a terminal: control characters and undecodable bytes are spelled out."""
+    decoded = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+
 
 class PMTError(Exception):
-    """Base class. The message is one line: what is wrong, with which file or name, and the remedy."""
+    """Base class. The message is one line: what is wrong, with which file or name, and the remedy.
+
+    Control characters, of names in files that others have made, are spelled out, and the middle of a very long message
+    is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        line = one_line(message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 3 :]}")
 
 
 class AssetError(PMTError):

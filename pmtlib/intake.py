@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pmtlib.errors import PhotoError
+from pmtlib.errors import PhotoError, one_line
 
 PICTURES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -174,8 +174,7 @@ def source_of(path: Path | str) -> str:
 
 def shown(name: str | Path | PurePosixPath) -> str:
     """A file name fit for one line of a terminal: control characters and undecodable bytes are spelled out."""
-    text = str(name).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(str(name))
 
 
 def is_safe(relative: str) -> bool:
@@ -226,10 +225,9 @@ def _add_file(found: Found, seen: set[str], path: Path, root: str, relative: Pur
 def _walk(top: Path, start: PurePosixPath, seen: set[str], found: Found) -> Iterator[tuple[Path, PurePosixPath]]:
     """Pictures below a folder, its own first, sorted by name; hidden files and folders are left out."""
     # No recursion: folders may lie deeper in each other than Python's stack is high.
-    waiting = [(top, start)]
+    waiting = [(top, start, os.path.realpath(top))]
     while waiting:
-        folder, relative = waiting.pop()
-        resolved = os.path.realpath(folder)
+        folder, relative, resolved = waiting.pop()
         if resolved in seen:
             continue
         seen.add(resolved)
@@ -247,7 +245,9 @@ def _walk(top: Path, start: PurePosixPath, seen: set[str], found: Found) -> Iter
                 continue
             # The functions of os.path: pathlib's raise where permissions or a path's length forbid to look.
             if os.path.isdir(path):  # noqa: PTH112
-                folders.append((path, name))
+                # Resolved as a whole, each level would be looked at once more for every level below it.
+                inside = os.path.realpath(path) if entry.is_symlink() else f"{resolved}{os.sep}{entry.name}"
+                folders.append((path, name, inside))
             elif path.suffix.lower() in PICTURES and _may_be_file(path):
                 yield path, name
             else:

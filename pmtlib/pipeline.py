@@ -12,7 +12,9 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
+import stat
 import threading
 import time
 from collections import defaultdict, deque
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 
 from pmtlib import devices, faces, intake, metrics, variants, zoo
-from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
 from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
@@ -118,6 +120,8 @@ class Summary:
         seconds: of the whole run.
         stages: seconds of its parts: ``finding`` (reading photographs, finding and aligning faces; beside the others),
             ``optimising`` and ``writing``.
+        batch_size: how many faces were optimised together in the end, where memory did not suffice for as many as the
+            configuration says; None where it did.
         stopped: why the run ended before its time; "" if it did not.
     """
 
@@ -128,6 +132,7 @@ class Summary:
     replaced: int = 0
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    batch_size: int | None = None
     stopped: str = ""
 
     @property
@@ -157,6 +162,7 @@ class Summary:
             "failed": self.failed,
             "seconds": round(self.seconds, 2),
             "stages": {name: round(seconds, 2) for name, seconds in self.stages.items()},
+            "batch_size": self.batch_size,
             "stopped": self.stopped or None,
             "rows": [row.model_dump(mode="json") for row in self.rows],
         }
@@ -166,7 +172,7 @@ def run(job: Job, *, show: bool = True) -> Summary:
     """Do a job, or what is left of it.
 
     Results are complete files or absent, whenever the run ends. Ctrl-C drops the batch under way; what was done
-    before stays and is not done again by the next run.
+    before stays and is not done again by the next run. Where memory does not suffice, batches are halved.
 
     Args:
         job: what to do.
@@ -198,9 +204,14 @@ def run(job: Job, *, show: bool = True) -> Summary:
                 work.do()
             except _DiskError as error:
                 summary.stopped = str(error)
-            except torch.OutOfMemoryError:
-                size = max(1, job.config.batch_size // 2)
-                summary.stopped = f"not enough memory on {work.device}; try --batch-size {size}"
+            except RuntimeError as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                summary.stopped = (
+                    f"not enough memory on {work.device} even for one face; close what else uses it, or give another "
+                    "--device"
+                )
+        summary.batch_size = work.halved
     summary.rows.sort(key=lambda row: (work.order[row.source], row.face or 0))
     summary.seconds = time.monotonic() - begun
     return summary
@@ -315,10 +326,46 @@ class Optimiser:
         self.job = job
         self.device = device
         self.services = [_Service(name, job.cut_of(name), device) for name in job.authorised]
+        self.batch_size = job.config.batch_size
 
-    def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[int], Any] | None = None) -> list[Made]:
-        """One result for each crop (112, 112, 3); they are optimised as one batch."""
-        config, begun = self.job.config, time.monotonic()
+    def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[float], Any] | None = None) -> list[Made]:
+        """One result for each crop (112, 112, 3); they are optimised as one batch.
+
+        Where memory does not suffice for it, :attr:`batch_size` is halved, for what comes later too, and the results
+        say so: images depend on it in their last bits.
+
+        Args:
+            crops: at most as many as the configuration's batch size.
+            progress: called with the number of image-steps done since its last call; negative where steps were lost.
+
+        Raises:
+            RuntimeError: memory does not suffice for one face; :func:`pmtlib.devices.is_out_of_memory` knows it.
+        """
+        made: list[Made] = []
+        while len(made) < len(crops):
+            ticked = [0]
+
+            def tick(steps: int, ticked: list[int] = ticked) -> None:
+                ticked[0] += steps
+                if progress is not None:
+                    progress(steps)
+
+            try:
+                made += self._together(crops[len(made) : len(made) + self.batch_size], tick)
+                continue
+            except RuntimeError as error:
+                if self.batch_size == 1 or not devices.is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose error holds on to the tensors that do not fit.
+            self.batch_size //= 2
+            devices.release(self.device)
+            tick(-ticked[0])
+        return made
+
+    def _together(self, crops: Sequence[UInt8Image], progress: Callable[[int], Any]) -> list[Made]:
+        begun = time.monotonic()
+        halved = self.batch_size < self.job.config.batch_size
+        config = self.job.config.model_copy(update={"batch_size": self.batch_size}) if halved else self.job.config
         originals = to_tensor(list(crops), self.device)
         result = protect(originals, [service.shallow for service in self.services], config, progress=progress)
         pixels = to_uint8(result.images)
@@ -331,12 +378,23 @@ class Optimiser:
             else:
                 uploaded = [service.embed(seen) for service in self.services]
                 similarity = [float(value) for value in metrics.ssim(originals, seen)]
-        cosines = [metrics.cosine(a, b) for a, b in zip(embeddings, uploaded, strict=True)]
+        finite = result.finite & torch.isfinite(torch.cat([*embeddings, *uploaded], 1)).all(1)
+        # The measure refuses numbers that are not finite; those of other faces in the batch count.
+        pairs = [
+            [torch.where(finite[:, None], part, 1.0) for part in both]
+            for both in zip(embeddings, uploaded, strict=True)
+        ]
+        cosines = [metrics.cosine(a, b) for a, b in pairs]
         seconds = (time.monotonic() - begun) / len(crops)
         made = []
         for i in range(len(crops)):
             if not bool(result.finite[i]):
                 reason = "the optimisation did not stay finite; try a smaller --step-size or --precision float32"
+                made.append(Made(reason=reason))
+                continue
+            numbers = [*result.cosine[i].tolist(), *result.error[i].tolist(), *(float(part[i]) for part in cosines)]
+            if not (bool(finite[i]) and all(map(math.isfinite, numbers))):
+                reason = "a network gives no finite numbers for it; try --precision float32, or leave that network out"
                 made.append(Made(reason=reason))
                 continue
             about = {
@@ -349,6 +407,7 @@ class Optimiser:
                 "seconds": round(seconds, 3),
                 "seed": image_seed(config.seed, originals[i]),
                 "device": devices.describe(self.device),
+                "batch_size": self.batch_size if halved else None,
             }
             made.append(Made(*self._files(result, pixels[i], i), about))
         return made
@@ -508,7 +567,8 @@ class _Work:
             raise PhotoError(photo.fault)
         digest = _sha256(photo.path)
         if digest is None:
-            raise PhotoError("cannot be read")
+            faces.read_photo(photo.path)  # It says why.
+            raise PhotoError("changed while it was read; run again")
         return digest, None if self._all_done(photo, digest) else self._faces(photo)
 
     def _faces(self, photo: intake.Photo) -> list[Face]:
@@ -516,6 +576,12 @@ class _Work:
             begun = time.monotonic()
             try:
                 return self._find(faces.read_photo(photo.path), str(photo.path))
+            except PMTError:
+                raise
+            except Exception as error:
+                # One photograph must not end the work on all others, whatever the libraries make of it.
+                why = " ".join(str(error).split())[:120] or type(error).__name__
+                raise PhotoError(f"cannot be searched for faces ({why}); save it anew as PNG") from error
             finally:
                 self.summary.stages["finding"] += time.monotonic() - begun
 
@@ -670,8 +736,15 @@ class _Work:
                 errno.ENOTDIR,
                 errno.EEXIST,
             ):
-                raise PhotoError(f"{intake.shown(name)[:60]} cannot be written ({error.strerror})") from error
+                where = intake.shown(name)[:60]
+                raise PhotoError(f"{where} cannot be written ({error.strerror}); rename the photograph") from error
             raise _DiskError(cannot_write(self.job.out, error)) from error
+
+    @property
+    def halved(self) -> int | None:
+        """The size of batches, where it is not that of the configuration any more."""
+        size = self.job.config.batch_size if self._optimiser is None else self._optimiser.batch_size
+        return size if size < self.job.config.batch_size else None
 
     def _load(self) -> Optimiser:
         if self._optimiser is None:
@@ -697,7 +770,7 @@ class _Work:
     def _tick(self, steps: float) -> None:
         self._owed += steps
         whole = int(self._owed)
-        if whole:
+        if whole > 0:
             self._owed -= whole
             self.advance(whole)
 
@@ -790,11 +863,19 @@ def _refuse_nothing(job: Job, found: intake.Found) -> None:
 
 def _reason(error: PhotoError, photo: intake.Photo) -> str:
     """The error without the path before it: the report tells it by its name and holds no other path."""
-    return str(error).removeprefix(f"{photo.path} ").replace(str(photo.path), photo.name)
+    path, name = intake.shown(photo.path), intake.shown(photo.name)
+    return str(error).removeprefix(f"{path} ").replace(path, name)
 
 
 def _sha256(path: Path) -> str | None:
+    """Checksum of a photograph's or result's file; None where it cannot be read or is far too large to be either.
+
+    What is no regular file is not opened: a pipe would be waited for, and a device read without end.
+    """
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > faces.MAX_BYTES:
+            return None
         return file_sha256(path)
     except OSError:
         return None
@@ -802,6 +883,6 @@ def _sha256(path: Path) -> str | None:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else None
     except OSError:
         return None

@@ -93,6 +93,9 @@ class Row(BaseModel):
         config: hash of all that shapes the result, besides the photograph.
         input_sha256: of the photograph's file.
         device: where it was computed.
+        batch_size: how many faces were optimised together, where memory did not suffice for as many as the
+            configuration says: the image may then differ from what that gives, in its last bits at first and in more
+            after many steps. None where as many were.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,6 +119,7 @@ class Row(BaseModel):
     config: str
     input_sha256: str | None = None
     device: str | None = None
+    batch_size: int | None = None
 
     # mypy knows no decorated properties (its issue 1362).
     @computed_field  # type: ignore[prop-decorator]
