@@ -6,11 +6,15 @@ page offers to run cells: there is no public address at which they could run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sphinx.application import Sphinx
 
+_THEBE = re.compile(
+    r'\s*<script type="text/x-thebe-config">.*?</script>(?:\s*<script>kernelName = [^<]*</script>)?', re.DOTALL
+)
 _CITATIONS = '<div role="list" class="citation-list">'
 
 
@@ -36,12 +40,12 @@ def kept(scripts: Sequence[Any]) -> list[Any]:
 
 
 def mended(body: str) -> str:
-    """The text of a page without a fault of its markup.
+    """The text of a page without a fault of its markup and without the settings of Thebe.
 
     The items of a list of citations have the role of a bibliography's entry, so that the role of a list around them
     tells a screen reader of items that are not there.
     """
-    return body.replace(_CITATIONS, '<div class="citation-list">')
+    return _THEBE.sub("", body).replace(_CITATIONS, '<div class="citation-list">')
 
 
 def _mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:

@@ -24,3 +24,10 @@ def test_a_list_of_citations_is_no_list_to_a_screen_reader() -> None:
     body = '<p>before</p><div role="list" class="citation-list"><div role="doc-biblioentry">x</div></div>'
     assert mended(body) == body.replace(' role="list"', "")
     assert mended("<ul role='list'></ul>") == "<ul role='list'></ul>"
+
+
+def test_the_settings_of_thebe_are_taken_out_and_nothing_else() -> None:
+    settings = (
+        '<script type="text/x-thebe-config">\n{ repo: "x/y" }\n</script>\n<script>kernelName = \'python3\'</script>'
+    )
+    assert mended(f"<p>a</p>\n{settings}<p>b</p><script>let c;</script>") == "<p>a</p><p>b</p><script>let c;</script>"

@@ -46,7 +46,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const variant = data.variants[chosen()];
     const index = (chosen() * data.sigmas.length + Number(blur.value)) * columns + Number(steps.value);
     const frame = data.frames[index];
-    const words = `K = ${frame.steps}${frame.steps === variant.default_steps ? " (default)" : ""}`;
+    const words = `K\u00a0=\u00a0${frame.steps}${frame.steps === variant.default_steps ? " (default)" : ""}`;
     at("pmt-steps-value").textContent = words;
     steps.setAttribute("aria-valuetext", words);
     at("pmt-blur-value").textContent = attack(frame.sigma);
