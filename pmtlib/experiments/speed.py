@@ -312,7 +312,8 @@ def memory_growth(run: Mapping[str, Any]) -> float:
     """Megabytes by which the resident memory grew from the second quarter of a run to the last, between the medians."""
     values = run["memory"]["megabytes"]
     quarter = len(values) // 4
-    return statistics.median(values[-max(quarter, 1) :]) - statistics.median(values[quarter : 2 * quarter] or values)
+    late, early = values[-max(quarter, 1) :], values[quarter : 2 * quarter] or values
+    return float(statistics.median(late) - statistics.median(early))
 
 
 def summary(frame: pd.DataFrame, runs: Sequence[Run]) -> dict[str, float]:
