@@ -19,7 +19,7 @@ _CITATIONS = '<div role="list" class="citation-list">'
 
 
 def kept(scripts: Sequence[Any]) -> list[Any]:
-    """The scripts of a page that it needs, each once.
+    """The scripts, or the style sheets, of a page that it needs, each once.
 
     Left out is Thebe, which is fetched from the network, and an inline script that stands there a second time, whose
     ``const`` the browser refuses.
@@ -49,7 +49,8 @@ def mended(body: str) -> str:
 
 
 def _mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    context["script_files"] = kept(context.get("script_files", ()))
+    for files in ("script_files", "css_files"):
+        context[files] = kept(context.get(files, ()))
     # The reader's own choice stands before it; without a mode the theme's script complains.
     context["default_mode"] = context.get("default_mode") or "auto"
     if "body" in context:

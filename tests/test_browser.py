@@ -184,6 +184,11 @@ def frames(browser: Any, html: Path) -> Iterator[Any]:
     assert visit.outside == []
 
 
+def test_the_controls_stand_in_place_of_the_words_that_they_need_scripts(frames: Any) -> None:
+    assert frames.locator("#pmt-frames").is_visible()
+    assert not frames.locator("#pmt-static").is_visible()
+
+
 def shown(page: Any) -> tuple[str, str, bytes]:
     """Summary, table, and picture as it is on the screen."""
     return page.inner_text("#pmt-summary"), page.inner_text("#pmt-networks"), page.locator("#pmt-picture").screenshot()
@@ -269,7 +274,7 @@ def test_without_scripts_the_page_shows_frames_and_no_controls(browser: Any, htm
     page = context.new_page()
     page.goto((html / "interactive.html").as_uri())
     assert not page.locator("#pmt-frames").is_visible()
-    assert page.get_by_text("The controls need JavaScript.").is_visible()
+    assert page.locator("#pmt-static").is_visible()
     assert page.locator("img[src$='strip.jpg']").is_visible()
     context.close()
 

@@ -34,7 +34,6 @@ from pmtlib.paths import project_dir
 from pmtlib.progress import progress_bar
 from pmtlib.shallow import DEFAULT_CUT, ShallowModel, resolve_cut
 from pmtlib.transform import PMTConfig, protect
-from pmtlib.variants.deep import DeepConfig
 
 COMMAND = "python -m pmtlib.runner frames"
 FORMAT = 1
@@ -325,7 +324,7 @@ def tile(folder: Path, index: int) -> UInt8Image:
     return found
 
 
-def strip(frames: Frames, steps: Sequence[int] = (0, 5, 25, DeepConfig().steps, 100), sigma: float = 1.5) -> Figure:
+def strip(frames: Frames, steps: Sequence[int] = (0, 5, 25, 40, 100), sigma: float = 1.5) -> Figure:
     """A row a variant: the photograph, uploads after some numbers of steps, and the variant's own K after a blur.
 
     Steps and blurs of which there is no frame are left out.

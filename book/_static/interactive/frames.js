@@ -93,4 +93,5 @@ document.addEventListener("DOMContentLoaded", () => {
   atDefault(0);
   show();
   root.hidden = false;
+  at("pmt-static").hidden = true;
 });
