@@ -1122,7 +1122,7 @@ def read_torch(path: Path) -> Any:
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             # Indices of a sparse tensor are not looked at otherwise, and point to memory anywhere.
-            with torch.sparse.check_sparse_tensor_invariants():
+            with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
                 return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
