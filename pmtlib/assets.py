@@ -1121,7 +1121,9 @@ def read_torch(path: Path) -> Any:
             # torch raises this about its own reading of quantised tensors; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Indices of a sparse tensor are not looked at otherwise, and point to memory anywhere.
+            with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+                return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:

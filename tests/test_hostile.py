@@ -742,3 +742,14 @@ def test_a_photo_without_a_fault_that_vanishes_is_said(tmp_path: Path) -> None:
     work_photo = Photo(tmp_path / "gone.png", "gone.png", "0", "gone")
     with pytest.raises(PhotoError, match="does not exist"):
         pipeline._Work._prepare(object.__new__(pipeline._Work), work_photo)
+
+
+def test_a_sparse_tensor_that_points_outside_is_refused(tmp_path: Path) -> None:
+    """Unchecked, its indices would be followed to memory that is not its own."""
+    from pmtlib.assets import read_torch
+
+    tensor = torch.sparse_coo_tensor([[0, 1 << 40]], [1.0, 2.0], (1 << 41,), check_invariants=False)
+    tensor._indices()[0, 1] = 1 << 42
+    (tmp_path / "a.pth").write_bytes(_torch_file({"a.weight": tensor}))
+    with pytest.raises(PMTError, match=r"a\.pth"):
+        read_torch(tmp_path / "a.pth")
