@@ -652,6 +652,8 @@ FOUND: dict[str, tuple[str, bytes]] = {
     # atheris: torch raises TypeError and AssertionError on damaged files of its old form.
     "a call in a torch file that lacks an argument": ("torch", _OLD.replace(b"tensor_v2", b"tensor_v3")),
     "a storage that a torch file lists and does not have": ("checkpoint", _renumbered(_OLD)),
+    # atheris: names in a graph that are no text.
+    "an ONNX node whose input has no name that is text": ("onnx-network", onnx_file().replace(b"\x01b", b"\x01\xe5")),
     "a date that is none": ("yaml", b"steps: 2001-99-99\n"),
 }
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from pmtlib.convert.onnx import read_onnx_constants
 from pmtlib.convert.state import first_line
-from pmtlib.errors import NetworkError
+from pmtlib.errors import NetworkError, PMTError
 from pmtlib.networks.graph import GraphNetwork
 
 _SIDE = 112
@@ -44,8 +44,14 @@ class OnnxNetwork(GraphNetwork):
     """
 
     def __init__(self, path: Path, *, mean: float = 127.5, scale: float = 127.5, bgr: bool = False) -> None:
-        model = _folded(path)
-        size, last = _input(model, path)
+        try:
+            model = _folded(path)
+            size, last = _input(model, path)
+        except PMTError:
+            raise
+        except Exception as error:
+            # Names that are no text, nodes without inputs, and whatever else a damaged graph holds.
+            raise NetworkError(f"{path}: a damaged ONNX file ({first_line(error)[:160]}); export it again") from error
         graph = _converted(model, path)
         super().__init__(graph, size=size, mean=mean, scale=scale, bgr=bgr, channels_last=last, label=str(path))
 
