@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -408,6 +409,12 @@ def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
     assert "of 1 settings 1 keep at least 90%" in words
     assert "*deep, 7x7* at K = 20 leaves least: the service 67%, others 67%" in words
     assert "have not been measured yet" in audit_frontier.reading(frame.head(0), audited)
+    assert "where it serves best" not in words
+    heads = frame.assign(setting="embedding, 7x7", steps=40, service=0.6)
+    less = heads.assign(steps=80, service=0.2)
+    words = audit_frontier.reading(pd.concat([frame, heads, less]), audited.assign(clean=0.7))
+    assert "*embedding, 7x7*, where it serves best (K = 40): the service 60%" in words
+    assert "The nearest *deep, 7x7* (K = 20): the service 67%" in words
     assert "deep, 7x7" in figures.settings_table(frame).to_html()
     assert [axis.get_title(loc="left") for axis in figures.settings_figure(frame).axes] == ["LFW, n = 3"] * 2
     assert figures.settings_figure(frame.head(0)) is not None

@@ -8,7 +8,7 @@ chosen here: which variant the audit attacks thoroughly was settled on other peo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -279,4 +279,27 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
             f"**{title}**, n = {n}: of {len(part)} settings {len(useful)} keep at least "
             f"{100 * NEEDED:.0f}% of what the service recognises of photographs; {'; '.join(told)}."
         )
+    for dataset, part in frame.groupby("dataset", sort=False):
+        lines += [f"**{TITLES.get(str(dataset), str(dataset))}**, {line}" for line in _of_heads(part)]
     return "\n\n".join(lines)
+
+
+def _of_heads(part: pd.DataFrame) -> Iterator[str]:
+    """What uploads that match heads come to, each cut beside *deep* where that serves the service about as well."""
+    for setting, own in part[part["setting"].str.startswith("embedding, ")].groupby("setting", sort=False):
+        cut = str(setting).removeprefix("embedding, ")
+        best = max(own.to_dict("records"), key=lambda line: float(line["service"]))
+        told = f"*{setting}*, where it serves best (K = {int(best['steps'])}): {_in_words(best)}"
+        peers = part[part["setting"] == f"deep, {cut}"].to_dict("records")
+        if peers:
+            peer = min(peers, key=lambda line: abs(float(line["service"]) - float(best["service"])))
+            told += f". The nearest *deep, {cut}* (K = {int(peer['steps'])}): {_in_words(peer)}"
+        yield told + "."
+
+
+def _in_words(line: Mapping[Any, Any]) -> str:
+    def rate(kind: str) -> str:
+        return f"{100 * line[kind]:.0f}% [{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]"
+
+    others = f"others {rate('filters')} after the best filter and {rate('translated')} translated"
+    return f"the service {rate('service')}, {others}"
