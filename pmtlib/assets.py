@@ -46,7 +46,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from pmtlib import cache
 from pmtlib.errors import AssetError
-from pmtlib.paths import cache_dir, exclusive, file_sha256, weights_dir
+from pmtlib.paths import cache_dir, exclusive, file_sha256, make_folder, weights_dir
 
 # --------------------------------------------------------------------------------------------------------------------
 # The table
@@ -744,7 +744,7 @@ class _Bar:
 def _prepare(need: int) -> Path:
     """The cache's folder of assets, private to the user, on a disk with ``need`` bytes free."""
     folder = cache.folder("assets")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise AssetError(

@@ -50,17 +50,9 @@ class Usage(NamedTuple):
 
 
 def folder(kind: str) -> Path:
-    """The folder of a kind, made so that only the user can open it.
-
-    Where it cannot be made the path is returned all the same: reading finds nothing there, and writing says why.
-    """
+    """The folder of a kind, which need not exist; :func:`pmtlib.paths.make_folder` makes it, for the user alone."""
     assert kind in KINDS, kind
-    root = cache_dir()
-    with contextlib.suppress(OSError):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)
-        (root / kind).mkdir(mode=0o700, exist_ok=True)
-    return root / kind
+    return cache_dir() / kind
 
 
 def usage() -> list[Usage]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pmtlib.paths import make_folder
+
 UInt8Image = NDArray[np.uint8]
 """(H, W, 3) RGB, 0..255."""
 
@@ -110,7 +112,7 @@ def recoded(images: Tensor, kind: str, quality: int) -> Tensor:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` is whole or absent, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

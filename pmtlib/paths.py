@@ -40,6 +40,22 @@ def cache_dir() -> Path:
     return (_from_env("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmtlib"
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder with all above it; in the cache so that only the user can open it and what is made on the way.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    root = cache_dir()
+    if not folder.is_relative_to(root):
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    for part in reversed([folder, *folder.parents]):
+        if part.is_relative_to(root):
+            part.mkdir(mode=0o700, exist_ok=True)
+
+
 def networks_dir() -> Path:
     """Networks that the user has added: ``PMT_NETWORKS``, else the platform's folder for data. Not created here.
 
