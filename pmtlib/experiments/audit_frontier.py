@@ -246,6 +246,9 @@ def _share(
     return np.mean(accepted, axis=0)
 
 
+ABOUT_AS_WELL = 0.1
+"""How far apart the service's rates under two settings may be for these to be told beside each other."""
+
 NEEDED = 0.9
 """The share of what it recognises of photographs that a service needs at least, by the second goal."""
 
@@ -284,6 +287,17 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of *embedding, 7x7* at its default steps, percent, of the first data set that has it."""
+    own = (
+        frame[(frame["setting"] == "embedding, 7x7") & (frame["steps"] == DeepConfig().steps)] if len(frame) else frame
+    )
+    if not len(own):
+        return {}
+    line = own.iloc[0]
+    return {f"embedding_{kind}": 100 * float(line[kind]) for kind in ("service", "filters", "translated")}
+
+
 def _of_heads(part: pd.DataFrame) -> Iterator[str]:
     """What uploads that match heads come to, each cut beside *deep* where that serves the service about as well."""
     for setting, own in part[part["setting"].str.startswith("embedding, ")].groupby("setting", sort=False):
@@ -291,8 +305,8 @@ def _of_heads(part: pd.DataFrame) -> Iterator[str]:
         best = max(own.to_dict("records"), key=lambda line: float(line["service"]))
         told = f"*{setting}*, where it serves best (K = {int(best['steps'])}): {_in_words(best)}"
         peers = part[part["setting"] == f"deep, {cut}"].to_dict("records")
-        if peers:
-            peer = min(peers, key=lambda line: abs(float(line["service"]) - float(best["service"])))
+        peer = min(peers, key=lambda line: abs(float(line["service"]) - float(best["service"])), default=None)
+        if peer is not None and abs(float(peer["service"]) - float(best["service"])) <= ABOUT_AS_WELL:
             told += f". The nearest *deep, {cut}* (K = {int(peer['steps'])}): {_in_words(peer)}"
         yield told + "."
 
