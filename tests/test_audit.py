@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmtlib import audit, calibration, metrics, zoo
+from pmtlib import audit, cache, calibration, metrics, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
 from pmtlib.attacks.adaptive.purify import purify
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator, translation_thresholds
@@ -104,7 +104,7 @@ def test_a_network_can_learn_from_other_people(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cases, _ = audit.gather(*folders)
-    monkeypatch.setattr(audit, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path)
     few = DeobfuscatorConfig(batch_size=2, width=8, linear_images=8, validate_every=2)
     short = TranslatorConfig(batch_size=2, width=4, validate_every=2, validation_people=2)
     learning: dict[str, Any] = {
@@ -131,7 +131,7 @@ def test_with_enough_people_uploads_are_translated(
     zoo.load(ATTACKER), zoo.load(SERVICE)
     monkeypatch.setattr(audit, "training_people", lambda _: people)
     monkeypatch.setattr(audit, "_learned", lambda cases, uploads, *_, **__: uploads)
-    monkeypatch.setattr(audit, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_dir", lambda: tmp_path)
     config = TranslatorConfig(batch_size=2, width=4, validation_people=12)
     found = audit.run(cases, networks=[ATTACKER], learn="crowd", translation=config, steps=1, device="cpu")
     config = config.model_copy(update={"steps": 1})
