@@ -1,21 +1,22 @@
 """Tables of the book's prose pages that come from code and stored results, as Markdown files that the pages include.
 
-``python -m pmtlib.book_tables`` writes them below ``book/_tables``; a test fails when one of them is not what the code
-says. The pages of results are notebooks and need none of this.
+``python -m pmtlib.runner tables`` writes them below ``book/_tables``; a test fails when one of them is not what the
+code says. The pages of results are notebooks and need none of this.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pmtlib import assets, attribute_zoo, calibration, paths, zoo
 from pmtlib.experiments.abuse import abuse_settings
 from pmtlib.experiments.common import TITLES
 from pmtlib.images import write_atomic
+from pmtlib.publication import markdown
+from pmtlib.results import Result, everything
 from pmtlib.transform import PMTConfig
 
 PROTOCOL_SETS = ("lfw", "agedb_30", "calfw", "cfp_ff")
@@ -74,24 +75,6 @@ PAPER_CHOICES: Mapping[str, str] = MappingProxyType(
 """What the paper says about a field of :class:`~pmtlib.transform.PMTConfig`; the others are this package's own."""
 
 _IN_WORDS = {"step_size": "4/255", "noise_std": "8/255", "weights": "1 for each service"}
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table.
-
-    Args:
-        columns: the head.
-        rows: lines of as many cells; a vertical bar in a cell is escaped.
-
-    Raises:
-        ValueError: a line has another number of cells.
-    """
-    lines = [list(columns), ["---"] * len(columns)]
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"{len(row)} cells for {len(columns)} columns: {row}")
-        lines.append([cell.replace("|", "\\|") for cell in row])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _percent(value: float) -> str:
@@ -177,7 +160,7 @@ def data_sets() -> str:
     """The paper's sets: pairs of the whole protocol, pairs that are drawn, and whether stored results are of them."""
     settings = abuse_settings("paper")
     whole = {entry.dataset: entry.n for entry in calibration.calibrations()}
-    measured = {result["data"]["name"] for result in _stored()}
+    measured = {result.data["name"] for result in _stored()}
     rows = [
         [
             TITLES[name],
@@ -194,18 +177,16 @@ def hardware() -> str:
     """On what the stored results were computed."""
     found = set()
     for result in _stored():
-        manifest = result["manifest"]
+        manifest = result.manifest
         machine, packages = manifest["hardware"], manifest["packages"]
         processors = f"{machine['cpu_count']}, {machine['machine']}"
         found.add((machine["device"], processors, machine["system"], manifest["python"], packages["torch"]))
     return markdown(["device", "processors", "system", "Python", "torch"], sorted(map(list, found)))
 
 
-def _stored() -> list[dict[str, Any]]:
+def _stored() -> list[Result]:
     """All stored results of the checkout, whatever ``PMT_RESULTS`` says: the book is of those."""
-    files = sorted((paths.project_dir() / "results").glob("*/*.json"))
-    contents = [json.loads(file.read_text("utf-8")) for file in files]
-    return [content for content in contents if "manifest" in content and "name" in content.get("data", {})]
+    return [result for _, result in everything(paths.project_dir() / "results")]
 
 
 TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
@@ -238,8 +219,3 @@ def write() -> list[Path]:
             write_atomic(path, content)
             changed.append(path)
     return changed
-
-
-if __name__ == "__main__":
-    for written in write():
-        print(f"wrote {written.relative_to(paths.project_dir())}")

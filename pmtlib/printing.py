@@ -7,6 +7,7 @@ chapter inside it; ``book.css`` says how it looks on paper.
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import sys
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ def _relocate(article: Tag, page: str, names: set[str]) -> None:
             if not path:
                 part[attribute] = "#" + _anchor(page, fragment)
                 continue
-            found = _normal(here / path)
+            found = posixpath.normpath(str(here / path))
             linked = found.removesuffix(".html")
             if found.endswith(".html") and linked in names:
                 part[attribute] = "#" + _anchor(linked, fragment)
@@ -163,16 +164,6 @@ def _relocate(article: Tag, page: str, names: set[str]) -> None:
                 del part[attribute]
             else:
                 part[attribute] = found
-
-
-def _normal(path: PurePosixPath) -> str:
-    parts: list[str] = []
-    for part in path.parts:
-        if part == ".." and parts:
-            parts.pop()
-        elif part not in (".", ".."):
-            parts.append(part)
-    return "/".join(parts)
 
 
 def pdf(target: Path, html: Path | None = None, contents: Path | None = None) -> int:

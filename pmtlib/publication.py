@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pmtlib import page_data, paths, reproduction, results
+from pmtlib import page_data, reproduction, results
 from pmtlib.experiments.claims import HOLDS, NOT, UNESTABLISHED, UNJUDGED
 
 CLAIMS = "claims.md"
@@ -111,12 +111,10 @@ def provenance() -> list[dict[str, str]]:
     Raises:
         ResultError: a file is damaged.
     """
-    root = paths.results_dir()
     again = reproduction.entries()
     lines = []
-    for path in sorted(root.rglob("*.json")):
-        stored = results.read(path)
-        manifest, name = stored.manifest, path.relative_to(root).as_posix()
+    for name, stored in results.everything():
+        manifest = stored.manifest
         lines.append(
             {
                 "experiment": stored.request.experiment,
@@ -241,12 +239,26 @@ def _letters(place: int) -> str:
     return (_letters(before - 1) if before else "") + string.ascii_uppercase[last]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
 
-    body = [line(headings), line(["---"] * len(headings)), *map(line, rows)]
-    return "\n".join([":::{table}", f":class: {style}", "", *body, ":::", ""])
+    Args:
+        columns: the head.
+        rows: lines of as many cells; a vertical bar in a cell is escaped, and a cell stands on one line.
+
+    Raises:
+        ValueError: a line has another number of cells.
+    """
+    lines = [list(columns), ["---"] * len(columns)]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(row)} cells for {len(columns)} columns: {row}")
+        lines.append([" ".join(cell.replace("|", "\\|").split()) for cell in row])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    return f":::{{table}}\n:class: {style}\n\n{markdown(headings, rows)}:::\n"
 
 
 def _csv(lines: Sequence[Mapping[str, str]]) -> str:

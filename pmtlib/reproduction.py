@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pmtlib import paths
-from pmtlib.results import Result, path_of, read
+from pmtlib.results import Result, everything, path_of, read
 
 LEDGER = "reproduced.jsonl"
 TOLERANCE = 0.005
@@ -86,8 +86,7 @@ def wanted(stored: Result, recompute: Recompute) -> bool:
 
 def summary() -> str:
     """How many of the stored results came out the same when they were computed again, in words."""
-    root = paths.results_dir()
-    stored = [read(path) for path in sorted(root.glob("*/*.json"))]
+    stored = [result for _, result in everything()]
     again = [_moved(entries()[_name(one)]) for one in stored if done(one)]
     exact = [moved for moved, _, _ in again if moved <= TOLERANCE]
     means = [shifted for moved, shifted, _ in again if moved > TOLERANCE]

@@ -95,6 +95,19 @@ def path_of(request: Request, root: Path | None = None) -> Path:
     return (root or paths.results_dir()) / request.experiment / f"{request.name}.json"
 
 
+def everything(root: Path | None = None) -> list[tuple[str, Result]]:
+    """All stored results, by their path below the folder of results, in the order of their names.
+
+    Args:
+        root: that folder; by default :func:`pmtlib.paths.results_dir`.
+
+    Raises:
+        ResultError: a file is damaged.
+    """
+    folder = root or paths.results_dir()
+    return [(path.relative_to(folder).as_posix(), read(path)) for path in sorted(folder.glob("*/*.json"))]
+
+
 def read(path: Path) -> Result:
     """Read a stored result.
 

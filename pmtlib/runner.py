@@ -673,8 +673,14 @@ def _check(
 
 @app.command("tables")
 def _tables() -> None:
-    """Write the tables of claims and of stored results anew, without executing a notebook."""
+    """Write anew what pages include: claims, stored results, tables of code, drawings. Executes no notebook."""
+    # They read every card and weight; the other commands should not wait for it.
+    from pmtlib import book_tables
+    from pmtlib.figures import diagrams
+
     write_tables()
+    for path in (*book_tables.write(), *diagrams.write()):
+        typer.echo(_shown(path))
 
 
 @app.command("frames")

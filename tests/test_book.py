@@ -251,7 +251,7 @@ def test_no_percentage_of_ours_is_typed(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(book_tables.TABLES))
 def test_the_tables_of_the_pages_are_what_the_code_says(name: str) -> None:
-    """Fails when a card, a calibration or a stored result has changed since: ``python -m pmtlib.book_tables``."""
+    """Fails when a card, a calibration or a stored result has changed since: ``python -m pmtlib.runner tables``."""
     assert (book_tables.folder() / f"{name}.md").read_text("utf-8") == book_tables.TABLES[name]()
     included = "\n".join(page(prose) for prose in PROSE)
     assert f"_tables/{name}.md" in included
@@ -267,14 +267,14 @@ def test_the_papers_choices_are_of_fields_that_there_are() -> None:
 
 
 def test_a_table_escapes_bars_and_refuses_a_line_of_another_length() -> None:
-    assert book_tables.markdown(["a", "b"], [["1|2", "3"]]) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    assert publication.markdown(["a", "b"], [["1|2", "3"]]) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
-        book_tables.markdown(["a", "b"], [["1"]])
+        publication.markdown(["a", "b"], [["1"]])
 
 
 @pytest.mark.parametrize("name", sorted(diagrams.DRAWINGS))
 def test_a_drawing_is_what_the_code_draws_and_keeps_inside_its_frame(name: str) -> None:
-    """Fails when the code has changed since: ``python -m pmtlib.figures.diagrams``."""
+    """Fails when the code has changed since: ``python -m pmtlib.runner tables``."""
     content = diagrams.path(name).read_text("utf-8")
     drawing = diagrams.DRAWINGS[name]()
     assert content == drawing.svg()

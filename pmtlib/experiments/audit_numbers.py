@@ -571,7 +571,9 @@ def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
         return "Nothing was measured."
     lines = [
         "**The claim under audit:** an upload hides the face from everybody but the authorised service. The paper "
-        "tested it against parties that know nothing of the filter."
+        "tested it against parties that know nothing of the filter.",
+        f"*What counts as what.* A filter stands where the strongest attack gives the other networks at most "
+        f"{100 * _STANDS:.0f}% of what photographs give them, in part where at most {100 * _PARTLY:.0f}%.",
     ]
     for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
         by_name = {str(line["attack"]): line for line in part.to_dict("records")}

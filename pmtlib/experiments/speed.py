@@ -272,9 +272,8 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
         same for each way, images_a_second, of_arithmetic, of_memory (shares of the limits); and the run's manifest.
         Empty where there is no such file.
     """
-    try:
-        stored = json.loads((paths.project_dir() / BENCHMARK).read_text("utf-8"))
-    except OSError:
+    stored = _stored(BENCHMARK)
+    if stored is None:
         return pd.DataFrame(), {}
     lines = []
     for network, entry in stored["networks"].items():
@@ -299,13 +298,15 @@ WHOLE = ("benchmarks/command.json", "benchmarks/load.json")
 
 def of_command() -> list[dict[str, Any]]:
     """The stored runs of ``benchmarks/command.py``, those that are there."""
-    found = []
-    for name in WHOLE:
-        try:
-            found.append(json.loads((paths.project_dir() / name).read_text("utf-8")))
-        except OSError:
-            continue
-    return found
+    return [run for run in map(_stored, WHOLE) if run is not None]
+
+
+def _stored(name: str) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads((paths.project_dir() / name).read_text("utf-8"))
+    except OSError:
+        return None
+    return content
 
 
 def memory_growth(run: Mapping[str, Any]) -> float:

@@ -1,6 +1,6 @@
 """The book's drawings: who holds what, the way of an upload, the optimisation. SVG without a library.
 
-``python -m pmtlib.figures.diagrams`` writes them into ``book/_static``. They have paper of their own, light or dark as
+``python -m pmtlib.runner tables`` writes them into ``book/_static``. They have paper of their own, light or dark as
 the page is, so that they can be read wherever a viewer does not say which; colours are those of Okabe and Ito, and
 nothing is told by colour alone. They are narrow, to be read on a phone.
 """
@@ -236,7 +236,8 @@ def path(name: str) -> Path:
     return project_dir() / "book" / "_static" / f"{name}.svg"
 
 
-if __name__ == "__main__":
+def write() -> list[Path]:
+    """Write every drawing; returns where."""
     for name, draw in DRAWINGS.items():
         write_atomic(path(name), draw().svg().encode())
-        print(f"wrote {path(name).relative_to(project_dir())}")
+    return [path(name) for name in DRAWINGS]

@@ -15,7 +15,7 @@ protect are no heads of an attacker: what a service recognises of the result is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import safetensors.torch
@@ -25,8 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
-from pmtlib.shallow import ShallowModel
-from pmtlib.transform import PMTConfig, Run
+from pmtlib.transform import Run
 from pmtlib.variants.deep import DeepConfig
 
 _KNOWN: dict[str, nn.Module] = {}
@@ -73,23 +72,16 @@ class EmbeddingRun(Run):
 
     config: EmbeddingConfig
 
-    def __init__(
-        self,
-        images: Tensor,
-        models: Sequence[ShallowModel],
-        weights: Sequence[float],
-        config: PMTConfig,
-        base: int,
-        keep: Sequence[int],
-    ) -> None:
-        assert isinstance(config, EmbeddingConfig)
-        if len(config.heads) != len(models) or not all(config.heads):
-            raise ConfigError(f"heads for {len(config.heads)} of {len(models)} network(s); give one or more for each")
-        missing = [name for names in config.heads for name in names if name not in _KNOWN]
+    @cached_property
+    def heads(self) -> list[list[Any]]:
+        """The heads of each network, on the device of the images."""
+        names = self.config.heads
+        if len(names) != len(self.models) or not all(names):
+            raise ConfigError(f"heads for {len(names)} of {len(self.models)} network(s); give one or more for each")
+        missing = [name for several in names for name in several if name not in _KNOWN]
         if missing:
             raise ConfigError(f"head {missing[0][:12]} is not known here; train it and call embedding.know(head)")
-        self.heads: list[list[Any]] = [[_KNOWN[name].to(images.device) for name in names] for names in config.heads]
-        super().__init__(images, models, weights, config, base, keep)
+        return [[_KNOWN[name].to(self.original.device) for name in several] for several in names]
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         last = outputs[-1]
