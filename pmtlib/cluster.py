@@ -473,7 +473,8 @@ def _entries(photos: Sequence[str], out: str) -> tuple[list[intake.Entry], int]:
             else:
                 ignored += 1
     if not entries:
-        raise PhotoError(f"no photograph in {', '.join(map(intake.shown, photos))}")
+        where = ", ".join(map(intake.shown, photos))
+        raise PhotoError(f"no photograph in {where}; name photographs (JPEG, PNG, WebP, ...) or their folder")
     return entries, ignored
 
 

@@ -281,8 +281,8 @@ class Finder:
         found = self._detector.detect(picture)
         if not found.faces and not found.too_small:
             raise PhotoError("no face was found; use an upright photograph in which it is visible")
-        if self.job.largest and found.faces:
-            found = faces.Detection(found.faces[:1], ())
+        if self.job.largest:
+            found = faces.Detection(found.faces[:1], () if found.faces else found.too_small[:1])
         count = len(found.faces) + len(found.too_small)
         made = []
         for number, face in enumerate((*found.faces, *found.too_small), 1):
@@ -858,7 +858,8 @@ def read_features(path: Path) -> tuple[Tensor, dict[str, Any]]:
 def _refuse_nothing(job: Job, found: intake.Found) -> None:
     if not found.entries:
         others = f", only {found.ignored} other file{'s'[: found.ignored != 1]}" if found.ignored else ""
-        raise PhotoError(f"no photograph in {', '.join(map(intake.shown, job.photos))}{others}")
+        where = ", ".join(map(intake.shown, job.photos))
+        raise PhotoError(f"no photograph in {where}{others}; name photographs (JPEG, PNG, WebP, ...) or their folder")
 
 
 def _reason(error: PhotoError, photo: intake.Photo) -> str:

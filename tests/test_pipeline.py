@@ -174,6 +174,8 @@ def test_faces_below_the_limit_are_refused_by_name(tmp_path: Path) -> None:
     again = go(tmp_path, min_face=limit)
     assert (again.reused, again.failed) == (1, 1)
     assert go(tmp_path, out="other", largest=True, min_face=limit).failed == 0
+    none = go(tmp_path, out="none", largest=True, min_face=int(detected[0].size) + 1)
+    assert [(row.face, row.status) for row in none.rows] == [(1, "failed")]
 
 
 def test_a_second_run_does_nothing_and_a_lost_result_is_made_again(tmp_path: Path, optimised: list[int]) -> None:
@@ -463,7 +465,7 @@ def test_wrong_usage_is_one_line(tmp_path: Path, about: dict[str, Any], kind: ty
 def test_a_folder_without_photographs_says_so(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("x")
-    with pytest.raises(PhotoError, match=r"no photograph in .*in, only 1 other file$"):
+    with pytest.raises(PhotoError, match=r"no photograph in .*in, only 1 other file; name photographs .* or their folder$"):
         go(tmp_path)
     assert not (tmp_path / "out").exists()
 
