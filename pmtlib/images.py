@@ -5,12 +5,14 @@ Everywhere in pmtlib an image is a float32 tensor (N, 3, H, W), RGB, in [0, 1].
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +112,15 @@ def recoded(images: Tensor, kind: str, quality: int) -> Tensor:
     return to_tensor(decoded, images.device).to(images.dtype) if decoded else images
 
 
+_SHOWN = 40
+"""Characters of a file's name that are in the name of its unfinished one."""
+_LEFT = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.part", re.DOTALL)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` is whole or absent, whatever happens meanwhile."""
     make_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_SHOWN]}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -126,6 +133,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path, beginnings: Collection[str]) -> None:
+    """Delete what processes that were killed in :func:`write_atomic` left in a folder.
+
+    Nobody else may be writing there: what is being written looks the same.
+
+    Args:
+        folder: not looked into more deeply.
+        beginnings: of the names of the files that were to be written; of other files nothing is deleted.
+    """
+    shown = tuple(beginning[:_SHOWN] for beginning in beginnings)
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            left = _LEFT.fullmatch(path.name)
+            if left and left[1].startswith(shown) and path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def batches(count: int, size: int) -> Iterable[slice]:

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from pmtlib import devices, faces, intake, metrics, variants, zoo
 from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
-from pmtlib.images import UInt8Image, png_bytes, to_tensor, to_uint8, write_atomic
+from pmtlib.images import UInt8Image, png_bytes, sweep, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
 from pmtlib.progress import progress_bar
-from pmtlib.report import Agreement, Report, Row, Shard, cannot_write, suffix
+from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel
 from pmtlib.transform import PMTConfig, Protected, image_seed, protect
 
@@ -529,11 +529,25 @@ class _Work:
         if job.shard is not None:
             part, parts = job.shard
             self.photos = self.photos[part - 1 :: parts]
+        if job.shard is None:
+            self._sweep()
         self.order = {photo.source: i for i, photo in enumerate(self.photos)}
         self.summary = Summary(photographs=len(self.photos), ignored=found.ignored)
         self.total = len(self.photos) * max(job.config.steps, 1)
         count = len(self.photos)
         self.title = f"protecting {count} photograph{'' if count == 1 else 's'}"
+
+    def _sweep(self) -> None:
+        """Delete what a run that was killed while it wrote these photographs' results left beside them.
+
+        Not beside other shards, which may be writing.
+        """
+        by_folder = defaultdict(list, {self.job.out: [LINES, TABLE, CARD]})
+        for photo in self.photos:
+            path = self.job.out / photo.target
+            by_folder[path.parent] += [f"{path.name}.", f"{path.name}-face"]
+        for folder, beginnings in by_folder.items():
+            sweep(folder, beginnings)
 
     def _remember(self, row: Row) -> None:
         if row.status == "done":

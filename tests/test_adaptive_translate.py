@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pmtlib.attacks.adaptive import translate
-from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, train_translator
-from pmtlib.attacks.training import TRAINING
+from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, Uploads, train_translator
+from pmtlib.attacks.training import TRAINING, read_eight_bit
 from pmtlib.errors import ConfigError, DatasetError, ResultError
 from pmtlib.shallow import ShallowModel
 from tests.crowd import crowd
@@ -55,6 +55,43 @@ def test_a_translation_is_what_the_teacher_says_of_people_it_never_saw() -> None
         assert own.mean() > others.mean() + 0.2, name
 
 
+def test_with_uploads_it_learns_what_the_filter_does_to_features() -> None:
+    """The filter here darkens, and turns colours round."""
+    config = TINY.model_copy(update={"steps": 150, "batch_size": 16, "learning_rate": 5e-3, "average": 0.9})
+    people, strangers = crowd(60, 1), crowd(12, 1, seed=77).tensor(range(12))
+    uploads = Uploads(read_eight_bit(people, np.arange(60)).roll(1, 1) // 4, torch.arange(60))
+    alike = []
+    for given in (None, uploads):
+        translator = train_translator(shallow(), people, {"colours": colours}, config, uploads=given)
+        said = translator(strangers.roll(1, 1) / 4)["colours"]
+        alike.append(float(F.cosine_similarity(said, colours(strangers), dim=1).mean()))
+    assert alike[1] > alike[0] + 0.3
+
+
+def test_uploads_of_people_held_out_are_not_learned_from(tmp_path: Path) -> None:
+    people = crowd(6, 2)
+    held = translate.split_people(people, TINY).validation
+    images = read_eight_bit(people, np.arange(12))
+    other = images.clone()
+    other[held] = 255 - other[held]
+    one, two = (
+        train_translator(shallow(), people, TEACHERS, TINY, uploads=Uploads(given, torch.arange(12)))
+        for given in (images, other)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.head.parameters(), two.head.parameters(), strict=True))
+    train_translator(shallow(), people, TEACHERS, TINY, folder=tmp_path)
+    with pytest.raises(ConfigError, match="holds another translator"):
+        train_translator(shallow(), people, TEACHERS, TINY, uploads=Uploads(images, torch.arange(12)), folder=tmp_path)
+    for bad, message in (
+        (Uploads(images.float(), torch.arange(12)), "8-bit images"),
+        (Uploads(images, torch.arange(11)), "a row for each"),
+        (Uploads(images, torch.arange(12) + 1), r"outside 0\.\.11"),
+        (Uploads(images[held], torch.from_numpy(held)), "all are held out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train_translator(shallow(), people, TEACHERS, TINY, uploads=bad)
+
+
 def test_it_is_frozen_and_the_shared_model_stays_as_it_was(tmp_path: Path) -> None:
     model = shallow()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -74,7 +111,7 @@ def test_it_is_frozen_and_the_shared_model_stays_as_it_was(tmp_path: Path) -> No
 def test_the_loss_is_one_minus_the_mean_cosine() -> None:
     config = TINY.model_copy(update={"noise": 0.0, "flip": False})
     people = crowd(5, 2)
-    training = translate._TranslatorTraining(shallow(), people, TEACHERS, config, None, False)
+    training = translate._TranslatorTraining(shallow(), people, TEACHERS, config, None, None, False)
     loss = training.loss().item()
     chosen = translate.split_people(people, config).training[training.rows(training.count).numpy()]
     total = 0.0

@@ -159,6 +159,9 @@ def test_fifty_ends_at_random_moments_cost_nothing(tmp_path: Path) -> None:
                 assert "what was finished is kept, run again to go on" in log
                 assert not list((tmp_path / out).rglob(".*.part"))
             there = check_folder(tmp_path / out, whole)
+            if code == 0:
+                # Nor what an earlier end by SIGKILL left.
+                assert not list((tmp_path / out).rglob(".*.part"))
             if out.startswith("again"):
                 finished += code == 0
             else:

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +121,21 @@ def test_the_public_names_are_there_and_importing_is_light():
         _ = pmtlib.protekt
     code = "import sys, pmtlib; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "n" * 60
+    names = ["a.png", f"{long}.png", "a-face2.png"]
+    with monkeypatch.context() as killed:
+        # As SIGKILL leaves it: neither put in place nor taken away.
+        killed.setattr(Path, "replace", lambda *_: None)
+        for name in names:
+            images.write_atomic(tmp_path / name, b"half")
+    assert len(list(tmp_path.glob(".*.part"))) == len(names)
+    others = [".b.png.abcd1234.part", ".a.png.part", "a.png.abcd1234.part", ".a.png.ABCD1234.part", "a.png"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".a.png.folder00.part").mkdir()
+    images.sweep(tmp_path, ["a.", "a-face", f"{long}."])
+    assert {path.name for path in tmp_path.iterdir()} == {*others, ".a.png.folder00.part"}
+    images.sweep(tmp_path / "absent", ["a."])

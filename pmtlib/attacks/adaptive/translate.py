@@ -3,7 +3,8 @@
 Threat model: the attacker holds the public shallow model, any face networks, a gallery that these embedded long ago,
 and photographs of other people *without names*. A small head learns from those photographs to say of a shallow feature
 what each network says of the face. Uploads are made to match shallow features, so their translations are compared with
-the gallery as a photograph's embeddings would be. No filter is undone and no face restored.
+the gallery as a photograph's embeddings would be. No filter is undone and no face restored. Whoever can protect
+photographs too may show the head uploads beside them, so that it learns what a filter does to features.
 
 It is stitching (:mod:`~pmtlib.attacks.adaptive.stitch`) by distillation: a teacher tells more of a photograph than the
 name of who is on it, and names are not needed.
@@ -19,11 +20,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -43,7 +45,21 @@ Teacher = Callable[[Tensor], Tensor | ArrayLike]
 """From images (N, 3, 112, 112) in [0, 1] to embeddings (N, D); any network of the zoo is one."""
 
 _FORMAT = 1
+_OF_UPLOADS = 0.5
+"""The share of a batch that is uploads, where there are any."""
 _FILES = Files("translator.json", "translator.safetensors")
+
+
+class Uploads(NamedTuple):
+    """Uploads of photographs that are there too.
+
+    Attributes:
+        images: (P, 3, 112, 112), 8-bit.
+        rows: (P,) int64, which of the people's images each was made of.
+    """
+
+    images: Tensor
+    rows: Tensor
 
 
 class TranslatorConfig(TrainingConfig):
@@ -103,12 +119,15 @@ def train_translator(
     teachers: Mapping[str, Teacher],
     config: TranslatorConfig | None = None,
     *,
+    uploads: Uploads | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     resume: bool = True,
     checkpoint_seconds: float = 30.0,
 ) -> Translator:
     """Train a head that says of the features of photographs what other networks say of the photographs.
+
+    With uploads, about half of each batch is features of these, with what the networks say of their photographs.
 
     Features and embeddings are computed once, also those of the mirrored photographs where ``flip`` is on, and held in
     the processor's memory: two bytes a number of a feature. Teachers are told apart by name and size alone; a folder
@@ -119,14 +138,15 @@ def train_translator(
         people: who are not attacked. Their names are used for nothing but to hold some of them out.
         teachers: networks by name.
         config: every choice.
+        uploads: of photographs of these people; those of people held out are left out.
         folder: for the weights, the state and the record with the curve; nothing is stored without one.
         progress: called with the number of steps done since its last call.
         resume: go on from the folder's last checkpoint; otherwise it is started anew and overwritten.
         checkpoint_seconds: between two checkpoints. An interruption loses what came after the last one.
 
     Raises:
-        ConfigError: there is no teacher, the cut gives no feature map, or the folder holds the training of something
-            else.
+        ConfigError: there is no teacher, the cut gives no feature map, uploads are not of these people, or the folder
+            holds the training of something else.
         DatasetError: nobody is left to train on.
         ResultError: the folder's state is damaged.
     """
@@ -134,7 +154,7 @@ def train_translator(
         raise ConfigError("no network to translate for; name one or more")
     # In the order of their names: the head's outputs mean the same however they were given.
     ordered = {name: teachers[name] for name in sorted(teachers)}
-    training = _TranslatorTraining(shallow, people, ordered, config or TranslatorConfig(), folder, resume)
+    training = _TranslatorTraining(shallow, people, ordered, config or TranslatorConfig(), uploads, folder, resume)
     return Translator(shallow, training.train(progress, checkpoint_seconds), training.sizes)
 
 
@@ -149,6 +169,7 @@ class _TranslatorTraining(Training[Head]):
         people: People,
         teachers: Mapping[str, Teacher],
         config: TranslatorConfig,
+        uploads: Uploads | None,
         folder: Path | None,
         resume: bool,
     ) -> None:
@@ -169,6 +190,10 @@ class _TranslatorTraining(Training[Head]):
             "teachers": [[name, size] for name, size in self.sizes.items()],
             "feature": list(shape),
         }
+        if uploads is not None:
+            uploads = _checked(uploads, people, split.training)
+            # Not in the record of a training without, which stays what it was.
+            record["uploads"] = hashlib.sha256(uploads.images.numpy().tobytes()).hexdigest()
         super().__init__(config, record, self.device, folder, resume)
         self.build(lambda: Head(shape, width=config.width, embedding=sum(self.sizes.values())))
         self.count = len(images)
@@ -178,6 +203,7 @@ class _TranslatorTraining(Training[Head]):
                 self.known = [self._answers(images)]
                 if config.flip:
                     self.known.append(self._answers(images.flip(3)))
+                self.protected = None if uploads is None else self._of_uploads(uploads, split.training)
             self.spread = float(self.known[0][0][:512].float().std())
 
     @torch.no_grad()
@@ -191,6 +217,13 @@ class _TranslatorTraining(Training[Head]):
         if not features:
             return torch.empty(0), {}
         return torch.cat(features), {name: torch.cat([one[name] for one in said]) for name in self.sizes}
+
+    @torch.no_grad()
+    def _of_uploads(self, uploads: Uploads, training: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features of uploads, and what each teacher says of their photographs."""
+        places = torch.searchsorted(torch.from_numpy(training), uploads.rows)
+        parts = [self.shallow.feature(self.floats(uploads.images[chunk])) for chunk in batches(len(places), 64)]
+        return torch.cat(parts).half().cpu(), {name: said[places] for name, said in self.known[0][1].items()}
 
     @torch.no_grad()
     def _embedded(self, images: Tensor) -> dict[str, Tensor]:
@@ -207,6 +240,13 @@ class _TranslatorTraining(Training[Head]):
         draw = self.generator("draw", self.step)
         mirrored = torch.rand(len(rows), generator=draw) < (0.5 if self.config.flip else 0.0)
         sides = [(self.known[int(side)], int(row)) for row, side in zip(rows, mirrored, strict=True)]
+        if self.protected is not None:
+            chosen = torch.rand(len(rows), generator=self.generator("uploads", self.step)) < _OF_UPLOADS
+            count = len(self.protected[0])
+            sides = [
+                (self.protected, int(row) % count) if upload else side
+                for side, row, upload in zip(sides, rows, chosen, strict=True)
+            ]
         features = torch.stack([known[0][row] for known, row in sides]).float().to(self.device)
         amount = self.config.noise * self.spread * torch.rand((len(rows), 1, 1, 1), generator=draw)
         features = features + (amount * torch.randn(features.shape, generator=draw)).to(self.device)
@@ -233,6 +273,22 @@ class _TranslatorTraining(Training[Head]):
         parts = [self.averaged(features[chunk].float().to(self.device)).cpu() for chunk in batches(len(features), 64)]
         said = torch.cat(parts)
         return {"val_cosine": round(float(self._agreement(said, wanted).mean()), 6)}
+
+
+def _checked(uploads: Uploads, people: People, training: NDArray[np.int64]) -> Uploads:
+    """The uploads of those who are not held out."""
+    images, rows = uploads
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(rows):
+        raise ConfigError(
+            f"uploads {images.dtype} {tuple(images.shape)} of {len(rows)} photographs; give 8-bit images "
+            "(P, 3, 112, 112) and a row for each"
+        )
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(people):
+        raise ConfigError(f"uploads are of rows {int(rows.min())} to {int(rows.max())}, outside 0..{len(people) - 1}")
+    kept = torch.isin(rows, torch.from_numpy(training))
+    if not kept.any():
+        raise ConfigError("no upload is of a person to learn from: all are held out, or there is none")
+    return Uploads(images[kept].contiguous(), rows[kept])
 
 
 def translations(translator: Translator, images: Tensor, *, batch: int = 64) -> dict[str, Floats]:
