@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
+from pmtlib.variants.projected import ProjectedConfig
 from tests import photographs
 from tests.crowd import gathered, smooth
 from tests.oracles import network_or_skip
@@ -500,6 +502,7 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
     outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
     outcomes.append(audit_frontier.embedded(bench, "samples", [best]))
+    outcomes.append(audit_frontier.guarded(bench, "samples", [best]))
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
@@ -608,5 +611,36 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     drawn = audit_frontier.points({"samples": [everything, protectors]}, owner.settings)
     assert list(drawn["setting"]) == ["pmt", "embedding, 7x7", "embedding, 7x7"]
     assert figures.settings_figure(drawn) is not None
+    # An attacker who is trained after the filter, on uploads of people who are no one's evaluated pair.
+    trainings: list[tuple[int, int]] = []
+
+    def followed(*given: Any, uploads: Any = None, **options: Any) -> Any:
+        trainings.append((given[3].seed, 0 if uploads is None else len(uploads.images)))
+        return train_translator(*given, uploads=uploads, **options)
+
+    monkeypatch.setattr(audit_beyond, "train_translator", followed)
+    changed = {"guard": training, "guards": 2, "guard_weights": (0.5,), "guard_steps": (2,), "guard_beside": (1, 2)}
+    changed |= {"guard_directions": (3,), "guard_uploads": 2}
+    guarding = audit.Audit(settings.model_copy(update=changed), torch.device("cpu"))
+    guarding.usable()
+    monkeypatch.setattr(audit_frontier, "ProjectedConfig", functools.partial(ProjectedConfig, steps=1))
+    looped = audit_frontier.guarded(guarding, "samples", blurs)
+    assert looped.result is not None, looped.note
+    names = ["deep, 7x7, K = 1", "deep, 7x7, K = 2", "guarded 0.5, 7x7, K = 2", "projected 3, 7x7, K = 1"]
+    assert list(looped.result.values["settings"]) == names
+    own = audit_frontier.OWN_SEED
+    assert trainings == [(own, 0), (own + 1, 0), (training.seed, 0), *[(training.seed, 2)] * len(names)]
+    entry = looped.result.values["settings"]["guarded 0.5, 7x7, K = 2"]
+    assert entry["attacks"][audit_beyond.TRANSLATION] != entry["attacks"][audit_beyond.LEARNED_TRANSLATION]
+    frame = audit_frontier.points({"samples": [looped]}, guarding.settings)
+    assert list(frame["setting"]) == [name.rpartition(", K")[0] for name in names]
+    accepted = np.array(entry["attacks"][audit_beyond.LEARNED_TRANSLATION]["networks"]["sface"])
+    share = (accepted > entry["learned_at"]["sface"])[np.array(looped.result.values["same"], dtype=bool)].mean()
+    assert frame["learned"][2] == pytest.approx(share)
+    words = audit_frontier.loop_reading(frame)
+    assert "*guarded 0.5, 7x7* (K = 2), beside K = " in words
+    assert "by who learned from such uploads" in words
+    assert "not been measured" in audit_frontier.loop_reading(frame.head(0))
+    assert "projected 3, 7x7" in figures.loop_table(frame).to_html()
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
     assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note

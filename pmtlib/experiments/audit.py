@@ -123,6 +123,15 @@ class AuditSettings(VariantSettings):
         own_heads: how many, on each cut.
         own_head_cuts: the cuts.
         own_head_steps: the numbers of steps.
+        guard: the training of the translators that the variant ``guarded`` deceives, looked at on the evaluated sets
+            with an attacker who learns from its uploads afterwards; None leaves it out. The seed is not used.
+        guards: how many.
+        guard_cut: the cut.
+        guard_weights: how much they count.
+        guard_steps: the numbers of steps.
+        guard_beside: numbers of steps of *deep* at that cut that meet the same attacker.
+        guard_directions: of the variant ``projected`` at that cut, which meets the same attacker.
+        guard_uploads: photographs of other people on whose uploads that attacker is trained as well.
     """
 
     section: ClassVar[str] = "audit"
@@ -162,6 +171,14 @@ class AuditSettings(VariantSettings):
     own_heads: int = Field(2, ge=1)
     own_head_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
     own_head_steps: tuple[int, ...] = (40, 80, 160)
+    guard: TranslatorConfig | None = None
+    guards: int = Field(2, ge=1)
+    guard_cut: str = "7x7"
+    guard_weights: tuple[float, ...] = (0.1,)
+    guard_steps: tuple[int, ...] = (160,)
+    guard_beside: tuple[int, ...] = (40,)
+    guard_directions: tuple[int, ...] = (64,)
+    guard_uploads: int = Field(480, ge=1)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:

@@ -22,6 +22,8 @@ from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
 from pmtlib.attacks.adaptive.translate import (
     Translator,
+    TranslatorConfig,
+    Uploads,
     train_translator,
     translation_thresholds,
     translations,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
 DEOBFUSCATOR, TRANSLATION = "de-obfuscator", "translation of features"
+LEARNED_TRANSLATION = "translation learned from uploads too"
 STRANGER = "another person"
 EVALUATED = "people of the evaluated pairs"
 RANKS = (1, 5)
@@ -384,23 +387,47 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
 
 
-def translator(audit: Audit, shared: ShallowModel, people: datasets.People) -> tuple[Translator, dict[str, float]]:
-    """A translator of what a shared model sees to embeddings of the other networks, and its thresholds."""
-    settings = audit.settings
-    config = settings.translator
-    assert config is not None
-    names = audit.others
-    weights = {name: zoo.weights_checksum(name) for name in (*names, settings.authorised)}
-    folder = translator_folder(shared, people, config, weights)
+def translator(
+    audit: Audit, shared: ShallowModel, people: datasets.People, uploads: Uploads | None = None
+) -> tuple[Translator, dict[str, float]]:
+    """A translator of what a shared model sees to embeddings of the other networks, and its thresholds.
 
+    Args:
+        audit: for the networks and the training.
+        shared: the shared model.
+        people: learned from.
+        uploads: of photographs of theirs, learned from as well.
+    """
+    config = audit.settings.translator
+    assert config is not None
+    made = trained_translator(audit, shared, people, config, uploads)
+    return made, translation_thresholds(made, people, _teachers(audit), config, far=FAR)
+
+
+def trained_translator(
+    audit: Audit,
+    shared: ShallowModel,
+    people: datasets.People,
+    config: TranslatorConfig,
+    uploads: Uploads | None = None,
+) -> Translator:
+    """A translator to embeddings of the other networks, trained with a configuration or found in the cache."""
+    weights = {name: zoo.weights_checksum(name) for name in (*audit.others, audit.settings.authorised)}
+    folder = translator_folder(shared, people, config, weights)
+    if uploads is not None:
+        folder /= hashlib.sha256(uploads.images.numpy().tobytes()).hexdigest()[:24]
+    with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
+        return train_translator(
+            shared, people, _teachers(audit), config, uploads=uploads, folder=folder, progress=advance
+        ).to(audit.device)
+
+
+def _teachers(audit: Audit) -> dict[str, Callable[[Tensor], Floats]]:
     def teacher(name: str) -> Callable[[Tensor], Floats]:
         # Remembered: the translators of other cuts ask for the same.
         return lambda images: audit.embed_once(name, images.cpu())
 
-    teachers = {name: teacher(name) for name in names}
-    with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        made = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(audit.device)
-    return made, translation_thresholds(made, people, teachers, config, far=FAR)
+    return {name: teacher(name) for name in audit.others}
 
 
 # -- the authorised service --------------------------------------------------------------------------------------

@@ -13,21 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from pmtlib import metrics
+from pmtlib.attacks.adaptive.deobfuscate import make_pairs
 from pmtlib.attacks.adaptive.purify import Purification
-from pmtlib.attacks.adaptive.translate import Translator, translations
+from pmtlib.attacks.adaptive.translate import Translator, Uploads, translations
+from pmtlib.attacks.reconstruction import split_people
 from pmtlib.datasets import PairSet, People
 from pmtlib.experiments import audit_beyond as beyond
 from pmtlib.experiments.common import TITLES, Outcome, rounded
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
+from pmtlib.experiments.variants import Photographs
 from pmtlib.images import quantise
+from pmtlib.progress import progress_bar
 from pmtlib.results import Request
+from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
 from pmtlib.variants.decoy import DecoyConfig
 from pmtlib.variants.deep import DeepConfig
 from pmtlib.variants.embedding import EmbeddingConfig, know
+from pmtlib.variants.guarded import GuardedConfig
 from pmtlib.variants.pooled import PooledConfig
+from pmtlib.variants.projected import ProjectedConfig
 
 if TYPE_CHECKING:
     from pmtlib.experiments.audit import Audit, AuditSettings
@@ -112,6 +121,79 @@ def embedded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Out
     return audit.obtain(request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates))
 
 
+def guarded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
+    """The same of uploads made so that an attacker who learns has a hard time, and of *deep* beside them.
+
+    They deceive translators of the user's own (:mod:`pmtlib.variants.guarded`), or match random directions of their own
+    (:mod:`pmtlib.variants.projected`).
+
+    Each setting meets one more attacker: a translator trained afterwards, from the beginning, on the photographs that
+    train the other one and on uploads of some of them, made in the same way with other seeds.
+    """
+    settings = audit.settings
+    if settings.guard is None or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+        return Outcome(None, NOT_RUN)
+    training, cut, size = settings.guard, settings.guard_cut, settings.pmt.batch_size
+    deep = DeepConfig(batch_size=size, steps=max(settings.guard_beside))
+    projected = [ProjectedConfig(batch_size=size, directions=count) for count in settings.guard_directions]
+    parameters = {
+        # Which guards is said by how they are trained.
+        "pmt": GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=(("",),)).model_dump(
+            mode="json", exclude={"guards", "guard_weight"}
+        ),
+        "weights": list(settings.guard_weights),
+        "steps": list(settings.guard_steps),
+        "beside": [deep.model_dump(mode="json"), list(settings.guard_beside)],
+        "projected": [one.model_dump(mode="json") for one in projected],
+        "cut": cut,
+        "guard": training.model_dump(mode="json", exclude={"seed"}),
+        "guards": settings.guards,
+        "uploads": [settings.guard_uploads, settings.tuning_seed, list(settings.pair_seeds)],
+    }
+
+    def candidates(people: People) -> dict[str, Setting]:
+        shared = audit.shallow(settings.authorised, cut)
+        seeds = range(OWN_SEED, OWN_SEED + settings.guards)
+        own = (
+            beyond.trained_translator(audit, shared, people, training.model_copy(update={"seed": seed}))
+            for seed in seeds
+        )
+        names = (tuple(map(know, own)),)
+        found: dict[str, Setting] = {f"deep, {cut}": (deep, cut, settings.guard_beside)}
+        for weight in settings.guard_weights:
+            config = GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=names, guard_weight=weight)
+            found[f"guarded {weight:g}, {cut}"] = (config, cut, settings.guard_steps)
+        for one in projected:
+            found[f"projected {one.directions}, {cut}"] = (one, cut, (one.steps,))
+        return found
+
+    request = _request(audit, dataset, "settings-guarded", filters, parameters)
+    return audit.obtain(
+        request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates, learned=True)
+    )
+
+
+def _to_learn_from(
+    audit: Audit, people: People, shared: ShallowModel, config: PMTConfig, keep: Sequence[int]
+) -> list[Uploads]:
+    """Uploads of some of the people whom the translator is trained on, after each number of steps."""
+    settings = audit.settings
+    assert settings.translator is not None
+    rows = split_people(people, settings.translator).training
+    count = min(settings.guard_uploads, len(rows))
+    chosen = np.sort(np.random.default_rng(settings.tuning_seed).choice(rows, count, replace=False))
+    with progress_bar("uploads to learn from", count) as advance:
+        pairs = make_pairs(
+            people.subset(chosen), [shared], [config], seeds=settings.pair_seeds, keep=keep, chunk=config.batch_size,
+            progress=advance,
+        )  # fmt: skip
+    places = torch.from_numpy(chosen)
+    return [
+        Uploads(pairs.protected[start :: len(keep)].contiguous(), places[pairs.rows[start :: len(keep)]])
+        for start in range(len(keep))
+    ]
+
+
 def _of_embedding(settings: AuditSettings) -> dict[str, Any]:
     return {"batch_size": settings.pmt.batch_size, "steps": max(settings.own_head_steps)}
 
@@ -138,8 +220,13 @@ def _measured(
     dataset: str,
     filters: Sequence[Purification],
     candidates: Callable[[People], Mapping[str, Setting]],
+    *,
+    learned: bool = False,
 ) -> dict[str, Any]:
-    """What is stored about settings; ``candidates`` gives them for the people whom users and attackers learn from."""
+    """What is stored about settings; ``candidates`` gives them for the people whom users and attackers learn from.
+
+    With ``learned`` each setting also meets a translator that is trained on its uploads.
+    """
     settings = audit.settings
     photographs = audit.photographs(dataset)
     sample = audit.sample(dataset)
@@ -157,7 +244,8 @@ def _measured(
         made = audit.protect(
             photographs.originals, settings.authorised, f"{dataset}, {name}", config=config, cut=cut, keep=keep
         )
-        for steps, images in zip(keep, made.kept, strict=True):
+        more = _to_learn_from(audit, people, shared, config, keep) if learned else [None] * len(keep)
+        for steps, images, examples in zip(keep, made.kept, more, strict=True):
             uploads = quantise(images)
             attacked = {beyond.UPLOAD: uploads, **{f"{one.name} {one.strength:g}": one(uploads) for one in filters}}
             entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
@@ -165,12 +253,12 @@ def _measured(
                 seen = audit.opinions(photographs, what)
                 networks = {network: scores["other"] for network, scores in seen["networks"].items()}
                 entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
-            said = translations(teller, uploads)
-            cosines = {
-                network: rounded(metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others)))
-                for network, mine in said.items()
-            }
-            entry["attacks"][beyond.TRANSLATION] = {"networks": cosines}
+            entry["attacks"][beyond.TRANSLATION] = {"networks": _translated(audit, photographs, teller, uploads)}
+            if examples is not None:
+                pupil, at = beyond.translator(audit, shared, people, examples)
+                cosines = _translated(audit, photographs, pupil, uploads)
+                entry["attacks"][beyond.LEARNED_TRANSLATION] = {"networks": cosines}
+                entry["learned_at"] = {network: round(value, 5) for network, value in at.items()}
             found[f"{name}, K = {steps}"] = entry
     return {
         "same": photographs.same.astype(int).tolist(),
@@ -179,6 +267,14 @@ def _measured(
         "translated_at": translated_at,
         "settings": found,
         "people": about,
+    }
+
+
+def _translated(audit: Audit, photographs: Photographs, teller: Translator, uploads: Tensor) -> dict[str, list[float]]:
+    """For each network and pair the cosine of the upload's translation and of the other photograph's embedding."""
+    return {
+        network: rounded(metrics.cosine(mine[photographs.place], audit.embed_once(network, photographs.others)))
+        for network, mine in translations(teller, uploads).items()
     }
 
 
@@ -192,9 +288,10 @@ def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -
     Returns:
         DataFrame with columns dataset, setting, steps, cut, n (pairs of one person); service, service_low,
         service_high: the service's TAR on uploads as they are, with 95% Wilson interval; for each of ``filters`` (the
-        best of the upload as it is and after the filters), ``translated`` and ``best`` (of both): the mean TAR of the
-        other networks, with its 95% bootstrap interval over pairs (``_low``, ``_high``) and what gives it
-        (``_attack``); ssim: the highest mean SSIM after a filter.
+        best of the upload as it is and after the filters), ``translated``, ``learned`` (translated by who learned from
+        uploads too; NaN where nobody did) and ``best`` (of all): the mean TAR of the other networks, with its 95%
+        bootstrap interval over pairs (``_low``, ``_high``) and what gives it (``_attack``); ssim: the highest mean SSIM
+        after a filter.
     """
     lines = []
     for dataset, outcome in ((dataset, one) for dataset, several in outcomes.items() for one in several):
@@ -208,7 +305,10 @@ def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -
             line["n"] = int(same.sum())
             shares: dict[str, Any] = {}
             for attack, seen in entry["attacks"].items():
-                at = values["translated_at"][entry["cut"]] if attack == beyond.TRANSLATION else None
+                at = {
+                    beyond.TRANSLATION: values["translated_at"][entry["cut"]],
+                    beyond.LEARNED_TRANSLATION: entry.get("learned_at"),
+                }.get(attack)
                 shares[attack] = _share(seen["networks"], values["thresholds"], at, settings.authorised, same)
             own = values["thresholds"][settings.authorised]
             if own is not None:
@@ -216,8 +316,13 @@ def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -
                 accepted = cosines > own[beyond.FAR_NAME]
                 low, high = metrics.wilson(int(accepted.sum()), len(accepted))
                 line |= {"service": float(accepted.mean()), "service_low": low, "service_high": high}
-            plain = [attack for attack in shares if attack != beyond.TRANSLATION]
-            for kind, attacks in (("filters", plain), ("translated", [beyond.TRANSLATION]), ("best", list(shares))):
+            translating = (beyond.TRANSLATION, beyond.LEARNED_TRANSLATION)
+            plain = [attack for attack in shares if attack not in translating]
+            kinds = {"filters": plain, "translated": [beyond.TRANSLATION], "best": list(shares)}
+            if beyond.LEARNED_TRANSLATION in shares:
+                kinds["learned"] = [beyond.LEARNED_TRANSLATION]
+            line |= dict.fromkeys(("learned", "learned_low", "learned_high"), np.nan)
+            for kind, attacks in kinds.items():
                 best = max(attacks, key=lambda attack: float(shares[attack].mean()))
                 interval = metrics.bootstrap(shares[best], seed=0)
                 line |= {kind: float(shares[best].mean()), f"{kind}_low": interval.low, f"{kind}_high": interval.high}
@@ -311,9 +416,39 @@ def _of_heads(part: pd.DataFrame) -> Iterator[str]:
         yield told + "."
 
 
-def _in_words(line: Mapping[Any, Any]) -> str:
-    def rate(kind: str) -> str:
-        return f"{100 * line[kind]:.0f}% [{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]"
+def loop_reading(frame: pd.DataFrame) -> str:
+    """What is left of a variant's gain when the attacker is trained after the filter, not before.
 
-    others = f"others {rate('filters')} after the best filter and {rate('translated')} translated"
-    return f"the service {rate('service')}, {others}"
+    Args:
+        frame: of :func:`points`, of :func:`guarded`'s outcomes.
+    """
+    if not len(frame):
+        return "*Not computed: these settings have not been measured yet.*"
+    lines = []
+    for dataset, part in frame.groupby("dataset", sort=False):
+        title, n = TITLES.get(str(dataset), str(dataset)), int(part["n"].max())
+        plain = part[part["setting"].str.startswith("deep, ")].to_dict("records")
+        told = [f"{_named(line)}: {_learned_in_words(line)}" for line in plain]
+        for line in part[~part["setting"].str.startswith("deep, ")].to_dict("records"):
+            peer = min(plain, key=lambda one: abs(float(one["service"]) - float(line["service"])))
+            told.append(f"{_named(line)}, beside K = {int(peer['steps'])} of *deep*: {_learned_in_words(line)}")
+        lines.append(f"**{title}**, n = {n}. {'; '.join(told)}.")
+    return "\n\n".join(lines)
+
+
+def _named(line: Mapping[Any, Any]) -> str:
+    return f"*{line['setting']}* (K = {int(line['steps'])})"
+
+
+def _learned_in_words(line: Mapping[Any, Any]) -> str:
+    others = f"others {_rate(line, 'translated')} translated, {_rate(line, 'learned')} by who learned from such uploads"
+    return f"the service {_rate(line, 'service')}, {others}"
+
+
+def _in_words(line: Mapping[Any, Any]) -> str:
+    others = f"others {_rate(line, 'filters')} after the best filter and {_rate(line, 'translated')} translated"
+    return f"the service {_rate(line, 'service')}, {others}"
+
+
+def _rate(line: Mapping[Any, Any], kind: str) -> str:
+    return f"{100 * line[kind]:.0f}% [{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]"

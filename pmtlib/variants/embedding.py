@@ -15,6 +15,7 @@ protect are no heads of an attacker: what a service recognises of the result is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -46,6 +47,23 @@ def know(head: nn.Module) -> str:
     return digest
 
 
+def known(
+    names: Sequence[Sequence[str]], networks: int, device: torch.device, what: str = "head"
+) -> list[list[nn.Module]]:
+    """The heads of each network by their names, on a device.
+
+    Raises:
+        ConfigError: one was not given to :func:`know` in this process, or not every network has one; ``what`` they are
+            is said.
+    """
+    if len(names) != networks or not all(names):
+        raise ConfigError(f"{what}s for {len(names)} of {networks} network(s); give one or more for each")
+    missing = [name for several in names for name in several if name not in _KNOWN]
+    if missing:
+        raise ConfigError(f"{what} {missing[0][:12]} is not known here; train it and call embedding.know({what})")
+    return [[_KNOWN[name].to(device) for name in several] for several in names]
+
+
 class EmbeddingConfig(DeepConfig):
     """Choices of embedding PMT, beside those of :class:`~pmtlib.variants.deep.DeepConfig`.
 
@@ -75,13 +93,7 @@ class EmbeddingRun(Run):
     @cached_property
     def heads(self) -> list[list[Any]]:
         """The heads of each network, on the device of the images."""
-        names = self.config.heads
-        if len(names) != len(self.models) or not all(names):
-            raise ConfigError(f"heads for {len(names)} of {len(self.models)} network(s); give one or more for each")
-        missing = [name for several in names for name in several if name not in _KNOWN]
-        if missing:
-            raise ConfigError(f"head {missing[0][:12]} is not known here; train it and call embedding.know(head)")
-        return [[_KNOWN[name].to(self.original.device) for name in several] for several in names]
+        return known(self.config.heads, len(self.models), self.original.device)
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         last = outputs[-1]
