@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import pmtlib
 from pmtlib import __version__, assets, faces, zoo
 from pmtlib.cli import main
 from pmtlib.pipeline import Summary, run
@@ -372,3 +374,24 @@ def test_an_unexpected_error_is_one_line(pmt: Any, monkeypatch: pytest.MonkeyPat
     done = pmt("assets", "list")
     assert done.code == 2
     assert done.error == "unexpected RuntimeError: first second; run again with --debug and report what it shows"
+
+
+def test_the_log_and_the_report_name_no_path_but_what_was_given(
+    pmt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs.ready()
+    monkeypatch.chdir(tmp_path)
+    photographs.portrait(Path("in") / "a.png")
+    Path("in/b.jpg").write_bytes(b"no picture")
+    Path("in/c.png").touch()
+    Path("in/link.jpg").symlink_to(Path(pmtlib.__file__))
+    Path("in/gone.jpg").symlink_to("/nowhere/at/all.jpg")
+    done = pmt("protect", "in", "-o", "out", *OPTIONS)
+    wrong = pmt("protect", "in", "-o", "out", *OPTIONS, "--config", "absent.yaml")
+    nothing = pmt("protect", "absent", "-o", "out", *OPTIONS)
+    assert (done.code, wrong.code, nothing.code) == (1, 2, 2)
+    told = [done.out, done.err, wrong.err, nothing.err]
+    told += [path.read_text("utf-8") for path in Path("out").iterdir() if path.suffix in (".txt", ".jsonl")]
+    assert sum("link.jpg" in text for text in told) >= 2
+    for text in told:
+        assert not re.search(r"(?<![\w.])/[\w.-]+", text), text

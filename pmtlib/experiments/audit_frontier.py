@@ -436,6 +436,19 @@ def loop_reading(frame: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
+def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of *guarded* and of *deep* beside it, percent, of the first data set that has them."""
+    if not len(frame):
+        return {}
+    first = frame[frame["dataset"] == frame["dataset"].iloc[0]]
+    found = {}
+    for name in ("deep", "guarded", "projected"):
+        lines = first[first["setting"].str.startswith(f"{name} ") | first["setting"].str.startswith(f"{name},")]
+        for kind in ("service", "translated", "learned") if len(lines) else ():
+            found[f"loop_{name}_{kind}"] = 100 * float(lines.iloc[0][kind])
+    return found
+
+
 def _named(line: Mapping[Any, Any]) -> str:
     return f"*{line['setting']}* (K = {int(line['steps'])})"
 
