@@ -14,6 +14,9 @@ step has to compute, and the fraction of the machine's limits that pmtlib reache
 (``pip install --no-deps torchattacks``), its PGD, the closest public optimiser of an image against a network, makes as
 many steps in the same rounds; it makes other images, and sees no photograph anew at each step. ``--layers`` times the
 layers that pmtlib computes in a way of its own against torch's, forwards and backwards.
+
+``--stop 0.9`` times something else, and that alone: images that stop where the cosine of their features has come so
+far, as one stream in which the place of an image that is done goes to the next one, against batch after batch.
 """
 
 from __future__ import annotations
@@ -182,6 +185,32 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
     }
 
 
+def stopping(
+    name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rounds: int, device: torch.device
+) -> dict[str, Any]:
+    """How many times as fast images that stop at different times are as one stream, and how many steps they make."""
+    shallow = pmtlib.ShallowModel(pmtlib.zoo.load(name, device), cut)
+    size = config.batch_size
+
+    def stream() -> Tensor:
+        return pmtlib.protect(images, [shallow], config).images
+
+    def batches() -> Tensor:
+        chunks = torch.split(images, size)
+        return torch.cat([pmtlib.protect(chunk, [shallow], config).images for chunk in chunks])
+
+    if not torch.equal(stream(), batches()):
+        raise SystemExit(f"error: {name}: one stream does not give the images of batch after batch")
+    steps = pmtlib.protect(images, [shallow], config).steps
+    ratios = [costs.timed(batches, device) / costs.timed(stream, device) for _ in range(rounds)]
+    waited = sum(int(chunk.max()) * len(chunk) for chunk in torch.split(steps, size))
+    return {
+        "ratio": _spread(ratios),
+        "steps": {"mean": round(float(steps.double().mean()), 2), "most": int(steps.max())},
+        "waiting": round(1 - float(steps.sum()) / max(waited, 1), 3),
+    }
+
+
 def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
     """How many times as fast as torch's own the layers of :mod:`pmtlib.networks.frozen` are, on a map of 28x28."""
     values = torch.randn((16, 128, 28, 28), device=device)
@@ -224,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     parser.add_argument("--layers", action="store_true", help="time single layers against torch's own too")
+    parser.add_argument("--stop", type=float, metavar="COSINE", help="time images that stop there, and nothing else")
     given = parser.parse_args(arguments)
     begun = time.perf_counter()
     device = devices.resolve(given.device)
@@ -231,7 +261,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = pictures(given.images).to(device)
     found: dict[str, Any] = {"networks": {}}
     different = []
-    for name in given.networks:
+    for name in given.networks if given.stop is not None else ():
+        stop = config.model_copy(update={"stop_cosine": given.stop})
+        entry = stopping(name, given.cut, images, stop, given.rounds, device)
+        found["networks"][name], ratio = entry, entry["ratio"]
+        print(
+            f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as batch after batch, "
+            f"with the same bits; {entry['steps']['mean']:g} steps on average, {entry['steps']['most']} at most; "
+            f"images would wait {100 * entry['waiting']:.0f}% of the time for the last of their batch"
+        )
+    for name in given.networks if given.stop is None else ():
         entry = benchmark(name, given.cut, images, config, given.rounds, device)
         found["networks"][name] = entry
         step = entry["step"]
@@ -253,11 +292,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as torch's own")
     # Where the numbers go and by what path the script was named say nothing of how they came about.
     options = f"--cut {given.cut} --steps {given.steps} --images {given.images} --rounds {given.rounds}"
+    options += "" if given.stop is None else f" --stop {given.stop:g}"
     command = f"python benchmarks/transform.py --networks {' '.join(given.networks)} {options} --device {device.type}"
     found["manifest"] = provenance.manifest(
         given.networks, device, seconds=time.perf_counter() - begun, command=command
     )
     found["parameters"] = {"cut": given.cut, "steps": given.steps, "images": given.images, "rounds": given.rounds}
+    if given.stop is not None:
+        found["parameters"]["stop"] = given.stop
     if given.json is not None:
         write_atomic(given.json, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     for one in different:

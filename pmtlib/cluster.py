@@ -213,7 +213,7 @@ def _compute(
     """Protect photographs; files named in ``foreign``, by their photographs' sources, are not overwritten."""
     resources = ray.cluster_resources()
     gpus, processors = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 1)), 1)
-    size = job.config.batch_size
+    size = job.at_once
     workers = gpus or max(processors // 2, 1)
     # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
     finders = processors if gpus else max(processors // 8, 1)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pmtlib import devices, faces, intake, metrics, variants, zoo
 from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
-from pmtlib.images import UInt8Image, png_bytes, sweep, to_tensor, to_uint8, write_atomic
+from pmtlib.images import UInt8Image, batches, png_bytes, sweep, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
 from pmtlib.progress import progress_bar
@@ -86,6 +86,14 @@ class Job:
         """What is uploaded: ``image`` or ``features``."""
         return "features" if self.features else "image"
 
+    @property
+    def at_once(self) -> int:
+        """How many faces are handed on together: a batch, or several where images stop at different times.
+
+        The place of one that has stopped goes to the next.
+        """
+        return self.config.batch_size * (_BATCHES_AT_ONCE if self.config.may_stop else 1)
+
     def cut_of(self, name: str) -> int | str:
         """The cut of an authorised network."""
         if self.cut is not None:
@@ -104,6 +112,8 @@ class Job:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_BATCHES_AT_ONCE = 4
+"""Batches that are optimised as one stream where a rule stops images; what an interruption loses at most."""
 STAGES = ("finding", "optimising", "writing")
 
 
@@ -329,13 +339,13 @@ class Optimiser:
         self.batch_size = job.config.batch_size
 
     def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[float], Any] | None = None) -> list[Made]:
-        """One result for each crop (112, 112, 3); they are optimised as one batch.
+        """One result for each crop (112, 112, 3).
 
         Where memory does not suffice for it, :attr:`batch_size` is halved, for what comes later too, and the results
         say so: images depend on it in their last bits.
 
         Args:
-            crops: at most as many as the configuration's batch size.
+            crops: at most as many as the job's ``at_once``.
             progress: called with the number of image-steps done since its last call; negative where steps were lost.
 
         Raises:
@@ -351,7 +361,7 @@ class Optimiser:
                     progress(steps)
 
             try:
-                made += self._together(crops[len(made) : len(made) + self.batch_size], tick)
+                made += self._together(crops[len(made) : len(made) + self.at_once], tick)
                 continue
             except RuntimeError as error:
                 if self.batch_size == 1 or not devices.is_out_of_memory(error):
@@ -362,6 +372,11 @@ class Optimiser:
             tick(-ticked[0])
         return made
 
+    @property
+    def at_once(self) -> int:
+        """The job's, or less where memory did not suffice."""
+        return self.job.at_once * self.batch_size // self.job.config.batch_size
+
     def _together(self, crops: Sequence[UInt8Image], progress: Callable[[int], Any]) -> list[Made]:
         begun = time.monotonic()
         halved = self.batch_size < self.job.config.batch_size
@@ -371,12 +386,15 @@ class Optimiser:
         pixels = to_uint8(result.images)
         with torch.inference_mode():
             seen = to_tensor(pixels, self.device)
-            embeddings = [service.embed(originals) for service in self.services]
+            embeddings = [self._by_batch(service.embed, originals) for service in self.services]
             if self.job.features:
-                uploaded = [service.finish(part) for service, part in zip(self.services, result.features, strict=True)]
+                uploaded = [
+                    self._by_batch(service.finish, part)
+                    for service, part in zip(self.services, result.features, strict=True)
+                ]
                 similarity: Sequence[float | None] = [None] * len(crops)
             else:
-                uploaded = [service.embed(seen) for service in self.services]
+                uploaded = [self._by_batch(service.embed, seen) for service in self.services]
                 similarity = [float(value) for value in metrics.ssim(originals, seen)]
         finite = result.finite & torch.isfinite(torch.cat([*embeddings, *uploaded], 1)).all(1)
         # The measure refuses numbers that are not finite; those of other faces in the batch count.
@@ -411,6 +429,9 @@ class Optimiser:
             }
             made.append(Made(*self._files(result, pixels[i], i), about))
         return made
+
+    def _by_batch(self, embed: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        return torch.cat([embed(given[chunk]) for chunk in batches(len(given), self.batch_size)])
 
     def _files(self, result: Protected, pixels: UInt8Image, i: int) -> tuple[tuple[bytes, ...], tuple[Any, ...]]:
         if not self.job.features:
@@ -563,7 +584,7 @@ class _Work:
 
     def do(self) -> None:
         """Every photograph, then what is left in the queue."""
-        with contextlib.closing(_ahead(self._prepare, self.photos, self.job.config.batch_size)) as prepared:
+        with contextlib.closing(_ahead(self._prepare, self.photos, self.job.at_once)) as prepared:
             for photo, wait in prepared:
                 try:
                     self._take(photo, wait())
@@ -618,7 +639,7 @@ class _Work:
         self._tick(max(self.job.config.steps, 1) * (1 - len(left) / len(found)))
         for face in left:
             self._queue.append(_Queued(photo, digest, face))
-            if len(self._queue) == self.job.config.batch_size:
+            if len(self._queue) == self.job.at_once:
                 self._flush()
 
     def _all_done(self, photo: intake.Photo, digest: str) -> int:

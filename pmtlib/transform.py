@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from kornia.filters import filter2d, gaussian_blur2d
@@ -35,6 +35,8 @@ Initialisation = Literal["noise", "blur", "substitution"]
 Augmentation = Literal["none", "noise", "affine", "mix"]
 Kernel = Literal["none", "linear", "gaussian"]
 Precision = Literal["float32", "bfloat16", "float16"]
+_REFILLED_AT = 16
+"""Which part of a batch's places is free, one in so many, before the next images are looked at."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -111,6 +113,11 @@ class PMTConfig(BaseModel):
     def run(self) -> type[Run]:
         """What carries this configuration out. The configuration of a variant names its own subclass here."""
         return Run
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a rule may end an image's optimisation before its last step."""
+        return self.stop_error is not None or self.stop_cosine is not None
 
 
 @dataclass(frozen=True)
@@ -205,11 +212,18 @@ def protect(
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
     with reproducible():
         images = images.detach().clone()
+
+        def begin(chosen: Tensor) -> Run:
+            return config.run(_filled(chosen, config.batch_size), models, weights, config, base, keep)
+
+        # Also where there is no image, the shapes are those of the models.
         parts = [config.run(images[:0], models, weights, config, base, keep).finish()]
-        for chunk in batches(len(images), config.batch_size):
-            count = len(images[chunk])
-            run = config.run(_filled(images[chunk], config.batch_size), models, weights, config, base, keep)
-            parts.append(_first(run.optimise(count, progress), count))
+        if config.may_stop:
+            parts += _refilled(images, begin, config, progress)
+        else:
+            for chunk in batches(len(images), config.batch_size):
+                count = len(images[chunk])
+                parts.append(_first(begin(images[chunk]).optimise(count, progress), count))
     return Protected(
         images=torch.cat([part.images for part in parts]),
         features=tuple(torch.cat([part.features[m] for part in parts]) for m in range(len(models))),
@@ -230,6 +244,55 @@ def _filled(images: Tensor, batch_size: int) -> Tensor:
     """
     missing = batch_size - len(images)
     return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+
+
+def _refilled(
+    images: Tensor, begin: Callable[[Tensor], Run], config: PMTConfig, progress: Callable[[int], Any] | None
+) -> list[Protected]:
+    """Optimise images that stop at different times: a place in the batch that is free goes to the next image.
+
+    Nothing in a batch depends on what else is in it, nor on when it came: the bits are those of batches that wait for
+    their last image.
+    """
+    total, size = len(images), config.batch_size
+    if not total:
+        return []
+    run = begin(images[:size])
+    owners = [place if place < total else None for place in range(size)]
+    run.active[total:] = False
+    following = min(size, total)
+    ends: list[_End | None] = [None] * total
+    while any(owner is not None for owner in owners):
+        if config.steps:
+            run.step()
+        going = run.active.tolist()
+        reported = 0
+        for place, owner in enumerate(owners):
+            if owner is None:
+                continue
+            reported += 1
+            if not going[place] or run.at[place] >= config.steps:
+                ends[owner] = run.end(place)
+                owners[place] = None
+                reported += config.steps - int(run.at[place])
+        if progress is not None:
+            progress(reported if config.steps else 0)
+        free = [place for place, owner in enumerate(owners) if owner is None]
+        # To look at new photographs costs a pass of the whole batch, so some places wait for others.
+        if following < total and _REFILLED_AT * len(free) >= size:
+            chosen = images[following : following + len(free)]
+            places = free[: len(chosen)]
+            run.adopt(places, begin(chosen))
+            for place in places:
+                owners[place], following = following, following + 1
+        run.active[[place for place, owner in enumerate(owners) if owner is None]] = False
+    parts = []
+    for chunk in batches(total, size):
+        mine = [end for end in ends[chunk] if end is not None]
+        last = begin(images[chunk])
+        last.take(mine)
+        parts.append(_first(last.finish(), len(mine)))
+    return parts
 
 
 def _first(part: Protected, count: int) -> Protected:
@@ -258,6 +321,16 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
     return weights
 
 
+class _End(NamedTuple):
+    """What became of one image: rows of a :class:`Run`'s state."""
+
+    image: Tensor
+    trace: Tensor
+    steps: Tensor
+    finite: Tensor
+    kept: Tensor
+
+
 class Run:
     """One batch being optimised. Every quantity has the image as its first axis and no operation mixes images.
 
@@ -271,6 +344,7 @@ class Run:
     ``_aggregate(o, m)``         what of model m's outputs is compared, (N, F) parts, for both sides alike
     ``_penalty(x, T, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
     ``_step_size(step)``         alpha of this step
+    ``OF_IMAGES``                names of its cached properties that hold something for each image
     ===========================  ====================================================================================
 
     To match only what recognition needs is an ``_aggregate`` too: it may put the outputs through a head and return
@@ -282,9 +356,12 @@ class Run:
         original: the photographs (N, 3, H, W).
         seeds: one an image, of its pixels and the base seed.
         generators: one an image, seeded with it, on the device.
+        at: how many steps each image is behind its start, (N,), on the CPU; one that has stopped counts on.
         models: the shallow models.
         config: the configuration.
     """
+
+    OF_IMAGES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -306,9 +383,10 @@ class Run:
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         self.current = self._start()
+        self.at = torch.zeros(count, dtype=torch.int64)
         self.keep = list(keep)
-        self.kept = images.new_empty((len(self.keep), *images.shape))
-        self._keep_after(0)
+        self.kept = images.new_zeros((len(self.keep), *images.shape))
+        self._keep()
         self.trace = torch.full((count, config.steps), math.nan, device=device)
         self.steps = torch.zeros(count, dtype=torch.int64, device=device)
         self.active = torch.ones(count, dtype=torch.bool, device=device)
@@ -319,31 +397,14 @@ class Run:
 
     def optimise(self, count: int, progress: Callable[[int], Any] | None) -> Protected:
         """Run all steps (Algorithm 1, lines 4 to 9), reporting them for ``count`` images."""
-        for step in range(self.config.steps):
-            self._step(step)
-            self._keep_after(step + 1)
+        for _ in range(self.config.steps):
+            self.step()
             if progress is not None:
                 progress(count)
-            # Only a stopping rule can end early; without one the device need not be waited for.
-            if self._may_stop and not bool(self.active.any()):
-                if progress is not None:
-                    progress(count * (self.config.steps - step - 1))
-                # Nothing moves any more: what was asked for of later steps is what is there.
-                for later in range(step + 2, self.config.steps + 1):
-                    self._keep_after(later)
-                break
         return self.finish()
 
-    def _keep_after(self, steps: int) -> None:
-        for place, wanted in enumerate(self.keep):
-            if wanted == steps:
-                self.kept[place] = self.current
-
-    @property
-    def _may_stop(self) -> bool:
-        return self.config.stop_error is not None or self.config.stop_cosine is not None
-
-    def _step(self, step: int) -> None:
+    def step(self) -> None:
+        """One update of the images that have not stopped (Algorithm 1, lines 5 to 8)."""
         transform = self._draw_augmentation()
         target = self.fixed_target
         if target is None:
@@ -355,17 +416,78 @@ class Run:
         penalty = self._penalty(candidate, transform, target)
         if penalty is not None:
             loss = loss + penalty
-        if self._may_stop:
+        if self.config.may_stop:
             self._stop_where_reached(errors, features, target)
         (gradient,) = torch.autograd.grad(loss.sum(), candidate)
         healthy = torch.isfinite(loss.detach()) & torch.isfinite(gradient).flatten(1).all(1)
         self.finite &= healthy | ~self.active
         self.active &= self.finite
-        self.trace[:, step] = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
+        told = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
+        # A place whose image is done may have gone beyond the last step.
+        column = self.at.clamp_max(self.config.steps - 1).to(self.trace.device)
+        self.trace.scatter_(1, column[:, None], told[:, None])
         self.steps += self.active.to(self.steps)
-        update = self._direction(gradient, step)
-        moved = (self.current - self._step_size(step) * update).clamp_(0.0, 1.0)
+        update = self._direction(gradient)
+        moved = (self.current - self._by_step(self._step_size) * update).clamp_(0.0, 1.0)
         self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
+        self.at += 1
+        self._keep()
+
+    def _by_step(self, value: Callable[[int], float]) -> float | Tensor:
+        """What depends on how many steps an image has made: a number, or (N, 1, 1, 1) where these may differ."""
+        if not self.config.may_stop:
+            return value(int(self.at[0]) if len(self.at) else 0)
+        # Always so where images come and go: a device may divide by a number and by a tensor in two ways.
+        return self.current.new_tensor([value(step) for step in self.at.tolist()]).view(-1, 1, 1, 1)
+
+    def _keep(self) -> None:
+        for place, wanted in enumerate(self.keep):
+            rows = self.at == wanted
+            if rows.any():
+                chosen = rows.view(-1, 1, 1, 1).to(self.current.device)
+                self.kept[place] = torch.where(chosen, self.current, self.kept[place])
+
+    def end(self, place: int) -> _End:
+        """What has become of the image at a place, which is done."""
+        image = self.current[place].clone()
+        kept = self.kept[:, place].clone()
+        for number, wanted in enumerate(self.keep):
+            if wanted > self.at[place]:
+                # It moves no more: what was asked for of later steps is what is there.
+                kept[number] = image
+        return _End(image, self.trace[place].clone(), self.steps[place].clone(), self.finite[place].clone(), kept)
+
+    def adopt(self, places: Sequence[int], other: Run) -> None:
+        """Put the first images of a run that has not begun in the places of images that are done."""
+        count, chosen = len(places), list(places)
+
+        def put(own: Tensor, new: Tensor, axis: int = 0) -> Tensor:
+            return own.index_copy(axis, torch.tensor(chosen, device=own.device), new.narrow(axis, 0, count))
+
+        for name in ("original", "current", "trace", "steps", "active", "finite", "at"):
+            setattr(self, name, put(getattr(self, name), getattr(other, name)))
+        self.kept = put(self.kept, other.kept, axis=1)
+        for place, new in zip(chosen, range(count), strict=True):
+            self.seeds[place], self.generators[place] = other.seeds[new], other.generators[new]
+        if self.moments is not None and other.moments is not None:
+            first, second = (put(own, new) for own, new in zip(self.moments, other.moments, strict=True))
+            self.moments = (first, second)
+        if self.fixed_target is not None and other.fixed_target is not None:
+            self.fixed_target = [
+                [put(own, new) for own, new in zip(mine, theirs, strict=True)]
+                for mine, theirs in zip(self.fixed_target, other.fixed_target, strict=True)
+            ]
+        for name in self.OF_IMAGES:
+            self.__dict__.pop(name, None)
+
+    def take(self, ends: Sequence[_End]) -> None:
+        """Have images that are done in the first places, to :meth:`finish` with them."""
+        count = len(ends)
+        self.current = torch.cat([torch.stack([end.image for end in ends]), self.current[count:]])
+        self.trace = torch.cat([torch.stack([end.trace for end in ends]), self.trace[count:]])
+        self.steps = torch.cat([torch.stack([end.steps for end in ends]), self.steps[count:]])
+        self.finite = torch.cat([torch.stack([end.finite for end in ends]), self.finite[count:]])
+        self.kept = torch.cat([torch.stack([end.kept for end in ends], 1), self.kept[:, count:]], 1)
 
     def finish(self) -> Protected:
         """Features and agreement of the final images, without augmentation."""
@@ -486,12 +608,13 @@ class Run:
             pairs = list(zip(features, target, strict=True))
             if config.stop_error is not None:
                 total = torch.stack([relative_error(own, goal) for own, goal in pairs]).sum(0)
-                self.active &= total > config.stop_error
+                # Written so that NaN has not stopped: it is told as not finite.
+                self.active &= ~(total <= config.stop_error)
             if config.stop_cosine is not None:
                 lowest = torch.stack([_feature_cosine(own, goal) for own, goal in pairs]).amin(0)
-                self.active &= lowest < config.stop_cosine
+                self.active &= ~(lowest >= config.stop_cosine)
 
-    def _direction(self, gradient: Tensor, step: int) -> Tensor:
+    def _direction(self, gradient: Tensor) -> Tensor:
         """A gradient (N, 3, H, W) to the step's direction (Algorithm 2, line 8)."""
         rule = self.config.rule
         gradient = torch.nan_to_num(gradient)
@@ -509,8 +632,8 @@ class Run:
             first, second = self.moments
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
-            corrected = second / (1 - 0.999 ** (step + 1))
-            return first / (1 - 0.9 ** (step + 1)) / (corrected.sqrt() + 1e-12)
+            corrected = second / self._by_step(lambda step: 1 - 0.999 ** (step + 1))
+            return first / self._by_step(lambda step: 1 - 0.9 ** (step + 1)) / (corrected.sqrt() + 1e-12)
         return gradient
 
 

@@ -75,6 +75,23 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     assert found["manifest"]["command"].startswith("python benchmarks/transform.py --networks mobilefacenet --cut 5")
 
 
+def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path) -> None:
+    photographs.ready()
+    done = subprocess.run(
+        [sys.executable, "benchmarks/transform.py", "--steps", "6", "--images", "5", "--rounds", "1", "--stop", "0.85",
+         "--device", "cpu", "--json", str(tmp_path / "speed.json")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "speed.json").read_text())
+    entry = found["networks"]["mobilefacenet"]
+    assert 0 < entry["steps"]["mean"] <= entry["steps"]["most"] <= 6
+    assert 0 <= entry["waiting"] < 1
+    assert entry["ratio"]["median"] > 0
+    assert found["parameters"]["stop"] == 0.85
+    assert "with the same bits" in done.stdout
+
+
 def test_a_way_that_gives_other_images_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -550,3 +550,30 @@ def test_it_is_told_where_the_time_went(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in summary.stages.values())
     assert summary.to_dict()["stages"]["optimising"] <= summary.seconds
     assert not any(go(tmp_path).stages.values())
+
+
+def test_faces_that_stop_early_make_room_and_come_out_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PMTConfig(steps=12, batch_size=2, stop_cosine=0.85)
+    for number in range(5):
+        photographs.portrait(tmp_path / "in" / f"{number}.png", brightness=1 - number / 8)
+        photographs.portrait(tmp_path / f"in{number}" / f"{number}.png", brightness=1 - number / 8)
+    handed: list[int] = []
+    protect = pipeline.protect
+
+    def noted(images: torch.Tensor, *given: Any, **options: Any) -> Any:
+        handed.append(len(images))
+        return protect(images, *given, **options)
+
+    monkeypatch.setattr(pipeline, "protect", noted)
+    whole = go(tmp_path, config=config)
+    assert handed == [5]
+    steps = [row.steps for row in whole.rows]
+    assert len(set(steps)) > 1
+    for number in range(5):
+        alone = go(tmp_path, photos=[tmp_path / f"in{number}"], out=f"out{number}", config=config)
+        mine, theirs = whole.rows[number], alone.rows[0]
+        assert mine.outputs == theirs.outputs
+        assert (mine.steps, mine.networks) == (theirs.steps, theirs.networks)
+    handed.clear()
+    go(tmp_path, out="plain", config=PMTConfig(steps=1, batch_size=2))
+    assert handed == [2, 2, 1]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,8 @@ class DecoyConfig(PMTConfig):
 
 class DecoyRun(Run):
     """A batch of decoy-anchored PMT."""
+
+    OF_IMAGES: ClassVar[tuple[str, ...]] = ("decoys",)
 
     config: DecoyConfig
 

@@ -18,7 +18,7 @@ book's audit tells what is left of it then.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,8 @@ class GuardedRun(Run):
     Raises:
         ConfigError: a guard is not known in this process, or a network has none.
     """
+
+    OF_IMAGES: ClassVar[tuple[str, ...]] = ("readings",)
 
     config: GuardedConfig
 

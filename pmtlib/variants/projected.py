@@ -11,7 +11,7 @@ The fewer there are, the more of the map is free, for a translator and for the s
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,6 +46,8 @@ class ProjectedRun(Run):
     Raises:
         ConfigError: a network's last shared output is no map.
     """
+
+    OF_IMAGES: ClassVar[tuple[str, ...]] = ("directions",)
 
     config: ProjectedConfig
 
