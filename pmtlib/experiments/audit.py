@@ -175,7 +175,7 @@ class AuditSettings(VariantSettings):
     guards: int = Field(2, ge=1)
     guard_cut: str = "7x7"
     guard_weights: tuple[float, ...] = (0.1,)
-    guard_steps: tuple[int, ...] = (160,)
+    guard_steps: tuple[int, ...] = (80,)
     guard_beside: tuple[int, ...] = (40,)
     guard_directions: tuple[int, ...] = (64,)
     guard_uploads: int = Field(480, ge=1)
