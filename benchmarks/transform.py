@@ -16,7 +16,8 @@ many steps in the same rounds; it makes other images, and sees no photograph ane
 layers that pmtlib computes in a way of its own against torch's, forwards and backwards.
 
 ``--stop 0.9`` times something else, and that alone: images that stop where the cosine of their features has come so
-far, as one stream in which the place of an image that is done goes to the next one, against batch after batch.
+far, as one stream in which the place of an image that is done goes to the next one, against batch after batch. So does
+``--compiled``: a step's gradient as it is and through ``torch.compile``, which needs a compiler of C++.
 """
 
 from __future__ import annotations
@@ -211,6 +212,32 @@ def stopping(
     }
 
 
+def compiled(name: str, cut: int, images: Tensor, rounds: int, device: torch.device) -> dict[str, Any]:
+    """How many times as fast a step's gradient is through ``torch.compile``, and how far its numbers are off."""
+    shallow = pmtlib.ShallowModel(pmtlib.zoo.load(name, device), cut)
+    with torch.no_grad():
+        goals = [output.clone() for output in shallow(images.flip(0))]
+
+    def loss(candidates: Tensor) -> Tensor:
+        outputs = zip(shallow(candidates), goals, strict=True)
+        return torch.stack([(own - goal).square().flatten(1).sum(1) for own, goal in outputs]).sum()
+
+    def gradient(function: Callable[[Tensor], Tensor]) -> Tensor:
+        given = images.clone().requires_grad_(True)
+        return torch.autograd.grad(function(given), given)[0]
+
+    faster = torch.compile(loss)
+    begun = time.perf_counter()
+    found, usual = gradient(faster), gradient(loss)
+    seconds = time.perf_counter() - begun
+    ratios = [
+        costs.timed(lambda: gradient(loss), device) / costs.timed(lambda: gradient(faster), device)
+        for _ in range(5 * rounds)
+    ]
+    off = float((found - usual).norm() / usual.norm())
+    return {"ratio": _spread(ratios), "compiling_seconds": round(seconds, 1), "off": float(f"{off:.2g}")}
+
+
 def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
     """How many times as fast as torch's own the layers of :mod:`pmtlib.networks.frozen` are, on a map of 28x28."""
     values = torch.randn((16, 128, 28, 28), device=device)
@@ -254,25 +281,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     parser.add_argument("--layers", action="store_true", help="time single layers against torch's own too")
     parser.add_argument("--stop", type=float, metavar="COSINE", help="time images that stop there, and nothing else")
+    parser.add_argument("--compiled", action="store_true", help="time torch.compile, and nothing else")
     given = parser.parse_args(arguments)
     begun = time.perf_counter()
     device = devices.resolve(given.device)
     config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, 16)))
     images = pictures(given.images).to(device)
-    found: dict[str, Any] = {"networks": {}}
+    found: dict[str, Any] = {}
     different = []
     for name in given.networks if given.stop is not None else ():
         stop = config.model_copy(update={"stop_cosine": given.stop})
         entry = stopping(name, given.cut, images, stop, given.rounds, device)
-        found["networks"][name], ratio = entry, entry["ratio"]
+        found.setdefault("stopping", {})[name], ratio = entry, entry["ratio"]
         print(
             f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as batch after batch, "
             f"with the same bits; {entry['steps']['mean']:g} steps on average, {entry['steps']['most']} at most; "
             f"images would wait {100 * entry['waiting']:.0f}% of the time for the last of their batch"
         )
-    for name in given.networks if given.stop is None else ():
+    for name in given.networks if given.compiled else ():
+        entry = compiled(name, given.cut, images[: config.batch_size], given.rounds, device)
+        found.setdefault("compiled", {})[name], ratio = entry, entry["ratio"]
+        print(
+            f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast through torch.compile, "
+            f"after {entry['compiling_seconds']:g} s; relative difference {entry['off']:g}"
+        )
+    for name in () if given.compiled or given.stop is not None else given.networks:
         entry = benchmark(name, given.cut, images, config, given.rounds, device)
-        found["networks"][name] = entry
+        found.setdefault("networks", {})[name] = entry
         step = entry["step"]
         print(f"{name}, {given.cut} units, K = {given.steps}: {entry['images_a_second']:g} images a second")
         for way, ratio in entry["ratios"].items():
@@ -292,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as torch's own")
     # Where the numbers go and by what path the script was named say nothing of how they came about.
     options = f"--cut {given.cut} --steps {given.steps} --images {given.images} --rounds {given.rounds}"
-    options += "" if given.stop is None else f" --stop {given.stop:g}"
+    options += ("" if given.stop is None else f" --stop {given.stop:g}") + " --compiled" * given.compiled
     command = f"python benchmarks/transform.py --networks {' '.join(given.networks)} {options} --device {device.type}"
     found["manifest"] = provenance.manifest(
         given.networks, device, seconds=time.perf_counter() - begun, command=command

@@ -84,7 +84,8 @@ def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
-    entry = found["networks"]["mobilefacenet"]
+    entry = found["stopping"]["mobilefacenet"]
+    assert "networks" not in found
     assert 0 < entry["steps"]["mean"] <= entry["steps"]["most"] <= 6
     assert 0 <= entry["waiting"] < 1
     assert entry["ratio"]["median"] > 0

@@ -124,6 +124,26 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert "python b.py: cpu, 2 thread(s), 2026-01-01" in html
 
 
+def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert speed.aside() == ""
+    (tmp_path / "benchmarks").mkdir()
+    ratio = {"median": 1.2, "low": 1.1, "high": 1.3}
+    stopping = {"ratio": ratio, "steps": {"mean": 23.8, "most": 30}, "waiting": 0.21}
+    slow = {"ratio": {"median": 0.7, "low": 0.6, "high": 0.8}, "compiling_seconds": 90.4, "off": 0.0}
+    stored = {
+        "parameters": {"stop": 0.965, "images": 64},
+        "stopping": {"mobilefacenet": stopping},
+        "compiled": {"mobilefacenet": slow, "sface": {**slow, "ratio": ratio}},
+    }
+    (tmp_path / speed.ASIDE).write_text(json.dumps(stored))
+    stops, without, later = speed.aside().split("\n\n")
+    assert "24 steps on average, 30 at most) would wait 21% of the time for the last of their batch of 16" in stops
+    assert "1.20 [1.10, 1.30] times as fast as batch after batch" in stops
+    assert "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling; pmtlib does without" in without
+    assert later.endswith("it is not used yet.")
+
+
 def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert speed.of_command() == []

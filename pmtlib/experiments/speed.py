@@ -292,6 +292,37 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
     return pd.DataFrame(lines), stored["manifest"]
 
 
+ASIDE = "benchmarks/aside.json"
+"""What ``benchmarks/transform.py --stop COSINE --compiled --json`` wrote."""
+
+
+def aside() -> str:
+    """What the stored run on images that stop early and on ``torch.compile`` came to, in words (Markdown)."""
+    stored = _stored(ASIDE)
+    if stored is None:
+        return ""
+    told = []
+    for network, entry in stored.get("stopping", {}).items():
+        told.append(
+            f"*Images that stop early* (`{network}`, at a cosine of {stored['parameters']['stop']:g}: "
+            f"{entry['steps']['mean']:.0f} steps on average, {entry['steps']['most']} at most) would wait "
+            f"{100 * entry['waiting']:.0f}% of the time for the last of their batch of "
+            f"{min(stored['parameters']['images'], 16)}. Their place goes to the next one, with the same bits: "
+            f"{_times(entry['ratio'])} as fast as batch after batch."
+        )
+    for network, entry in stored.get("compiled", {}).items():
+        used = "pmtlib does without" if entry["ratio"]["median"] <= 1 else "it is not used yet"
+        told.append(
+            f"*torch.compile* (`{network}`): a step's gradient is {_times(entry['ratio'])} as fast, after "
+            f"{entry['compiling_seconds']:.0f} seconds of compiling; {used}."
+        )
+    return "\n\n".join(told)
+
+
+def _times(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] times"
+
+
 WHOLE = ("benchmarks/command.json", "benchmarks/load.json")
 """What ``benchmarks/command.py --json`` wrote: a run at the default settings, and one of very many photographs."""
 
