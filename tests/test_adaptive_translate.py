@@ -57,7 +57,7 @@ def test_a_translation_is_what_the_teacher_says_of_people_it_never_saw() -> None
 
 def test_with_uploads_it_learns_what_the_filter_does_to_features() -> None:
     """The filter here darkens, and turns colours round."""
-    config = TINY.model_copy(update={"steps": 150, "batch_size": 16, "learning_rate": 5e-3, "average": 0.9})
+    config = TINY.model_copy(update={"steps": 300, "batch_size": 16, "learning_rate": 5e-3, "average": 0.9})
     people, strangers = crowd(60, 1), crowd(12, 1, seed=77).tensor(range(12))
     uploads = Uploads(read_eight_bit(people, np.arange(60)).roll(1, 1) // 4, torch.arange(60))
     alike = []
@@ -86,7 +86,7 @@ def test_uploads_of_people_held_out_are_not_learned_from(tmp_path: Path) -> None
         (Uploads(images.float(), torch.arange(12)), "8-bit images"),
         (Uploads(images, torch.arange(11)), "a row for each"),
         (Uploads(images, torch.arange(12) + 1), r"outside 0\.\.11"),
-        (Uploads(images[held], torch.from_numpy(held)), "all are held out"),
+        (Uploads(images[held], torch.from_numpy(held)), "no upload is of a person"),
     ):
         with pytest.raises(ConfigError, match=message):
             train_translator(shallow(), people, TEACHERS, TINY, uploads=bad)
@@ -156,6 +156,30 @@ def test_thresholds_are_those_of_translation_against_embedding_of_people_held_ou
     with pytest.raises(ConfigError, match="give 90 comparisons of two people, too few"):
         translate.translation_thresholds(translator, people, TEACHERS, few)
     assert translate.comparisons("aabc") == 10
+
+
+def test_thresholds_on_uploads_are_those_of_their_translations() -> None:
+    people, config = crowd(30, 1), TINY.model_copy(update={"validation_people": 12})
+    translator = train_translator(shallow(), people, TEACHERS, config)
+    rows = [int(row) for row in translate.split_people(people, config).validation]
+    dark = read_eight_bit(people, np.arange(30)) // 3
+    found = translate.translation_thresholds(
+        translator, people, TEACHERS, config, far=0.1, uploads=Uploads(dark, torch.arange(30))
+    )
+    for name, teacher in TEACHERS.items():
+        scores = []
+        for a in rows:
+            for b in rows:
+                if a != b:
+                    said = translator(dark[a : a + 1] / 255)[name][0].double()
+                    known = torch.as_tensor(teacher(people.tensor([b])))[0].double()
+                    scores.append(float(said @ known / said.norm() / known.norm()))
+        assert found[name] == pytest.approx(np.quantile(scores, 0.9), abs=1e-5)
+    others = [row for row in range(30) if row not in rows]
+    with pytest.raises(ConfigError, match="no upload is of a person"):
+        translate.translation_thresholds(
+            translator, people, TEACHERS, config, uploads=Uploads(dark[others], torch.tensor(others))
+        )
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ class AuditSettings(VariantSettings):
         guard_beside: numbers of steps of *deep* at that cut that meet the same attacker.
         guard_directions: of the variant ``projected`` at that cut, which meets the same attacker.
         guard_uploads: photographs of other people on whose uploads that attacker is trained as well.
+        guard_held: photographs of people held out of that training, whose uploads give its thresholds.
     """
 
     section: ClassVar[str] = "audit"
@@ -175,10 +176,11 @@ class AuditSettings(VariantSettings):
     guards: int = Field(2, ge=1)
     guard_cut: str = "7x7"
     guard_weights: tuple[float, ...] = (0.1,)
-    guard_steps: tuple[int, ...] = (80,)
-    guard_beside: tuple[int, ...] = (40,)
+    guard_steps: tuple[int, ...] = Field((80,), min_length=1)
+    guard_beside: tuple[int, ...] = Field((20, 40), min_length=1)
     guard_directions: tuple[int, ...] = (64,)
-    guard_uploads: int = Field(480, ge=1)
+    guard_uploads: int = Field(320, ge=1)
+    guard_held: int = Field(48, ge=2)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:

@@ -396,12 +396,15 @@ def translator(
         audit: for the networks and the training.
         shared: the shared model.
         people: learned from.
-        uploads: of photographs of theirs, learned from as well.
+        uploads: of photographs of theirs. Those of people who are learned from are learned from as well, in twice the
+            steps, so that as many photographs are seen as without; those of people held out give the thresholds.
     """
     config = audit.settings.translator
     assert config is not None
+    if uploads is not None:
+        config = config.model_copy(update={"steps": 2 * config.steps})
     made = trained_translator(audit, shared, people, config, uploads)
-    return made, translation_thresholds(made, people, _teachers(audit), config, far=FAR)
+    return made, translation_thresholds(made, people, _teachers(audit), config, far=FAR, uploads=uploads)
 
 
 def trained_translator(
@@ -415,7 +418,7 @@ def trained_translator(
     weights = {name: zoo.weights_checksum(name) for name in (*audit.others, audit.settings.authorised)}
     folder = translator_folder(shared, people, config, weights)
     if uploads is not None:
-        folder /= hashlib.sha256(uploads.images.numpy().tobytes()).hexdigest()[:24]
+        folder /= uploads.digest[:24]
     with progress_bar(f"translator on {shared.name}, cut {shared.cut}", config.steps) as advance:
         return train_translator(
             shared, people, _teachers(audit), config, uploads=uploads, folder=folder, progress=advance

@@ -148,7 +148,7 @@ def guarded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
         "cut": cut,
         "guard": training.model_dump(mode="json", exclude={"seed"}),
         "guards": settings.guards,
-        "uploads": [settings.guard_uploads, settings.tuning_seed, list(settings.pair_seeds)],
+        "uploads": [settings.guard_uploads, settings.guard_held, settings.tuning_seed, list(settings.pair_seeds)],
     }
 
     def candidates(people: People) -> dict[str, Setting]:
@@ -176,13 +176,18 @@ def guarded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
 def _to_learn_from(
     audit: Audit, people: People, shared: ShallowModel, config: PMTConfig, keep: Sequence[int]
 ) -> list[Uploads]:
-    """Uploads of some of the people whom the translator is trained on, after each number of steps."""
+    """Uploads of some of the people whom the translator is trained on, and of some held out, for each number of steps.
+
+    A list over ``keep``.
+    """
     settings = audit.settings
     assert settings.translator is not None
-    rows = split_people(people, settings.translator).training
-    count = min(settings.guard_uploads, len(rows))
-    chosen = np.sort(np.random.default_rng(settings.tuning_seed).choice(rows, count, replace=False))
-    with progress_bar("uploads to learn from", count) as advance:
+    split, draw = split_people(people, settings.translator), np.random.default_rng(settings.tuning_seed)
+    wanted = ((split.training, settings.guard_uploads), (split.validation, settings.guard_held))
+    chosen = np.concatenate(
+        [np.sort(draw.choice(rows, min(count, len(rows)), replace=False)) for rows, count in wanted]
+    )
+    with progress_bar("uploads to learn from", len(chosen)) as advance:
         pairs = make_pairs(
             people.subset(chosen), [shared], [config], seeds=settings.pair_seeds, keep=keep, chunk=config.batch_size,
             progress=advance,

@@ -36,6 +36,7 @@ from pmtlib.attacks.reconstruction import split_people
 from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError
+from pmtlib.faces import SIZE
 from pmtlib.images import batches
 from pmtlib.metrics import Floats
 from pmtlib.randomness import reproducible
@@ -61,6 +62,12 @@ class Uploads(NamedTuple):
     images: Tensor
     rows: Tensor
 
+    @property
+    def digest(self) -> str:
+        """sha256 of both."""
+        content = [part.cpu().contiguous().numpy().tobytes() for part in self]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+
 
 class TranslatorConfig(TrainingConfig):
     """Every choice of a translator's training.
@@ -71,8 +78,8 @@ class TranslatorConfig(TrainingConfig):
         learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
         weight_decay: of AdamW.
         width: channels of the head's first convolution; each further one has twice as many, up to eight times.
-        noise: up to how much noise is added to a feature, its standard deviation in that of all features; an upload
-            matches its feature only so far.
+        noise: up to how much noise is added to a photograph's feature, its standard deviation in that of all features;
+            an upload matches its feature only so far. Uploads that are learned from have none added.
         validation_people: identities that are held out, each with all images: for the curve, and for thresholds.
     """
 
@@ -193,7 +200,7 @@ class _TranslatorTraining(Training[Head]):
         if uploads is not None:
             uploads = _checked(uploads, people, split.training)
             # Not in the record of a training without, which stays what it was.
-            record["uploads"] = hashlib.sha256(uploads.images.numpy().tobytes()).hexdigest()
+            record["uploads"] = uploads.digest
         super().__init__(config, record, self.device, folder, resume)
         self.build(lambda: Head(shape, width=config.width, embedding=sum(self.sizes.values())))
         self.count = len(images)
@@ -240,15 +247,17 @@ class _TranslatorTraining(Training[Head]):
         draw = self.generator("draw", self.step)
         mirrored = torch.rand(len(rows), generator=draw) < (0.5 if self.config.flip else 0.0)
         sides = [(self.known[int(side)], int(row)) for row, side in zip(rows, mirrored, strict=True)]
-        if self.protected is not None:
-            chosen = torch.rand(len(rows), generator=self.generator("uploads", self.step)) < _OF_UPLOADS
-            count = len(self.protected[0])
-            sides = [
-                (self.protected, int(row) % count) if upload else side
-                for side, row, upload in zip(sides, rows, chosen, strict=True)
-            ]
-        features = torch.stack([known[0][row] for known, row in sides]).float().to(self.device)
         amount = self.config.noise * self.spread * torch.rand((len(rows), 1, 1, 1), generator=draw)
+        if self.protected is not None:
+            generator = self.generator("uploads", self.step)
+            chosen = torch.rand(len(rows), generator=generator) < _OF_UPLOADS
+            others = torch.randint(len(self.protected[0]), (len(rows),), generator=generator)
+            sides = [
+                (self.protected, int(other)) if upload else side
+                for side, other, upload in zip(sides, others, chosen, strict=True)
+            ]
+            amount[chosen] = 0
+        features = torch.stack([known[0][row] for known, row in sides]).float().to(self.device)
         features = features + (amount * torch.randn(features.shape, generator=draw)).to(self.device)
         with self.arithmetic():
             # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
@@ -275,19 +284,19 @@ class _TranslatorTraining(Training[Head]):
         return {"val_cosine": round(float(self._agreement(said, wanted).mean()), 6)}
 
 
-def _checked(uploads: Uploads, people: People, training: NDArray[np.int64]) -> Uploads:
-    """The uploads of those who are not held out."""
+def _checked(uploads: Uploads, people: People, allowed: NDArray[np.int64]) -> Uploads:
+    """The uploads of photographs that may be used."""
     images, rows = uploads
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(rows):
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, SIZE, SIZE) or len(images) != len(rows):
         raise ConfigError(
             f"uploads {images.dtype} {tuple(images.shape)} of {len(rows)} photographs; give 8-bit images "
-            "(P, 3, 112, 112) and a row for each"
+            f"(P, 3, {SIZE}, {SIZE}) and a row for each"
         )
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(people):
         raise ConfigError(f"uploads are of rows {int(rows.min())} to {int(rows.max())}, outside 0..{len(people) - 1}")
-    kept = torch.isin(rows, torch.from_numpy(training))
+    kept = torch.isin(rows, torch.from_numpy(allowed))
     if not kept.any():
-        raise ConfigError("no upload is of a person to learn from: all are held out, or there is none")
+        raise ConfigError("no upload is of a person it is for: those to learn from, or those held out of it")
     return Uploads(images[kept].contiguous(), rows[kept])
 
 
@@ -310,10 +319,12 @@ def translation_thresholds(
     *,
     far: float = 1e-2,
     most: int = 1000,
+    uploads: Uploads | None = None,
 ) -> dict[str, float]:
     """Each teacher's threshold at a false acceptance rate, on the people who were held out of the training.
 
-    The translation of one photograph is compared with the teacher's own embedding of another person's.
+    The translation of one photograph, or of an upload of it, is compared with the teacher's own embedding of another
+    person's photograph.
 
     Args:
         translator: of :func:`train_translator`.
@@ -322,9 +333,10 @@ def translation_thresholds(
         config: likewise.
         far: the rate.
         most: photographs that are compared, at most.
+        uploads: of photographs of people held out, to translate in their place; others are left out.
 
     Raises:
-        ConfigError: the people held out give fewer than 1 / far comparisons.
+        ConfigError: the people held out give fewer than 1 / far comparisons, or no upload is of them.
     """
     rows = split_people(people, config).validation[:most]
     names = [people.identities[int(row)] for row in rows]
@@ -333,15 +345,18 @@ def translation_thresholds(
             f"{people.name}: the people held out give {comparisons(names)} comparisons of two people, too few for a "
             f"threshold at a rate of {far:g}; name a larger set"
         )
-    images = people.tensor(rows)
-    said = translations(translator, images)
+    images, probes, asked = people.tensor(rows), None, names
+    if uploads is not None:
+        own = _checked(uploads, people, split_people(people, config).validation)
+        probes, asked = own.images.float() / 255, [people.identities[int(row)] for row in own.rows]
+    said = translations(translator, images if probes is None else probes)
     place = next(translator.parameters()).device
     found = {}
     for name in translator.sizes:
         with torch.inference_mode():
             parts = [teachers[name](images[chunk].to(place)) for chunk in batches(len(images), 64)]
         known = torch.cat([torch.as_tensor(part).cpu() for part in parts]).numpy()
-        found[name] = float(np.quantile(link_scores(said[name], known, names, names).non_mated, 1 - far))
+        found[name] = float(np.quantile(link_scores(said[name], known, asked, names).non_mated, 1 - far))
     return found
 
 
