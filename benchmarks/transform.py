@@ -17,7 +17,8 @@ layers that pmtlib computes in a way of its own against torch's, forwards and ba
 
 ``--stop 0.9`` times something else, and that alone: images that stop where the cosine of their features has come so
 far, as one stream in which the place of an image that is done goes to the next one, against batch after batch. So does
-``--compiled``: a step's gradient as it is and through ``torch.compile``, which needs a compiler of C++.
+``--compiled``: the gradient of the squared distance of all shared maps, as it is and through ``torch.compile``, which
+needs a compiler of C++.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import FrozenPReLU, window_means
 from pmtlib.progress import progress_bar
+from pmtlib.randomness import reproducible
 from pmtlib.transform import image_seed, smoothing_kernel
 
 PEER = "torchattacks PGD"
@@ -213,7 +215,7 @@ def stopping(
 
 
 def compiled(name: str, cut: int, images: Tensor, rounds: int, device: torch.device) -> dict[str, Any]:
-    """How many times as fast a step's gradient is through ``torch.compile``, and how far its numbers are off."""
+    """How many times as fast the gradient of the maps' squared distance is by ``torch.compile``, and how far off."""
     shallow = pmtlib.ShallowModel(pmtlib.zoo.load(name, device), cut)
     with torch.no_grad():
         goals = [output.clone() for output in shallow(images.flip(0))]
@@ -227,13 +229,15 @@ def compiled(name: str, cut: int, images: Tensor, rounds: int, device: torch.dev
         return torch.autograd.grad(function(given), given)[0]
 
     faster = torch.compile(loss)
-    begun = time.perf_counter()
-    found, usual = gradient(faster), gradient(loss)
-    seconds = time.perf_counter() - begun
-    ratios = [
-        costs.timed(lambda: gradient(loss), device) / costs.timed(lambda: gradient(faster), device)
-        for _ in range(5 * rounds)
-    ]
+    with reproducible():
+        begun = time.perf_counter()
+        found = gradient(faster)
+        seconds = time.perf_counter() - begun
+        usual = gradient(loss)
+        ratios = [
+            costs.timed(lambda: gradient(loss), device) / costs.timed(lambda: gradient(faster), device)
+            for _ in range(5 * rounds)
+        ]
     off = float((found - usual).norm() / usual.norm())
     return {"ratio": _spread(ratios), "compiling_seconds": round(seconds, 1), "off": float(f"{off:.2g}")}
 
@@ -276,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cut", type=int, default=5, help="units that are shared")
     parser.add_argument("--steps", type=int, default=20, help="K; times grow with it, ratios hardly change")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="images that are optimised together, at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
@@ -283,9 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stop", type=float, metavar="COSINE", help="time images that stop there, and nothing else")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile, and nothing else")
     given = parser.parse_args(arguments)
+    if given.stop is not None and given.images < 2 * given.batch:
+        parser.error(f"--stop compares several batches; give --images {2 * given.batch} or more, or a smaller --batch")
     begun = time.perf_counter()
     device = devices.resolve(given.device)
-    config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, 16)))
+    config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, given.batch)))
     images = pictures(given.images).to(device)
     found: dict[str, Any] = {}
     different = []
@@ -327,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as torch's own")
     # Where the numbers go and by what path the script was named say nothing of how they came about.
     options = f"--cut {given.cut} --steps {given.steps} --images {given.images} --rounds {given.rounds}"
+    options += "" if given.batch == parser.get_default("batch") else f" --batch {given.batch}"
     options += ("" if given.stop is None else f" --stop {given.stop:g}") + " --compiled" * given.compiled
     command = f"python benchmarks/transform.py --networks {' '.join(given.networks)} {options} --device {device.type}"
     found["manifest"] = provenance.manifest(
@@ -334,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     found["parameters"] = {"cut": given.cut, "steps": given.steps, "images": given.images, "rounds": given.rounds}
     if given.stop is not None:
-        found["parameters"]["stop"] = given.stop
+        found["parameters"] |= {"stop": given.stop, "batch": given.batch}
     if given.json is not None:
         write_atomic(given.json, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     for one in different:

@@ -213,8 +213,10 @@ def _compute(
     """Protect photographs; files named in ``foreign``, by their photographs' sources, are not overwritten."""
     resources = ray.cluster_resources()
     gpus, processors = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 1)), 1)
-    size = job.at_once
     workers = gpus or max(processors // 2, 1)
+    # Where images stop early several batches are handed on together, but no worker is to wait for another's.
+    batch = job.config.batch_size
+    size = max(min(job.at_once, len(photos) // workers // batch * batch), batch)
     # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
     finders = processors if gpus else max(processors // 8, 1)
     # Whole processors for what computes, and something left for the tasks that write.

@@ -550,7 +550,7 @@ class _Work:
         if job.shard is not None:
             part, parts = job.shard
             self.photos = self.photos[part - 1 :: parts]
-        if job.shard is None:
+        else:
             self._sweep()
         self.order = {photo.source: i for i, photo in enumerate(self.photos)}
         self.summary = Summary(photographs=len(self.photos), ignored=found.ignored)

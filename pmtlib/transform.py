@@ -35,8 +35,9 @@ Initialisation = Literal["noise", "blur", "substitution"]
 Augmentation = Literal["none", "noise", "affine", "mix"]
 Kernel = Literal["none", "linear", "gaussian"]
 Precision = Literal["float32", "bfloat16", "float16"]
-_REFILLED_AT = 16
-"""Which part of a batch's places is free, one in so many, before the next images are looked at."""
+_REFILLED_AT, _REFILLED_AT_ONCE = 4, 16
+"""One place in so many must be free before new images are taken in: where their features are computed then, once for
+all steps, which costs a pass of the whole batch; and where they are not."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -255,6 +256,7 @@ def _refilled(
     their last image.
     """
     total, size = len(images), config.batch_size
+    share = _REFILLED_AT if config.augmentation == "none" else _REFILLED_AT_ONCE
     if not total:
         return []
     run = begin(images[:size])
@@ -278,8 +280,7 @@ def _refilled(
         if progress is not None:
             progress(reported if config.steps else 0)
         free = [place for place, owner in enumerate(owners) if owner is None]
-        # To look at new photographs costs a pass of the whole batch, so some places wait for others.
-        if following < total and _REFILLED_AT * len(free) >= size:
+        if following < total and share * len(free) >= size:
             chosen = images[following : following + len(free)]
             places = free[: len(chosen)]
             run.adopt(places, begin(chosen))
@@ -344,7 +345,9 @@ class Run:
     ``_aggregate(o, m)``         what of model m's outputs is compared, (N, F) parts, for both sides alike
     ``_penalty(x, T, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
     ``_step_size(step)``         alpha of this step
-    ``OF_IMAGES``                names of its cached properties that hold something for each image
+    ``OF_IMAGES``                names of cached properties that hold something for each image; it must follow from
+                                 ``original`` and ``seeds`` alone, for all are made anew when images change places. A
+                                 state of another kind is moved by an ``adopt`` of the variant's own.
     ===========================  ====================================================================================
 
     To match only what recognition needs is an ``_aggregate`` too: it may put the outputs through a head and return
@@ -356,7 +359,7 @@ class Run:
         original: the photographs (N, 3, H, W).
         seeds: one an image, of its pixels and the base seed.
         generators: one an image, seeded with it, on the device.
-        at: how many steps each image is behind its start, (N,), on the CPU; one that has stopped counts on.
+        at: how many steps each place has made since its image began, (N,), on the CPU; one that has stopped counts on.
         models: the shallow models.
         config: the configuration.
     """
@@ -423,9 +426,13 @@ class Run:
         self.finite &= healthy | ~self.active
         self.active &= self.finite
         told = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
-        # A place whose image is done may have gone beyond the last step.
-        column = self.at.clamp_max(self.config.steps - 1).to(self.trace.device)
-        self.trace.scatter_(1, column[:, None], told[:, None])
+        if self.config.may_stop:
+            # A place whose image is done may have gone beyond the last step.
+            column = self.at.clamp_max(self.config.steps - 1).to(self.trace.device)
+            self.trace.scatter_(1, column[:, None], told[:, None])
+        elif len(self.at):
+            # Nothing here waits for the device.
+            self.trace[:, int(self.at[0])] = told
         self.steps += self.active.to(self.steps)
         update = self._direction(gradient)
         moved = (self.current - self._by_step(self._step_size) * update).clamp_(0.0, 1.0)
@@ -438,7 +445,8 @@ class Run:
         if not self.config.may_stop:
             return value(int(self.at[0]) if len(self.at) else 0)
         # Always so where images come and go: a device may divide by a number and by a tensor in two ways.
-        return self.current.new_tensor([value(step) for step in self.at.tolist()]).view(-1, 1, 1, 1)
+        steps = self.at.clamp_max(self.config.steps - 1).tolist()
+        return self.current.new_tensor([value(step) for step in steps]).view(-1, 1, 1, 1)
 
     def _keep(self) -> None:
         for place, wanted in enumerate(self.keep):
@@ -481,7 +489,7 @@ class Run:
             self.__dict__.pop(name, None)
 
     def take(self, ends: Sequence[_End]) -> None:
-        """Have images that are done in the first places, to :meth:`finish` with them."""
+        """Put images that are done in the first places, for :meth:`finish`."""
         count = len(ends)
         self.current = torch.cat([torch.stack([end.image for end in ends]), self.current[count:]])
         self.trace = torch.cat([torch.stack([end.trace for end in ends]), self.trace[count:]])

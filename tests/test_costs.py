@@ -78,8 +78,8 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
 def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path) -> None:
     photographs.ready()
     done = subprocess.run(
-        [sys.executable, "benchmarks/transform.py", "--steps", "6", "--images", "5", "--rounds", "1", "--stop", "0.85",
-         "--device", "cpu", "--json", str(tmp_path / "speed.json")],
+        [sys.executable, "benchmarks/transform.py", "--steps", "6", "--images", "7", "--rounds", "1", "--stop", "0.85",
+         "--batch", "2", "--device", "cpu", "--json", str(tmp_path / "speed.json")],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -91,6 +91,10 @@ def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path)
     assert entry["ratio"]["median"] > 0
     assert found["parameters"]["stop"] == 0.85
     assert "with the same bits" in done.stdout
+    command = [sys.executable, "benchmarks/transform.py", "--stop", "0.85"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "give --images 32 or more" in refused.stderr
 
 
 def test_a_way_that_gives_other_images_is_an_error(

@@ -22,8 +22,10 @@ from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
+from pmtlib.images import to_uint8
 from pmtlib.shallow import ShallowModel
-from pmtlib.transform import PMTConfig
+from pmtlib.transform import PMTConfig, protect
+from pmtlib.variants.deep import DeepConfig
 from pmtlib.variants.projected import ProjectedConfig
 from tests import photographs
 from tests.crowd import gathered, smooth
@@ -612,15 +614,18 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     assert list(drawn["setting"]) == ["pmt", "embedding, 7x7", "embedding, 7x7"]
     assert figures.settings_figure(drawn) is not None
     # An attacker who is trained after the filter, on uploads of people who are no one's evaluated pair.
-    trainings: list[tuple[int, int]] = []
+    trainings: list[tuple[int, int, int]] = []
+    shown_uploads: list[Any] = []
 
     def followed(*given: Any, uploads: Any = None, **options: Any) -> Any:
-        trainings.append((given[3].seed, 0 if uploads is None else len(uploads.images)))
+        trainings.append((given[3].seed, given[3].steps, 0 if uploads is None else len(uploads.images)))
+        shown_uploads.append(uploads)
+        assert given[1].fingerprint == others.fingerprint
         return train_translator(*given, uploads=uploads, **options)
 
     monkeypatch.setattr(audit_beyond, "train_translator", followed)
     changed = {"guard": training, "guards": 2, "guard_weights": (0.5,), "guard_steps": (2,), "guard_beside": (1, 2)}
-    changed |= {"guard_directions": (3,), "guard_uploads": 2}
+    changed |= {"guard_directions": (3,), "guard_uploads": 2, "guard_held": 2}
     guarding = audit.Audit(settings.model_copy(update=changed), torch.device("cpu"))
     guarding.usable()
     monkeypatch.setattr(audit_frontier, "ProjectedConfig", functools.partial(ProjectedConfig, steps=1))
@@ -629,7 +634,16 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     names = ["deep, 7x7, K = 1", "deep, 7x7, K = 2", "guarded 0.5, 7x7, K = 2", "projected 3, 7x7, K = 1"]
     assert list(looped.result.values["settings"]) == names
     own = audit_frontier.OWN_SEED
-    assert trainings == [(own, 0), (own + 1, 0), (training.seed, 0), *[(training.seed, 2)] * len(names)]
+    # Half of a batch is uploads, so twice the steps see as many photographs as before.
+    alone, after = (training.seed, training.steps, 0), (training.seed, 2 * training.steps, 4)
+    assert trainings == [(own, training.steps, 0), (own + 1, training.steps, 0), alone, *[after] * len(names)]
+    split = audit_beyond.split_people(others, training)
+    for steps, uploads in zip((1, 2), shown_uploads[3:5], strict=True):
+        rows = uploads.rows.tolist()
+        assert sum(row in split.training for row in rows) == sum(row in split.validation for row in rows) == 2
+        config = DeepConfig(batch_size=settings.pmt.batch_size, steps=steps, seed=settings.pair_seeds[0])
+        made = protect(others.tensor(rows), [bench.shallow("mobilefacenet", "7x7")], config).images
+        assert torch.equal(uploads.images, torch.from_numpy(to_uint8(made)).permute(0, 3, 1, 2))
     entry = looped.result.values["settings"]["guarded 0.5, 7x7, K = 2"]
     assert entry["attacks"][audit_beyond.TRANSLATION] != entry["attacks"][audit_beyond.LEARNED_TRANSLATION]
     frame = audit_frontier.points({"samples": [looped]}, guarding.settings)
@@ -638,9 +652,18 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     share = (accepted > entry["learned_at"]["sface"])[np.array(looped.result.values["same"], dtype=bool)].mean()
     assert frame["learned"][2] == pytest.approx(share)
     words = audit_frontier.loop_reading(frame)
-    assert "*guarded 0.5, 7x7* (K = 2), beside K = " in words
+    assert "- *guarded 0.5, 7x7* (K = 2): the service " in words
     assert "by who learned from such uploads" in words
     assert "not been measured" in audit_frontier.loop_reading(frame.head(0))
+    # A setting is laid beside the *deep* that serves about as well, and beside none that does not.
+    told = frame.assign(service=[0.5, 0.9, 0.8, 0.2], translated=[0.4, 0.7, 0.3, 0.1], learned=[0.5, 0.75, 0.72, 0.2])
+    words = audit_frontier.loop_reading(told)
+    assert "Beside it *deep, 7x7* (K = 2): the service 90%" in words
+    assert "40 points under the attacker who was there before, 3 under the one who comes after" in words
+    assert words.count("No *deep* here serves the service about as well") == 1
+    headline = audit_frontier.loop_summary(told)
+    assert (headline["loop_guarded_learned"], headline["loop_deep_learned"]) == (pytest.approx(72), pytest.approx(75))
+    assert audit_frontier.loop_summary(told.head(0)) == {}
     assert "projected 3, 7x7" in figures.loop_table(frame).to_html()
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))
     assert "translates nothing" in audit_beyond.translated(without, "samples", "pmt").note

@@ -132,16 +132,21 @@ def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     stopping = {"ratio": ratio, "steps": {"mean": 23.8, "most": 30}, "waiting": 0.21}
     slow = {"ratio": {"median": 0.7, "low": 0.6, "high": 0.8}, "compiling_seconds": 90.4, "off": 0.0}
     stored = {
-        "parameters": {"stop": 0.965, "images": 64},
+        "parameters": {"stop": 0.965, "images": 64, "batch": 16},
+        "manifest": {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python d.py", "date": "2026-01-01"},
         "stopping": {"mobilefacenet": stopping},
         "compiled": {"mobilefacenet": slow, "sface": {**slow, "ratio": ratio}},
     }
     (tmp_path / speed.ASIDE).write_text(json.dumps(stored))
-    stops, without, later = speed.aside().split("\n\n")
+    stops, without, later, run = speed.aside().split("\n\n")
     assert "24 steps on average, 30 at most) would wait 21% of the time for the last of their batch of 16" in stops
     assert "1.20 [1.10, 1.30] times as fast as batch after batch" in stops
-    assert "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling; pmtlib does without" in without
+    assert (
+        "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling, at a relative difference of 0; pmtlib does without"
+        in without
+    )
     assert later.endswith("it is not used yet.")
+    assert run == "Median and range over the rounds of python d.py: cpu, 2 thread(s), 2026-01-01."
 
 
 def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

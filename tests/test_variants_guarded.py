@@ -78,5 +78,12 @@ def test_what_is_not_there_is_said(images: torch.Tensor, shallow: ShallowModel) 
     assert name_of(GuardedConfig(guards=(("",),))) == "guarded"
     with pytest.raises(ConfigError, match="guard 000000000000 is not known here"):
         protect(images, [shallow], GuardedConfig(steps=1, guards=(("0" * 64,),)))
+    with pytest.raises(ConfigError, match="is no translator"):
+        protect(images, [shallow], GuardedConfig(steps=1, guards=((know(nn.Identity()),),)))
+    other = Translator(shallow, Head((5, 8, 8), width=4, embedding=7), {"one": 7})
+    with pytest.raises(ConfigError, match="does not fit its map"):
+        protect(images, [shallow], GuardedConfig(steps=1, guards=((know(other),),)))
+    renamed = Translator(shallow, guard(shallow, 1).head, {"one": 3, "two": 4})
+    assert know(renamed) != know(guard(shallow, 1)) == know(guard(shallow, 1))
     with pytest.raises(ConfigError, match="guards for 1 of 2 network"):
         protect(images, [shallow, shallow], GuardedConfig(steps=1, guards=((know(nn.Identity()),),)))

@@ -124,13 +124,16 @@ class AuditSettings(VariantSettings):
         own_head_cuts: the cuts.
         own_head_steps: the numbers of steps.
         guard: the training of the translators that the variant ``guarded`` deceives, looked at on the evaluated sets
-            with an attacker who learns from its uploads afterwards; None leaves it out. The seed is not used.
+            with an attacker who learns from its uploads afterwards; None leaves it out. The seed is not used. Their
+            people and networks are those of the attacker.
         guards: how many.
         guard_cut: the cut.
-        guard_weights: how much they count.
+        guard_weights: how much they count. 0.1 was picked by hand from 0.1 and 0.3, as were the steps, on 48 people of
+            LFW who are in no pair, before the attacker who comes after was there.
         guard_steps: the numbers of steps.
         guard_beside: numbers of steps of *deep* at that cut that meet the same attacker.
-        guard_directions: of the variant ``projected`` at that cut, which meets the same attacker.
+        guard_directions: of the variant ``projected`` at that cut, which meets the same attacker; 64 was picked from
+            16 and 64 on the same people. The number of steps is the variant's.
         guard_uploads: photographs of other people on whose uploads that attacker is trained as well.
         guard_held: photographs of people held out of that training, whose uploads give its thresholds.
     """

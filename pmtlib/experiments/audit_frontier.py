@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 NOT_RUN = "not run: this profile looks at the audited variants alone"
 OWN_SEED = 100
-"""Seed of the first head that protects; those that attack have small ones."""
+"""Seed of the first head or translator that protects; those that attack have small ones."""
 Setting = tuple[PMTConfig, int | str, tuple[int, ...]]
 """A configuration, a cut, and the numbers of steps that are looked at."""
 
@@ -414,15 +414,16 @@ def _of_heads(part: pd.DataFrame) -> Iterator[str]:
         cut = str(setting).removeprefix("embedding, ")
         best = max(own.to_dict("records"), key=lambda line: float(line["service"]))
         told = f"*{setting}*, where it serves best (K = {int(best['steps'])}): {_in_words(best)}"
-        peers = part[part["setting"] == f"deep, {cut}"].to_dict("records")
-        peer = min(peers, key=lambda line: abs(float(line["service"]) - float(best["service"])), default=None)
-        if peer is not None and abs(float(peer["service"]) - float(best["service"])) <= ABOUT_AS_WELL:
+        peer = _peer(part, best, f"deep, {cut}")
+        if peer is not None:
             told += f". The nearest *deep, {cut}* (K = {int(peer['steps'])}): {_in_words(peer)}"
         yield told + "."
 
 
 def loop_reading(frame: pd.DataFrame) -> str:
-    """What is left of a variant's gain when the attacker is trained after the filter, not before.
+    """What is left of a variant's gain when the attacker is trained after the filter was fixed.
+
+    Each setting stands beside the *deep* that serves the service about as well, if there is one.
 
     Args:
         frame: of :func:`points`, of :func:`guarded`'s outcomes.
@@ -431,13 +432,19 @@ def loop_reading(frame: pd.DataFrame) -> str:
         return "*Not computed: these settings have not been measured yet.*"
     lines = []
     for dataset, part in frame.groupby("dataset", sort=False):
-        title, n = TITLES.get(str(dataset), str(dataset)), int(part["n"].max())
-        plain = part[part["setting"].str.startswith("deep, ")].to_dict("records")
-        told = [f"{_named(line)}: {_learned_in_words(line)}" for line in plain]
+        told = []
         for line in part[~part["setting"].str.startswith("deep, ")].to_dict("records"):
-            peer = min(plain, key=lambda one: abs(float(one["service"]) - float(line["service"])))
-            told.append(f"{_named(line)}, beside K = {int(peer['steps'])} of *deep*: {_learned_in_words(line)}")
-        lines.append(f"**{title}**, n = {n}. {'; '.join(told)}.")
+            words, peer = f"{_named(line)}: {_learned_in_words(line)}", _peer(part, line)
+            if peer is None:
+                told.append(f"{words}. No *deep* here serves the service about as well.")
+                continue
+            before, after = (float(peer[kind]) - float(line[kind]) for kind in ("translated", "learned"))
+            told.append(
+                f"{words}. Beside it {_named(peer)}: {_learned_in_words(peer)}. The difference is {100 * before:.0f} "
+                f"points under the attacker who was there before, {100 * after:.0f} under the one who comes after."
+            )
+        lines.append(f"**{TITLES.get(str(dataset), str(dataset))}**, n = {int(part['n'].max())}.\n")
+        lines[-1] += "\n".join(f"- {one}" for one in told)
     return "\n\n".join(lines)
 
 
@@ -446,12 +453,22 @@ def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
     if not len(frame):
         return {}
     first = frame[frame["dataset"] == frame["dataset"].iloc[0]]
-    found = {}
-    for name in ("deep", "guarded", "projected"):
-        lines = first[first["setting"].str.startswith(f"{name} ") | first["setting"].str.startswith(f"{name},")]
-        for kind in ("service", "translated", "learned") if len(lines) else ():
-            found[f"loop_{name}_{kind}"] = 100 * float(lines.iloc[0][kind])
+    found: dict[str, float] = {}
+    for line in first[first["setting"].str.startswith("guarded ")].to_dict("records")[:1]:
+        peer = _peer(first, line)
+        for name, one in (("guarded", line), ("deep", peer)):
+            if one is not None:
+                kinds = ("service", "translated", "learned")
+                found |= {f"loop_{name}_{kind}": 100 * float(one[kind]) for kind in kinds}
     return found
+
+
+def _peer(part: pd.DataFrame, line: Mapping[Any, Any], setting: str = "deep, ") -> dict[Any, Any] | None:
+    """The line of a setting that serves the service about as well, the nearest; None where none does."""
+    peers = part[part["setting"].str.startswith(setting)].to_dict("records")
+    peer = min(peers, key=lambda one: abs(float(one["service"]) - float(line["service"])), default=None)
+    near = peer is not None and abs(float(peer["service"]) - float(line["service"])) <= ABOUT_AS_WELL
+    return peer if near else None
 
 
 def _named(line: Mapping[Any, Any]) -> str:

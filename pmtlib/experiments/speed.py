@@ -301,21 +301,25 @@ def aside() -> str:
     stored = _stored(ASIDE)
     if stored is None:
         return ""
-    told = []
+    told, parameters, manifest = [], stored["parameters"], stored["manifest"]
     for network, entry in stored.get("stopping", {}).items():
         told.append(
-            f"*Images that stop early* (`{network}`, at a cosine of {stored['parameters']['stop']:g}: "
+            f"*Images that stop early* (`{network}`, PMT as published, at a cosine of {parameters['stop']:g}: "
             f"{entry['steps']['mean']:.0f} steps on average, {entry['steps']['most']} at most) would wait "
-            f"{100 * entry['waiting']:.0f}% of the time for the last of their batch of "
-            f"{min(stored['parameters']['images'], 16)}. Their place goes to the next one, with the same bits: "
-            f"{_times(entry['ratio'])} as fast as batch after batch."
+            f"{100 * entry['waiting']:.0f}% of the time for the last of their batch of {parameters['batch']}. Their "
+            f"place goes to the next one, with the same bits: {_times(entry['ratio'])} as fast as batch after batch, "
+            f"for {parameters['images']} images."
         )
     for network, entry in stored.get("compiled", {}).items():
         used = "pmtlib does without" if entry["ratio"]["median"] <= 1 else "it is not used yet"
         told.append(
-            f"*torch.compile* (`{network}`): a step's gradient is {_times(entry['ratio'])} as fast, after "
-            f"{entry['compiling_seconds']:.0f} seconds of compiling; {used}."
+            f"*torch.compile* (`{network}`): the gradient of the distance of all shared maps is "
+            f"{_times(entry['ratio'])} as fast, after {entry['compiling_seconds']:.0f} seconds of compiling, at a "
+            f"relative difference of {entry['off']:g}; {used}."
         )
+    hardware = manifest["hardware"]
+    where = f"{hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}"
+    told.append(f"Median and range over the rounds of {manifest['command']}: {where}.")
     return "\n\n".join(told)
 
 

@@ -15,6 +15,7 @@ protect are no heads of an attacker: what a service recognises of the result is 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -33,16 +34,20 @@ _KNOWN: dict[str, nn.Module] = {}
 
 
 def know(head: nn.Module) -> str:
-    """Have a head at hand for configurations that name it.
+    """Have a head, or a translator, at hand for configurations that name it.
 
     Args:
-        head: from features (N, C, h, w) to embeddings (N, D); a copy of its present state is not taken.
+        head: from features (N, C, h, w) to embeddings (N, D); or a
+            :class:`~pmtlib.attacks.adaptive.translate.Translator`. A copy of its present state is not taken.
 
     Returns:
-        The sha256 of its weights: its name in :attr:`EmbeddingConfig.heads`. Results depend on nothing else of it.
+        The sha256 of its weights, and of a translator's ``sizes``: its name in :attr:`EmbeddingConfig.heads` and
+        :attr:`pmtlib.variants.guarded.GuardedConfig.guards`. Results depend on nothing else of it.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    digest = hashlib.sha256(safetensors.torch.save(state)).hexdigest()
+    sizes = getattr(head, "sizes", None)
+    about = None if sizes is None else {"sizes": json.dumps(sizes)}
+    digest = hashlib.sha256(safetensors.torch.save(state, about)).hexdigest()
     _KNOWN[digest] = head.requires_grad_(False).eval()
     return digest
 

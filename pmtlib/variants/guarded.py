@@ -1,8 +1,8 @@
 r"""Guarded PMT: deep PMT against an attacker whom the user trains first and holds the upload against.
 
 What an upload matches is translated to embeddings of other networks (:mod:`pmtlib.attacks.adaptive.translate`). The
-user can train such translators too, from other weights than any attacker's, and have the upload say somebody else to
-them. With translators :math:`t_1 \dots t_G` on the last shared map E, each for several networks n, the loss is
+user can train such translators too, from other weights than any attacker's, and have them no longer see the person in
+the upload. With translators :math:`t_1 \dots t_G` on the last shared map E, each for several networks n, the loss is
 
 .. math::
     \sum_i w_i \| f_i(\tilde x) - f_i(x) \|^2
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from pmtlib.errors import ConfigError
 from pmtlib.transform import Run, Transform
 from pmtlib.variants.deep import DeepConfig
 from pmtlib.variants.embedding import known
@@ -55,7 +56,8 @@ class GuardedRun(Run):
     """A batch of guarded PMT.
 
     Raises:
-        ConfigError: a guard is not known in this process, or a network has none.
+        ConfigError: a guard that counts is not known in this process, is no translator or one for another map, or a
+            network has none.
     """
 
     OF_IMAGES: ClassVar[tuple[str, ...]] = ("readings",)
@@ -81,7 +83,14 @@ class GuardedRun(Run):
 
     def _read(self, model: int, last: Tensor) -> list[Tensor]:
         last = last.to(self.original.dtype)
-        return [said for guard in self.guards[model] for said in guard.of_features(last).values()]
+        try:
+            return [said for guard in self.guards[model] for said in guard.of_features(last).values()]
+        except RuntimeError as error:
+            raise ConfigError(
+                f"a guard of network {model + 1} does not fit its map {tuple(last.shape[1:])}; train it at this cut"
+            ) from error
+        except AttributeError as error:
+            raise ConfigError(f"a guard of network {model + 1} is no translator; use train_translator") from error
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         self.maps[model] = outputs[-1]

@@ -4,7 +4,7 @@ r"""Projected deep PMT: of the last shared map each image matches random directi
     f_i(x) = R_x E_c^{(i)}(x), \quad (R_x)_{dc} \sim \mathcal{N}(0, 1/D)
 
 with C channels mixed to D directions at every place of the map. The directions are drawn from the image's seed, a hash
-of its pixels: who has not the photograph does not know them, and learns from no two uploads that match the same ones.
+of its pixels: who has not the photograph does not know them, and uploads of two photographs never match the same ones.
 The fewer there are, the more of the map is free, for a translator and for the service's hidden layers alike.
 """
 

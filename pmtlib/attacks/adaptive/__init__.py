@@ -51,7 +51,7 @@ from pmtlib.attacks.adaptive.prior import (
 )
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, Purifier, Tuned, candidates, purify, tune
 from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, train_head
-from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, train_translator
+from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, Uploads, train_translator
 
 __all__ = [
     "PURIFIERS",
@@ -73,6 +73,7 @@ __all__ = [
     "TranslatorConfig",
     "Tuned",
     "Unlinkability",
+    "Uploads",
     "average_features",
     "average_images",
     "best_of",
