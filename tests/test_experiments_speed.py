@@ -141,10 +141,8 @@ def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     stops, without, later, run = speed.aside().split("\n\n")
     assert "24 steps on average, 30 at most) would wait 21% of the time for the last of their batch of 16" in stops
     assert "1.20 [1.10, 1.30] times as fast as batch after batch" in stops
-    assert (
-        "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling, at a relative difference of 0; pmtlib does without"
-        in without
-    )
+    assert "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling, at a relative difference of 0" in without
+    assert without.endswith("; pmtlib does without.")
     assert later.endswith("it is not used yet.")
     assert run == "Median and range over the rounds of python d.py: cpu, 2 thread(s), 2026-01-01."
 
