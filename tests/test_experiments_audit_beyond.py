@@ -504,7 +504,7 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
     outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
     outcomes.append(audit_frontier.embedded(bench, "samples", [best]))
-    outcomes.append(audit_frontier.guarded(bench, "samples", [best]))
+    outcomes += [measure(bench, "samples", [best]) for measure in (audit_frontier.guarded, audit_frontier.projected)]
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
 
@@ -631,12 +631,14 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     monkeypatch.setattr(audit_frontier, "ProjectedConfig", functools.partial(ProjectedConfig, steps=1))
     looped = audit_frontier.guarded(guarding, "samples", blurs)
     assert looped.result is not None, looped.note
+    random = audit_frontier.projected(guarding, "samples", blurs)
+    assert random.result is not None, random.note
     names = ["deep, 7x7, K = 1", "deep, 7x7, K = 2", "guarded 0.5, 7x7, K = 2", "projected 3, 7x7, K = 1"]
-    assert list(looped.result.values["settings"]) == names
+    assert [*looped.result.values["settings"], *random.result.values["settings"]] == names
     own = audit_frontier.OWN_SEED
     # Half of a batch is uploads, so twice the steps see as many photographs as before.
     alone, after = (training.seed, training.steps, 0), (training.seed, 2 * training.steps, 4)
-    assert trainings == [(own, training.steps, 0), (own + 1, training.steps, 0), alone, *[after] * len(names)]
+    assert trainings == [(own, training.steps, 0), (own + 1, training.steps, 0), alone, *[after] * 3, alone, after]
     split = audit_beyond.split_people(others, training)
     for steps, uploads in zip((1, 2), shown_uploads[3:5], strict=True):
         rows = uploads.rows.tolist()
@@ -646,7 +648,7 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
         assert torch.equal(uploads.images, torch.from_numpy(to_uint8(made)).permute(0, 3, 1, 2))
     entry = looped.result.values["settings"]["guarded 0.5, 7x7, K = 2"]
     assert entry["attacks"][audit_beyond.TRANSLATION] != entry["attacks"][audit_beyond.LEARNED_TRANSLATION]
-    frame = audit_frontier.points({"samples": [looped]}, guarding.settings)
+    frame = audit_frontier.points({"samples": [looped, random]}, guarding.settings)
     assert list(frame["setting"]) == [name.rpartition(", K")[0] for name in names]
     accepted = np.array(entry["attacks"][audit_beyond.LEARNED_TRANSLATION]["networks"]["sface"])
     share = (accepted > entry["learned_at"]["sface"])[np.array(looped.result.values["same"], dtype=bool)].mean()

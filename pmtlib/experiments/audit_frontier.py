@@ -122,29 +122,46 @@ def embedded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Out
 
 
 def guarded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
-    """The same of uploads made so that an attacker who learns has a hard time, and of *deep* beside them.
-
-    They deceive translators of the user's own (:mod:`pmtlib.variants.guarded`), or match random directions of their own
-    (:mod:`pmtlib.variants.projected`).
+    """The same of uploads that deceive translators of the user's own (:mod:`pmtlib.variants.guarded`), and of *deep*.
 
     Each setting meets one more attacker: a translator trained afterwards, from the beginning, on the photographs that
     train the other one and on uploads of some of them, made in the same way with other seeds.
     """
     settings = audit.settings
+    return _after(audit, dataset, "guarded", filters, beside=settings.guard_beside, weights=settings.guard_weights)
+
+
+def projected(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
+    """The same of uploads that match random directions of their own (:mod:`pmtlib.variants.projected`)."""
+    return _after(audit, dataset, "projected", filters, directions=audit.settings.guard_directions)
+
+
+def _after(
+    audit: Audit,
+    dataset: str,
+    name: str,
+    filters: Sequence[Purification],
+    *,
+    beside: Sequence[int] = (),
+    weights: Sequence[float] = (),
+    directions: Sequence[int] = (),
+) -> Outcome:
+    """Settings under an attacker who comes after: *deep* at numbers of steps, *guarded* by weight, *projected*."""
+    settings = audit.settings
     if settings.guard is None or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
         return Outcome(None, NOT_RUN)
     training, cut, size = settings.guard, settings.guard_cut, settings.pmt.batch_size
-    deep = DeepConfig(batch_size=size, steps=max(settings.guard_beside))
-    projected = [ProjectedConfig(batch_size=size, directions=count) for count in settings.guard_directions]
+    deep = DeepConfig(batch_size=size, steps=max(beside, default=0))
+    random = [ProjectedConfig(batch_size=size, directions=count) for count in directions]
     parameters = {
         # Which guards is said by how they are trained.
         "pmt": GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=(("",),)).model_dump(
             mode="json", exclude={"guards", "guard_weight"}
         ),
-        "weights": list(settings.guard_weights),
+        "weights": list(weights),
         "steps": list(settings.guard_steps),
-        "beside": [deep.model_dump(mode="json"), list(settings.guard_beside)],
-        "projected": [one.model_dump(mode="json") for one in projected],
+        "beside": [deep.model_dump(mode="json"), list(beside)],
+        "projected": [one.model_dump(mode="json") for one in random],
         "cut": cut,
         "guard": training.model_dump(mode="json", exclude={"seed"}),
         "guards": settings.guards,
@@ -152,22 +169,23 @@ def guarded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
     }
 
     def candidates(people: People) -> dict[str, Setting]:
-        shared = audit.shallow(settings.authorised, cut)
-        seeds = range(OWN_SEED, OWN_SEED + settings.guards)
-        own = (
-            beyond.trained_translator(audit, shared, people, training.model_copy(update={"seed": seed}))
-            for seed in seeds
-        )
-        names = (tuple(map(know, own)),)
-        found: dict[str, Setting] = {f"deep, {cut}": (deep, cut, settings.guard_beside)}
-        for weight in settings.guard_weights:
+        found: dict[str, Setting] = {f"deep, {cut}": (deep, cut, tuple(beside))} if beside else {}
+        if weights:
+            shared = audit.shallow(settings.authorised, cut)
+            seeds = range(OWN_SEED, OWN_SEED + settings.guards)
+            own = (
+                beyond.trained_translator(audit, shared, people, training.model_copy(update={"seed": seed}))
+                for seed in seeds
+            )
+            names = (tuple(map(know, own)),)
+        for weight in weights:
             config = GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=names, guard_weight=weight)
             found[f"guarded {weight:g}, {cut}"] = (config, cut, settings.guard_steps)
-        for one in projected:
+        for one in random:
             found[f"projected {one.directions}, {cut}"] = (one, cut, (one.steps,))
         return found
 
-    request = _request(audit, dataset, "settings-guarded", filters, parameters)
+    request = _request(audit, dataset, f"settings-{name}", filters, parameters)
     return audit.obtain(
         request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates, learned=True)
     )
@@ -426,7 +444,7 @@ def loop_reading(frame: pd.DataFrame) -> str:
     Each setting stands beside the *deep* that serves the service about as well, if there is one.
 
     Args:
-        frame: of :func:`points`, of :func:`guarded`'s outcomes.
+        frame: of :func:`points`, of the outcomes of :func:`guarded` and :func:`projected`.
     """
     if not len(frame):
         return "*Not computed: these settings have not been measured yet.*"
