@@ -421,7 +421,9 @@ def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
     assert "The nearest *deep, 7x7* (K = 20): the service 67%" in words
     assert "The nearest" not in audit_frontier.reading(pd.concat([frame, less]), audited.assign(clean=0.7))
     assert audit_frontier.summary(frame) == audit_frontier.summary(frame.head(0)) == {}
-    assert audit_frontier.summary(pd.concat([frame, heads]))["embedding_service"] == pytest.approx(60)
+    headline = audit_frontier.summary(pd.concat([frame, heads, less]))
+    assert headline["embedding_lfw_service"] == pytest.approx(60)
+    assert headline["embedding_lfw_deep_service"] == pytest.approx(200 / 3)
     assert "deep, 7x7" in figures.settings_table(frame).to_html()
     assert [axis.get_title(loc="left") for axis in figures.settings_figure(frame).axes] == ["LFW, n = 3"] * 2
     assert figures.settings_figure(frame.head(0)) is not None

@@ -416,14 +416,23 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers of *embedding, 7x7* at its default steps, percent, of the first data set that has it."""
-    own = (
-        frame[(frame["setting"] == "embedding, 7x7") & (frame["steps"] == DeepConfig().steps)] if len(frame) else frame
-    )
-    if not len(own):
-        return {}
-    line = own.iloc[0]
-    return {f"embedding_{kind}": 100 * float(line[kind]) for kind in ("service", "filters", "translated")}
+    """Headline numbers of *embedding, 7x7* where it serves the service best, and of *deep* beside it, percent.
+
+    A key is ``embedding_SET_KIND``, or ``embedding_SET_deep_KIND``, with the kinds service, filters and translated.
+    """
+    found: dict[str, float] = {}
+    if not len(frame):
+        return found
+    for dataset, part in frame.groupby("dataset", sort=False):
+        own = part[part["setting"] == "embedding, 7x7"].to_dict("records")
+        if not own:
+            continue
+        best = max(own, key=lambda line: float(line["service"]))
+        for name, line in (("", best), ("deep_", _peer(part, best, "deep, 7x7"))):
+            if line is not None:
+                kinds = ("service", "filters", "translated")
+                found |= {f"embedding_{dataset}_{name}{kind}": 100 * float(line[kind]) for kind in kinds}
+    return found
 
 
 def _of_heads(part: pd.DataFrame) -> Iterator[str]:
