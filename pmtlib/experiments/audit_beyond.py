@@ -392,12 +392,8 @@ def translator(
 ) -> tuple[Translator, dict[str, float]]:
     """A translator of what a shared model sees to embeddings of the other networks, and its thresholds.
 
-    Args:
-        audit: for the networks and the training.
-        shared: the shared model.
-        people: learned from.
-        uploads: of photographs of theirs. Those of people who are learned from are learned from as well, in twice the
-            steps, so that as many photographs are seen as without; those of people held out give the thresholds.
+    It learns from ``people``. Where there are ``uploads`` of photographs of theirs, it learns from those too, in twice
+    the steps, so that as many photographs are seen as without; uploads of people held out give the thresholds then.
     """
     config = audit.settings.translator
     assert config is not None

@@ -41,8 +41,8 @@ def know(head: nn.Module) -> str:
             :class:`~pmtlib.attacks.adaptive.translate.Translator`. A copy of its present state is not taken.
 
     Returns:
-        The sha256 of its weights, and of a translator's ``sizes``: its name in :attr:`EmbeddingConfig.heads` and
-        :attr:`pmtlib.variants.guarded.GuardedConfig.guards`. Results depend on nothing else of it.
+        The sha256 of its weights, and of a translator's ``sizes``: its name in :attr:`EmbeddingConfig.heads`, or among
+        the guards of :class:`pmtlib.variants.guarded.GuardedConfig`. Results depend on nothing else of it.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     sizes = getattr(head, "sizes", None)
