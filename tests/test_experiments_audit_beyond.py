@@ -666,7 +666,11 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     assert "40 points under the attacker who was there before, 3 under the one who comes after" in words
     assert words.count("No *deep* here serves the service about as well") == 1
     headline = audit_frontier.loop_summary(told)
-    assert (headline["loop_guarded_learned"], headline["loop_deep_learned"]) == (pytest.approx(72), pytest.approx(75))
+    assert headline["loop_guarded_k2_learned"] == pytest.approx(72)
+    assert (headline["loop_deep_k1_service"], headline["loop_deep_k2_learned"]) == (
+        pytest.approx(50),
+        pytest.approx(75),
+    )
     assert audit_frontier.loop_summary(told.head(0)) == {}
     assert "projected 3, 7x7" in figures.loop_table(frame).to_html()
     without = audit.Audit(settings.model_copy(update={"translator": None}), torch.device("cpu"))

@@ -476,17 +476,18 @@ def loop_reading(frame: pd.DataFrame) -> str:
 
 
 def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers of *guarded* and of *deep* beside it, percent, of the first data set that has them."""
-    if not len(frame):
-        return {}
-    first = frame[frame["dataset"] == frame["dataset"].iloc[0]]
+    """Headline numbers of each setting that met an attacker who came after, percent, of the first data set.
+
+    A key is ``loop_VARIANT_kSTEPS_KIND``, with the kinds service, translated and learned; the first setting of a
+    variant counts.
+    """
     found: dict[str, float] = {}
-    for line in first[first["setting"].str.startswith("guarded ")].to_dict("records")[:1]:
-        peer = _peer(first, line)
-        for name, one in (("guarded", line), ("deep", peer)):
-            if one is not None:
-                kinds = ("service", "translated", "learned")
-                found |= {f"loop_{name}_{kind}": 100 * float(one[kind]) for kind in kinds}
+    if not len(frame):
+        return found
+    for line in frame[frame["dataset"] == frame["dataset"].iloc[0]].to_dict("records"):
+        variant = line["setting"].split(",")[0].split(" ")[0]
+        for kind in ("service", "translated", "learned"):
+            found.setdefault(f"loop_{variant}_k{int(line['steps'])}_{kind}", 100 * float(line[kind]))
     return found
 
 
