@@ -275,8 +275,8 @@ class Audit(Variants[AuditSettings]):
             attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
-        steps = _not_yet(self.other_steps(dataset, variant, filters[-1]))
-        attacks, beyond = ({name: _not_yet(one) for name, one in part.items()} for part in (attacks, beyond))
+        steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
+        attacks, beyond = ({name: not_yet(one) for name, one in part.items()} for part in (attacks, beyond))
         return AuditBlock(dataset, variant, attacks, steps, beyond)
 
     def _entry(self, variant: str) -> tuple[Method, dict[str, Any]]:
@@ -832,7 +832,7 @@ class Audit(Variants[AuditSettings]):
         return {"networks": opinions["networks"], "ssim": opinions["ssim"], "lpips": rounded(distances)}
 
 
-def _not_yet(outcome: Outcome) -> Outcome:
+def not_yet(outcome: Outcome) -> Outcome:
     """An attack that was not run on a set that the audit has is not computed yet, wherever the page is made."""
     if outcome.result is None and outcome.note == "not run: data not present":
         return Outcome(None, "not run: not computed yet, and PMT_DATA is not set here")

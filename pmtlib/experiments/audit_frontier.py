@@ -185,9 +185,13 @@ def _after(
             found[f"projected {one.directions}, {cut}"] = (one, cut, (one.steps,))
         return found
 
+    from pmtlib.experiments.audit import not_yet
+
     request = _request(audit, dataset, f"settings-{name}", filters, parameters)
-    return audit.obtain(
-        request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates, learned=True)
+    return not_yet(
+        audit.obtain(
+            request, audit.source(dataset), lambda: _measured(audit, dataset, filters, candidates, learned=True)
+        )
     )
 
 
