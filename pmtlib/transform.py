@@ -13,10 +13,11 @@ with those of the photograph. It never sees a whole network, an attacker, or ano
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
 from kornia.filters import filter2d, gaussian_blur2d
@@ -263,7 +264,7 @@ def _refilled(
     owners = [place if place < total else None for place in range(size)]
     run.active[total:] = False
     following = min(size, total)
-    ends: list[_End | None] = [None] * total
+    ends: list[_State] = [{}] * total
     while any(owner is not None for owner in owners):
         if config.steps:
             run.step()
@@ -277,8 +278,8 @@ def _refilled(
                 ends[owner] = run.end(place)
                 owners[place] = None
                 reported += config.steps - int(run.at[place])
-        if progress is not None:
-            progress(reported if config.steps else 0)
+        if progress is not None and config.steps:
+            progress(reported)
         free = [place for place, owner in enumerate(owners) if owner is None]
         if following < total and share * len(free) >= size:
             chosen = images[following : following + len(free)]
@@ -289,10 +290,9 @@ def _refilled(
         run.active[[place for place, owner in enumerate(owners) if owner is None]] = False
     parts = []
     for chunk in batches(total, size):
-        mine = [end for end in ends[chunk] if end is not None]
         last = begin(images[chunk])
-        last.take(mine)
-        parts.append(_first(last.finish(), len(mine)))
+        last.take(ends[chunk])
+        parts.append(_first(last.finish(), len(ends[chunk])))
     return parts
 
 
@@ -322,14 +322,11 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
     return weights
 
 
-class _End(NamedTuple):
-    """What became of one image: rows of a :class:`Run`'s state."""
-
-    image: Tensor
-    trace: Tensor
-    steps: Tensor
-    finite: Tensor
-    kept: Tensor
+_State = Mapping[str, Tensor]
+_MADE = MappingProxyType({"current": 0, "trace": 0, "steps": 0, "finite": 0, "kept": 1})
+"""What becomes of images, of a :class:`Run`'s state, with the axis of the images."""
+_GIVEN = MappingProxyType({"original": 0, "active": 0, "at": 0})
+"""The rest of it that is a tensor with a row an image."""
 
 
 class Run:
@@ -455,15 +452,14 @@ class Run:
                 chosen = rows.view(-1, 1, 1, 1).to(self.current.device)
                 self.kept[place] = torch.where(chosen, self.current, self.kept[place])
 
-    def end(self, place: int) -> _End:
+    def end(self, place: int) -> _State:
         """What has become of the image at a place, which is done."""
-        image = self.current[place].clone()
-        kept = self.kept[:, place].clone()
+        made = {name: getattr(self, name).select(axis, place).clone() for name, axis in _MADE.items()}
         for number, wanted in enumerate(self.keep):
             if wanted > self.at[place]:
                 # It moves no more: what was asked for of later steps is what is there.
-                kept[number] = image
-        return _End(image, self.trace[place].clone(), self.steps[place].clone(), self.finite[place].clone(), kept)
+                made["kept"][number] = made["current"]
+        return made
 
     def adopt(self, places: Sequence[int], other: Run) -> None:
         """Put the first images of a run that has not begun in the places of images that are done."""
@@ -472,9 +468,8 @@ class Run:
         def put(own: Tensor, new: Tensor, axis: int = 0) -> Tensor:
             return own.index_copy(axis, torch.tensor(chosen, device=own.device), new.narrow(axis, 0, count))
 
-        for name in ("original", "current", "trace", "steps", "active", "finite", "at"):
-            setattr(self, name, put(getattr(self, name), getattr(other, name)))
-        self.kept = put(self.kept, other.kept, axis=1)
+        for name, axis in (_GIVEN | _MADE).items():
+            setattr(self, name, put(getattr(self, name), getattr(other, name), axis))
         for place, new in zip(chosen, range(count), strict=True):
             self.seeds[place], self.generators[place] = other.seeds[new], other.generators[new]
         if self.moments is not None and other.moments is not None:
@@ -488,14 +483,12 @@ class Run:
         for name in self.OF_IMAGES:
             self.__dict__.pop(name, None)
 
-    def take(self, ends: Sequence[_End]) -> None:
+    def take(self, ends: Sequence[_State]) -> None:
         """Put images that are done in the first places, for :meth:`finish`."""
-        count = len(ends)
-        self.current = torch.cat([torch.stack([end.image for end in ends]), self.current[count:]])
-        self.trace = torch.cat([torch.stack([end.trace for end in ends]), self.trace[count:]])
-        self.steps = torch.cat([torch.stack([end.steps for end in ends]), self.steps[count:]])
-        self.finite = torch.cat([torch.stack([end.finite for end in ends]), self.finite[count:]])
-        self.kept = torch.cat([torch.stack([end.kept for end in ends], 1), self.kept[:, count:]], 1)
+        for name, axis in _MADE.items():
+            own, count = getattr(self, name), len(ends)
+            rest = own.narrow(axis, count, own.shape[axis] - count)
+            setattr(self, name, torch.cat([torch.stack([end[name] for end in ends], axis), rest], axis))
 
     def finish(self) -> Protected:
         """Features and agreement of the final images, without augmentation."""

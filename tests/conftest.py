@@ -1,4 +1,4 @@
-"""What several tests of the command share."""
+"""What tests of the command share, and those of variants of the transform."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pmtlib.cli import main
+from pmtlib.shallow import ShallowModel
 from tests.built import build
+from tests.small_network import SmallNetwork
 
 # Networks that the developer has added are no part of what is tested; the folder is never made.
 os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
@@ -20,6 +23,18 @@ os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-hav
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which the book was built (``_build/html`` in it), and what the build printed."""
     return build(tmp_path_factory)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Three images of noise, (3, 3, 32, 32)."""
+    return torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def shallow() -> ShallowModel:
+    """A network that can be followed by hand, cut at a map of 8x8."""
+    return ShallowModel(SmallNetwork(), 2)
 
 
 class Done:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,33 +72,45 @@ def optimisers() -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], bool]) -> Iterator[None]:
+    """Try an action again and again beside the block, until it says that it is done or the block ends."""
+    ended = threading.Event()
+
+    def again() -> None:
+        while not ended.wait(0.05) and not action():
+            pass
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks for processes in /proc")
 @pytest.mark.usefixtures("_two_workers")
 def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder: Path) -> None:
     """Read from an address and written to one, with a file of somebody else's in the way."""
-    out, killed, ended = folder / "far", [], threading.Event()
+    out, killed = folder / "far", []
     out.mkdir()
     (out / "0.png").write_bytes(b"somebody else's")
 
-    def kill() -> None:
-        while not ended.wait(0.05):
-            if len(list(out.glob("*.png"))) > 1 and (found := optimisers()):
-                os.kill(found[0], signal.SIGKILL)
-                killed.append(found[0])
-                return
+    def kill() -> bool:
+        if len(list(out.glob("*.png"))) > 1 and (found := optimisers()):
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
+        return bool(killed)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
     # Enough steps for a worker to be killed at work.
     slow = CONFIG.model_copy(update={"steps": 30})
     whole = pipeline.run(job(folder, "whole-slow", config=slow), show=False)
     address = (folder / "in").as_uri()
-    try:
+    with meanwhile(kill):
         summary = cluster.run(job(folder, "far", config=slow), [address], out.as_uri(), show=False)
-    finally:
-        ended.set()
-        killer.join()
     assert killed
     assert (summary.photographs, summary.done, summary.failed) == (9, 7, 3)
     assert next(row.reason for row in summary.rows if row.input == "0.png") == (

@@ -18,7 +18,7 @@ import pytest
 
 from pmtlib import cluster, pipeline
 from tests import photographs
-from tests.test_cluster import CONFIG, job, optimisers, same
+from tests.test_cluster import CONFIG, job, meanwhile, optimisers, same
 from tests.test_pipeline import digests
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'pmtlib[ray]'")
@@ -67,23 +67,17 @@ def test_a_lost_machine_costs_nothing(nodes: Any, tmp_path: Path) -> None:
     # Enough steps for a machine to be lost at work.
     config = CONFIG.model_copy(update={"steps": 30})
     whole = pipeline.run(job(tmp_path, "whole", config=config), show=False)
-    out, ended, lost = tmp_path / "far", threading.Event(), threading.Event()
+    out, lost = tmp_path / "far", threading.Event()
     out.mkdir()
 
-    def lose() -> None:
-        while not ended.wait(0.05):
-            if len(list(out.glob("*.png"))) > 1 and nodes.lose():
-                lost.set()
-                return
+    def lose() -> bool:
+        if len(list(out.glob("*.png"))) > 1 and nodes.lose():
+            lost.set()
+        return lost.is_set()
 
-    killer = threading.Thread(target=lose)
-    killer.start()
-    address = (tmp_path / "in").as_uri()
-    try:
+    with meanwhile(lose):
+        address = (tmp_path / "in").as_uri()
         summary = cluster.run(job(tmp_path, "far", config=config), [address], out.as_uri(), show=False)
-    finally:
-        ended.set()
-        killer.join()
     assert lost.is_set()
     assert sorted(node["Alive"] for node in ray.nodes()) == [False, True, True]
     assert (summary.photographs, summary.done, summary.failed) == (PHOTOGRAPHS, PHOTOGRAPHS, 0)

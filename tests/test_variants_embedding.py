@@ -11,22 +11,11 @@ from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, protect
 from pmtlib.variants import code_digest, embedding, name_of
 from pmtlib.variants.embedding import EmbeddingConfig
-from tests.small_network import SmallNetwork
 
 
 def head(seed: int, channels: int = 6) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def shallow() -> ShallowModel:
-    return ShallowModel(SmallNetwork(), 2)
 
 
 def test_the_error_is_that_of_the_heads_unit_embeddings(images: torch.Tensor, shallow: ShallowModel) -> None:

@@ -15,17 +15,6 @@ from pmtlib.variants import name_of
 from pmtlib.variants.deep import DeepConfig
 from pmtlib.variants.embedding import know
 from pmtlib.variants.guarded import GuardedConfig
-from tests.small_network import SmallNetwork
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def shallow() -> ShallowModel:
-    return ShallowModel(SmallNetwork(), 2)
 
 
 def guard(shallow: ShallowModel, seed: int) -> Translator:

@@ -12,11 +12,6 @@ from pmtlib.variants.pooled import PooledConfig
 from tests.small_network import SmallNetwork
 
 
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-
-
 def test_the_error_is_that_of_the_averages_over_windows(images: torch.Tensor) -> None:
     shallow = ShallowModel(SmallNetwork(), 2)
     result = protect(images, [shallow], PooledConfig(steps=3, window=4))

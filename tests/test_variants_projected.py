@@ -14,16 +14,6 @@ from pmtlib.variants.projected import ProjectedConfig, ProjectedRun
 from tests.small_network import SmallNetwork
 
 
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def shallow() -> ShallowModel:
-    return ShallowModel(SmallNetwork(), 2)
-
-
 def run_of(images: torch.Tensor, shallow: ShallowModel, config: ProjectedConfig, seed: int = 0) -> ProjectedRun:
     run = config.run(images, [shallow], [1.0], config, seed, ())
     assert isinstance(run, ProjectedRun)

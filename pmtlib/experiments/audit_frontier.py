@@ -153,20 +153,22 @@ def _after(
     training, cut, size = settings.guard, settings.guard_cut, settings.pmt.batch_size
     deep = DeepConfig(batch_size=size, steps=max(beside, default=0))
     random = [ProjectedConfig(batch_size=size, directions=count) for count in directions]
-    parameters = {
-        # Which guards is said by how they are trained.
-        "pmt": GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=(("",),)).model_dump(
-            mode="json", exclude={"guards", "guard_weight"}
-        ),
-        "weights": list(weights),
-        "steps": list(settings.guard_steps),
+    parameters: dict[str, Any] = {
         "beside": [deep.model_dump(mode="json"), list(beside)],
         "projected": [one.model_dump(mode="json") for one in random],
         "cut": cut,
-        "guard": training.model_dump(mode="json", exclude={"seed"}),
-        "guards": settings.guards,
         "uploads": [settings.guard_uploads, settings.guard_held, settings.tuning_seed, list(settings.pair_seeds)],
     }
+    if weights:
+        config = GuardedConfig(batch_size=size, steps=max(settings.guard_steps), guards=(("",),))
+        parameters |= {
+            # Which guards is said by how they are trained.
+            "pmt": config.model_dump(mode="json", exclude={"guards", "guard_weight"}),
+            "weights": list(weights),
+            "steps": list(settings.guard_steps),
+            "guard": training.model_dump(mode="json", exclude={"seed"}),
+            "guards": settings.guards,
+        }
 
     def candidates(people: People) -> dict[str, Setting]:
         found: dict[str, Setting] = {f"deep, {cut}": (deep, cut, tuple(beside))} if beside else {}

@@ -345,11 +345,12 @@ def translation_thresholds(
             f"{people.name}: the people held out give {comparisons(names)} comparisons of two people, too few for a "
             f"threshold at a rate of {far:g}; name a larger set"
         )
-    images, probes, asked = people.tensor(rows), None, names
+    images = people.tensor(rows)
+    probes, asked = images, names
     if uploads is not None:
         own = _checked(uploads, people, split_people(people, config).validation)
         probes, asked = own.images.float() / 255, [people.identities[int(row)] for row in own.rows]
-    said = translations(translator, images if probes is None else probes)
+    said = translations(translator, probes)
     place = next(translator.parameters()).device
     found = {}
     for name in translator.sizes:
