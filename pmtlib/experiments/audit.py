@@ -130,8 +130,8 @@ class AuditSettings(VariantSettings):
         guard_cut: the cut.
         guard_weights: how much they count. 0.1 was picked by hand from 0.1 and 0.3, as were the steps, on 48 people of
             LFW who are in no pair, before the attacker who comes after was there.
-        guard_steps: the numbers of steps.
-        guard_beside: numbers of steps of *deep* at that cut that meet the same attacker.
+        guard_steps: the numbers of steps. 160 came after 80 had served the service worse than any *deep* beside it.
+        guard_beside: numbers of steps of *deep* at that cut that meet the same attacker; 10 came with that 160.
         guard_directions: of the variant ``projected`` at that cut, which meets the same attacker; 64 was picked from
             16 and 64 on the same people. The number of steps is the variant's.
         guard_uploads: photographs of other people on whose uploads that attacker is trained as well.
@@ -179,8 +179,8 @@ class AuditSettings(VariantSettings):
     guards: int = Field(2, ge=1)
     guard_cut: str = "7x7"
     guard_weights: tuple[float, ...] = (0.1,)
-    guard_steps: tuple[int, ...] = Field((80,), min_length=1)
-    guard_beside: tuple[int, ...] = Field((20, 40), min_length=1)
+    guard_steps: tuple[int, ...] = Field((80, 160), min_length=1)
+    guard_beside: tuple[int, ...] = Field((10, 20, 40), min_length=1)
     guard_directions: tuple[int, ...] = (64,)
     guard_uploads: int = Field(320, ge=1)
     guard_held: int = Field(48, ge=2)
