@@ -2,6 +2,8 @@
 
 With the package ``atheris`` installed, libFuzzer mutates and is led by the coverage of pmtlib's code; without it, a
 plain loop of random mutations runs the same targets. What is found is written below ``--out``, one file a finding.
+``--record benchmarks/fuzz.json`` keeps what each target came to, beside what the file says of the others; the book
+shows it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import random
 import re
@@ -20,8 +24,12 @@ import sys
 import tempfile
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pmtlib import provenance
+from pmtlib.images import write_atomic
 
 GIGABYTES = 4
 SECONDS = 20
@@ -34,6 +42,7 @@ def main() -> int:
     parser.add_argument("--target", action="append", help="one of them; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
     parser.add_argument("--out", type=Path, default=Path("fuzz-findings"), help="folder of the findings")
+    parser.add_argument("--record", type=Path, help="JSON file that keeps what each target came to")
     parser.add_argument("--plain", action="store_true", help="without atheris")
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -51,13 +60,35 @@ def main() -> int:
     print("mutations: " + ("plain" if plain else "atheris"), flush=True)
     total = 0
     for name in chosen:
-        total += _outside(name, given.minutes * 60 / len(chosen), given.seed, given.out, plain)
+        runs, findings = _outside(name, given.minutes * 60 / len(chosen), given.seed, given.out, plain)
+        total += findings
+        if given.record:
+            record(
+                given.record,
+                name,
+                minutes=round(given.minutes / len(chosen), 1),
+                executions=runs,
+                findings=findings,
+                seed=given.seed,
+                mutations="plain" if plain else f"atheris {importlib.metadata.version('atheris')}",
+            )
     print(f"{total} findings" + (f", see {given.out}" if total else ""))
     return 1 if total else 0
 
 
-def _outside(name: str, seconds: float, seed: int, out: Path, plain: bool) -> int:
-    """Run a target until its time is over, again after each finding that ends the process."""
+def record(file: Path, name: str, **what: Any) -> None:
+    """Put a target's run into a file of such runs, with commit and date, in place of an earlier one."""
+    kept = json.loads(file.read_bytes()) if file.is_file() else {}
+    kept[name] = {**what, "commit": provenance.commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    write_atomic(file, (json.dumps(kept, indent=1) + "\n").encode())
+
+
+def _outside(name: str, seconds: float, seed: int, out: Path, plain: bool) -> tuple[int, int]:
+    """Run a target until its time is over, again after each finding that ends the process.
+
+    Returns:
+        how often it was run, and how many findings there were.
+    """
     out.mkdir(parents=True, exist_ok=True)
     end, runs, findings, idle = time.monotonic() + seconds, 0, 0, 0
     while (left := end - time.monotonic()) > 1 and idle < 20:
@@ -76,7 +107,7 @@ def _outside(name: str, seconds: float, seed: int, out: Path, plain: bool) -> in
         else:
             break
     print(f"{name:>14}: {runs:>9} executions, {findings} findings", flush=True)
-    return findings
+    return runs, findings
 
 
 def _atheris(name: str, seconds: float, seed: int, out: Path, folder: Path) -> int:
