@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pmtlib import attribute_zoo, cache, devices, faces, metrics, variants, zoo
@@ -43,11 +44,16 @@ from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, Row, everything
 from pmtlib.shallow import ShallowModel
+from pmtlib.transform import PMTConfig
 
 AS_IT_IS, LEARNED = "as it is", "learned"
 NOT_TRIED = (
     "Not tried: networks that learn to restore the face, or to translate what uploads match (--learn SET). They do "
     "better than filters, so that a low figure here is no protection against them."
+)
+NEVER_TRIED = (
+    "Not part of this command: averages of several uploads of one photograph, inversion of the features with priors, "
+    "search among many people. The book's audit has them."
 )
 _RECOGNISERS = "the networks whose weights are here, or --networks"
 
@@ -348,7 +354,7 @@ def run(
         translated=translated,
         translation_thresholds=limits,
         thresholds=thresholds,
-        note=" ".join(part for part in (note, zoo.threshold_caveats(thresholds)) if part),
+        note=" ".join(part for part in (note, NEVER_TRIED, zoo.threshold_caveats(thresholds)) if part),
         failed=dict(failed or {}),
     )
 
@@ -370,22 +376,29 @@ def _embed(network: FaceNetwork, images: Tensor) -> Floats:
     return np.concatenate(parts).astype(np.float64)
 
 
-_Kind = tuple[str, tuple[tuple[str, int | str], ...], int | None]
+_Kind = tuple[PMTConfig, tuple[tuple[str, int | str], ...]]
 
 
 def _kind(cases: Sequence[Case]) -> _Kind:
-    """Variant, networks with their cuts, and number of steps of uploads that were all made alike.
+    """Configuration, and networks with their cuts, of uploads that were all made alike.
 
     Raises:
         ConfigError: they were not, or nothing says how they were made.
     """
     rows = [case.row for case in cases if case.row is not None]
-    kinds = {(row.variant, tuple((n.network, n.cut) for n in row.networks), row.steps) for row in rows}
+    kinds = {(row.config, tuple((n.network, n.cut) for n in row.networks)) for row in rows}
     if len(kinds) != 1 or len(rows) != len(cases):
+        raise ConfigError("to learn, all uploads must be of one folder of pmt protect, made with one configuration")
+    if rows[0].settings is None:
         raise ConfigError(
-            "to learn, all uploads must be of one folder of pmt protect, of one variant, its networks and steps"
+            "the report does not say with which settings the uploads were made; make them again (pmt protect --force)"
         )
-    return kinds.pop()
+    model = variants.find(rows[0].variant).config
+    try:
+        return model.model_validate(rows[0].settings), kinds.pop()[1]
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"the report names a setting that cannot be ({where}); make the uploads again") from error
 
 
 def _learned(
@@ -398,12 +411,17 @@ def _learned(
     show: bool = False,
 ) -> Tensor:
     """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
-    variant, services, steps = kind
+    config, services = kind
     shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
-    config = variants.find(variant).config.model_validate({"steps": steps})
     with progress_bar("uploads to learn from", len(people), show=show) as advance:
         pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size, progress=advance)
-    asked = [variant, services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
+    asked = [
+        variants.name_of(config),
+        services,
+        config.model_dump(mode="json"),
+        people.fingerprint,
+        training.model_dump(mode="json"),
+    ]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar("learning to restore", training.steps, show=show) as advance:
         model = train_deobfuscator(

@@ -468,10 +468,11 @@ def write_cards(
 
 def row_of(job: Job, key: str, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
     """A line of the report; ``key`` is the job's."""
-    variant = variants.name_of(job.config)
+    settings = job.config.model_dump(mode="json", exclude_defaults=True, exclude={"variant"})
     return Row(
-        input=photo.name, source=photo.source, mode=job.mode, variant=variant, config=key, status=status, **about
-    )
+        input=photo.name, source=photo.source, mode=job.mode, variant=variants.name_of(job.config), config=key,
+        settings=settings, status=status, **about,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

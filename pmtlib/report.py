@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, computed_field
 from rich.console import Console
@@ -91,6 +91,8 @@ class Row(BaseModel):
         seed: of this face; it comes from the base seed and the pixels.
         variant: of the transform, a name of :data:`pmtlib.variants.VARIANTS`.
         config: hash of all that shapes the result, besides the photograph.
+        settings: fields of the transform's configuration that are not the variant's defaults; None in a report of an
+            earlier version, which did not say.
         input_sha256: of the photograph's file.
         device: where it was computed.
         batch_size: how many faces were optimised together, where memory did not suffice for as many as the
@@ -117,6 +119,7 @@ class Row(BaseModel):
     seed: int | None = None
     variant: str = "pmt"
     config: str
+    settings: dict[str, Any] | None = None
     input_sha256: str | None = None
     device: str | None = None
     batch_size: int | None = None

@@ -19,8 +19,10 @@ from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import to_tensor
 from pmtlib.pipeline import Job
 from pmtlib.pipeline import run as protect
+from pmtlib.report import LINES
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig
+from pmtlib.variants.deep import DeepConfig
 from tests import photographs
 from tests.crowd import crowd
 from tests.oracles import network_or_skip
@@ -122,6 +124,37 @@ def test_a_network_can_learn_from_other_people(
         audit.run(by_hand, authorised=[SERVICE], networks=[ATTACKER], **learning)
 
 
+def test_what_is_learned_from_is_made_as_the_uploads_were(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The learner is trained on uploads of the very configuration, stopping rule, rule and all, not of the defaults."""
+    config = DeepConfig(steps=3, batch_size=2, step_size=0.1, rule="sign", stop_cosine=0.01)
+    job = Job([folders[0]], tmp_path / "out", [SERVICE], config, cut="14x14", device="cpu")
+    assert protect(job, show=False).done == 3
+    cases, _ = audit.gather(folders[0], tmp_path / "out")
+    asked: list[Any] = []
+
+    class Enough(Exception):
+        pass
+
+    def noted(people: Any, shared: Any, configs: Any, **_: Any) -> None:
+        asked.extend((shared[0].cut, configs))
+        raise Enough
+
+    monkeypatch.setattr(audit, "make_pairs", noted)
+    with pytest.raises(Enough):
+        audit.run(cases, networks=[ATTACKER], learn="samples", device="cpu")
+    assert asked == [ShallowModel(zoo.load(SERVICE), "14x14").cut, [config]]
+    lines = (tmp_path / "out" / LINES).read_text()
+    for written, refused in (
+        ('"sign"', '"no-rule"'), ('"settings":', '"sittings":')
+    ):  # fmt: skip
+        (tmp_path / "out" / LINES).write_text(lines.replace(written, refused))
+        changed, _ = audit.gather(folders[0], tmp_path / "out")
+        with pytest.raises(ConfigError, match=r"a setting that cannot be \(rule\)|does not say with which settings"):
+            audit.run(changed, networks=[ATTACKER], learn="samples", device="cpu")
+
+
 def test_with_enough_people_uploads_are_translated(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -147,7 +180,7 @@ def test_with_enough_people_uploads_are_translated(
         recognised.append(float(said @ own / said.norm() / own.norm()) > limit)
     assert found.translated == {ATTACKER: pytest.approx(np.mean(recognised))}
     assert f"they recognise {np.mean(recognised):.0%}." in found.verdict
-    assert found.note == ""
+    assert found.note == audit.NEVER_TRIED
 
 
 def test_what_does_not_fit_is_named_and_the_rest_goes_on(folders: tuple[Path, Path], tmp_path: Path) -> None:
