@@ -133,5 +133,6 @@ def test_protecting_and_verifying_leave_nothing_in_the_cache_and_use_no_network(
     assert verified.code in (0, 1), verified.err
     assert {"two.png", "two-face2.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     for arguments in (["networks"], ["assets", "list"], ["config"], ["cache"]):
-        assert pmt(*arguments).code == 0
+        done = pmt(*arguments)
+        assert done.code == 0, done.err
     assert {path.name for path in kept.iterdir()} == {"assets", "converted"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -272,9 +273,9 @@ def test_linkage_and_its_table() -> None:
     photographs = Photographs(
         torch.zeros(6, 3, 1, 1), np.arange(6), torch.zeros(6, 3, 1, 1), np.array([True] * 5 + [False])
     )
-    entry = audit_beyond._linkage(
-        probes, gallery, who, [*who, "g"], photographs, np.arange(6), draw.normal(size=(9, 4))
-    )
+    empty = torch.zeros(0)
+    parties = audit_beyond._Parties(photographs, *[empty] * 5, np.arange(6), who, [*who, "g"])
+    entry = parties.linkage(probes, gallery, draw.normal(size=(9, 4)))
     assert entry["ranks"]["1"] == [1] * 5
     assert entry["low"] <= entry["d_sys"] <= entry["high"]
     assert entry["d_sys"] > entry["chance"]
@@ -299,6 +300,39 @@ def test_linkage_and_its_table() -> None:
         assert list(table[f"{gallery}: D_sys, mean"]) == [f"{entry['d_sys']:.2f}"] * 2
         assert list(table[f"{gallery}: rank 1 %"]) == ["100.0"] * 2
     assert figures.filtered_linkage_table(filtered.head(0)) is not None
+
+
+def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture's pixels are its embedding; a translation swaps two of them, so that only like is found among like."""
+    draw = torch.Generator().manual_seed(0)
+    first = torch.randn(6, 4, generator=draw)
+    who = list("abcdef")
+    photographs = Photographs(torch.zeros(6, 3, 1, 1), np.arange(6), torch.zeros(6, 3, 1, 1), np.ones(6, dtype=bool))
+    crowd = torch.randn(30, 4, generator=draw)
+    parties = audit_beyond._Parties(photographs, first, first, first, first, crowd, np.arange(6), who, who)
+    swap = torch.tensor([3, 2, 1, 0])
+    monkeypatch.setattr(audit_beyond._Parties, "of", lambda *_: parties)
+    monkeypatch.setattr(audit_beyond, "learned_from", lambda *_: (None, {"identities": 9}))
+    monkeypatch.setattr(audit_beyond, "translator", lambda *_: (SimpleNamespace(sizes={"sface": 4}), {}))
+    monkeypatch.setattr(audit_beyond, "translations", lambda _, images: {"sface": images[:, swap].double().numpy()})
+    monkeypatch.setattr(audit_beyond, "_obtain", lambda *given: (given[3], given[5](None)))
+    bench = SimpleNamespace(
+        settings=SimpleNamespace(distractors=30, translator=TranslatorConfig()), shared=lambda _: None,
+        embed=lambda _, images: images.double().numpy(),
+    )  # fmt: skip
+    name, found = audit_beyond.linked_by_translation(bench, "lfw", "deep")  # type: ignore[arg-type]
+    assert name == "linkage-by-translation"
+    assert (found["probes"], found["distractors"]) == (6, 30)
+    control, translated = found["networks"]["sface"].values()
+    assert list(control) == ["photographs"]
+    assert translated["photographs"] == control["photographs"]
+    assert np.mean(translated["photographs"]["ranks"]["1"]) < 0.5
+    assert translated["uploads"]["ranks"]["1"] == [1] * 6
+    both = dataclasses.replace(
+        block(), beyond=dict.fromkeys(("linkage", "linkage by translation"), outcome("linkage", found))
+    )
+    assert len(numbers.linkage([both])) == 3
+    assert len(numbers.linkage([both], "linkage", "linkage by translation")) == 6
 
 
 def test_attributes_and_their_table() -> None:

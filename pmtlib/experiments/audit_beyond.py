@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pmtlib import attribute_zoo, cache, datasets, metrics, results, zoo
-from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
+from pmtlib.attacks.adaptive.link import Unlinkability, identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
 from pmtlib.attacks.adaptive.translate import (
@@ -35,6 +36,7 @@ from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments.attributes import different_people
 from pmtlib.experiments.common import PEOPLE, Floats, Outcome, Source, first_pictures, rounded
 from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_set
+from pmtlib.experiments.variants import Photographs
 from pmtlib.faces import Detector, align
 from pmtlib.images import batches, quantise, recoded, to_tensor, to_uint8
 from pmtlib.progress import progress_bar
@@ -62,6 +64,7 @@ def run(audit: Audit, dataset: str, variant: str, filters: Sequence[Purification
     return {
         "linkage": linked(audit, dataset, variant, best),
         "linkage after filters": linked_after(audit, dataset, variant, filters),
+        "linkage by translation": linked_by_translation(audit, dataset, variant),
         "attributes": read(audit, dataset, variant, best),
         "stitching": stitched(audit, dataset, variant),
         "service": received(audit, dataset, variant),
@@ -116,8 +119,8 @@ def linked(audit: Audit, dataset: str, variant: str, best: Purification) -> Outc
 
     For every network that is not authorised: D_sys between the first photographs of all pairs, as the attacker has
     them, and the second ones, which are photographs or uploads too; and identification of the first photographs of
-    pairs of one person among the second ones of all, with strangers' photographs (or uploads treated likewise) as
-    distractors.
+    pairs of one person among the second ones of all. Among photographs there are strangers' as distractors; among
+    uploads there are none.
     """
     settings = audit.settings
     if not settings.distractors:
@@ -151,6 +154,45 @@ def linked_after(audit: Audit, dataset: str, variant: str, filters: Sequence[Pur
     return _obtain(audit, dataset, variant, "linkage-after-filters", parameters, compute)
 
 
+def linked_by_translation(audit: Audit, dataset: str, variant: str) -> Outcome:
+    """The same by translation (:func:`translated`): it is what a network would say of the photograph, and no image.
+
+    Photographs, strangers' too, are in the gallery as the network itself embeds them; uploads as they translate. The
+    control is the photographs, translated.
+    """
+    settings = audit.settings
+    if not settings.distractors or settings.translator is None or dataset not in STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile links nothing by translation")
+    people_set = STITCHING_PEOPLE[dataset]
+    parameters = {
+        "distractors": settings.distractors,
+        "translator": settings.translator.model_dump(mode="json"),
+        "people": people_set,
+        "without": EVALUATED,
+    }
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        people, about = learned_from(people_set, sample)
+        teller, _ = translator(audit, audit.shared(variant), people)
+        parties = _Parties.of(audit, dataset, variant, sample)
+        by_photograph, by_upload, by_other = (
+            translations(teller, images) for images in (parties.first, parties.uploads, parties.others)
+        )
+        found: dict[str, Any] = {}
+        for network in teller.sizes:
+            known, among = audit.embed(network, parties.second), audit.embed(network, parties.crowd)
+            found[network] = {
+                f"{PHOTOGRAPH}, {TRANSLATION}": {"photographs": parties.linkage(by_photograph[network], known, among)},
+                TRANSLATION: {
+                    "photographs": parties.linkage(by_upload[network], known, among),
+                    "uploads": parties.linkage(by_upload[network], by_other[network], None),
+                },
+            }
+        return {"networks": found, **parties.counts, "people": about}
+
+    return _obtain(audit, dataset, variant, "linkage-by-translation", parameters, compute)
+
+
 def _all_linked(
     audit: Audit,
     dataset: str,
@@ -159,53 +201,82 @@ def _all_linked(
     attacked: Callable[[Tensor], Mapping[str, Tensor]],
 ) -> dict[str, Any]:
     """Linkage by every network that is not authorised, in every condition that ``attacked`` makes of uploads."""
-    settings = audit.settings
-    people = identities(sample)
-    photographs = audit.photographs(dataset)
-    second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
-    targets = sample.tensor(second)
-    uploads = audit.uploads(dataset, variant)
-    others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
-    try:
-        strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
-    except DatasetError as error:
-        raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
-    crowd = strangers.tensor(range(len(strangers)))
-    first = {PHOTOGRAPH: photographs.originals, **attacked(uploads)}
-    against = {PHOTOGRAPH: targets, **attacked(others)}
-    who_first = [people[index] for index in np.unique(sample.pairs[:, 0])]
-    who_second = [people[index] for index in second]
+    parties = _Parties.of(audit, dataset, variant, sample)
+    first = {PHOTOGRAPH: parties.first, **attacked(parties.uploads)}
+    against = {PHOTOGRAPH: parties.second, **attacked(parties.others)}
     found: dict[str, Any] = {}
     names = audit.others
     with progress_bar(f"{dataset}, {variant}, linkage", len(names) * len(first)) as advance:
         for network in names:
-            known, among = audit.embed(network, targets), audit.embed(network, crowd)
+            known, among = audit.embed(network, parties.second), audit.embed(network, parties.crowd)
             found[network] = {}
             for condition, images in first.items():
                 probes = audit.embed(network, images)
-                entry = {"photographs": _linkage(probes, known, who_first, who_second, photographs, place, among)}
+                entry = {"photographs": parties.linkage(probes, known, among)}
                 if condition != PHOTOGRAPH:
-                    same_kind = audit.embed(network, against[condition])
-                    entry["uploads"] = _linkage(probes, same_kind, who_first, who_second, photographs, place, None)
+                    entry["uploads"] = parties.linkage(probes, audit.embed(network, against[condition]), None)
                 found[network][condition] = entry
                 advance(1)
-    return {"networks": found, "probes": int(photographs.same.sum()), "distractors": len(strangers)}
+    return {"networks": found, **parties.counts}
 
 
-def _linkage(
-    probes: Floats,
-    gallery: Floats,
-    who_first: list[str],
-    who_second: list[str],
-    photographs: Any,
-    place: Any,
-    distractors: Floats | None,
-) -> dict[str, Any]:
-    scores = link_scores(probes, gallery, who_first, who_second)
-    found = unlinkability(scores, resamples=200)
-    rows = np.flatnonzero(photographs.same)
-    wanted = [who_second[place[row]] for row in rows]
-    ranks = identify(probes[photographs.place[rows]], gallery, wanted, who_second, distractors=distractors, ks=RANKS)
+@dataclass(frozen=True)
+class _Parties:
+    """Who is linked to whom: images (N, 3, 112, 112) and whom they show.
+
+    Attributes:
+        photographs: of the sample.
+        first: the first photographs of all pairs, each once, and ``uploads`` of them.
+        second: the second ones, and ``others``, uploads of them.
+        crowd: photographs of strangers.
+        place: (pairs,) which of the second ones is a pair's.
+        who_first: whom the first ones show, and ``who_second`` the second ones.
+    """
+
+    photographs: Photographs
+    first: Tensor
+    uploads: Tensor
+    second: Tensor
+    others: Tensor
+    crowd: Tensor
+    place: Any
+    who_first: list[str]
+    who_second: list[str]
+
+    @classmethod
+    def of(cls, audit: Audit, dataset: str, variant: str, sample: datasets.PairSet) -> Self:
+        """Those of a variant's uploads of a data set."""
+        settings, photographs, people = audit.settings, audit.photographs(dataset), identities(sample)
+        second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
+        targets = sample.tensor(second)
+        uploads = audit.uploads(dataset, variant)
+        others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
+        try:
+            strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
+        except DatasetError as error:
+            raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
+        return cls(
+            photographs, photographs.originals, uploads, targets, others, strangers.tensor(range(len(strangers))),
+            place, [people[index] for index in np.unique(sample.pairs[:, 0])], [people[index] for index in second],
+        )  # fmt: skip
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"probes": int(self.photographs.same.sum()), "distractors": len(self.crowd)}
+
+    def linkage(self, probes: Floats, gallery: Floats, distractors: Floats | None) -> dict[str, Any]:
+        """D_sys between embeddings of the first and the second ones, and the ranks of pairs of one person."""
+        scores = link_scores(probes, gallery, self.who_first, self.who_second)
+        found = unlinkability(scores, resamples=200)
+        rows = np.flatnonzero(self.photographs.same)
+        wanted = [self.who_second[self.place[row]] for row in rows]
+        ranks = identify(
+            probes[self.photographs.place[rows]], gallery, wanted, self.who_second, distractors=distractors, ks=RANKS
+        )
+        return _as_stored(found, ranks)
+
+
+def _as_stored(found: Unlinkability, ranks: Mapping[int, Any]) -> dict[str, Any]:
     return {
         "d_sys": round(found.d_sys, 5),
         "low": round(found.interval.low, 5),

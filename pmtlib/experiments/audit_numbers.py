@@ -433,19 +433,21 @@ def _beyond(blocks: Sequence[AuditBlock], name: str) -> Iterator[tuple[dict[str,
             yield {"dataset": block.dataset, "variant": block.variant}, outcome.result.values
 
 
-def linkage(blocks: Sequence[AuditBlock], which: str = "linkage") -> pd.DataFrame:
+def linkage(blocks: Sequence[AuditBlock], *which: str) -> pd.DataFrame:
     """D_sys and identification, for each network, condition of the probes and kind of gallery.
 
     Args:
         blocks: of :meth:`pmtlib.experiments.audit.Audit.run`.
-        which: ``linkage``, or ``linkage after filters``, whose conditions are all filters.
+        which: ``linkage``, ``linkage by translation``, or ``linkage after filters``, whose conditions are all filters.
 
     Returns:
         DataFrame with columns dataset, variant, network, condition, gallery, d_sys, low, high, chance, rank1, rank5,
         probes, distractors.
     """
     lines = []
-    for where, values in _beyond(blocks, which):
+    for where, values in (
+        found for block in blocks for name in which or ("linkage",) for found in _beyond([block], name)
+    ):
         for network, conditions in values["networks"].items():
             for condition, galleries in conditions.items():
                 for gallery, entry in galleries.items():
