@@ -18,7 +18,7 @@ from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_he
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.reconstruction import training_people
 from pmtlib.errors import AssetError
-from pmtlib.experiments import audit, audit_beyond, audit_frontier
+from pmtlib.experiments import audit, audit_beyond, audit_frontier, audit_nobody
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
@@ -335,6 +335,35 @@ def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: 
     assert len(numbers.linkage([both], "linkage", "linkage by translation")) == 6
 
 
+def test_a_decoy_that_is_somebody_is_told() -> None:
+    """One network takes every decoy for one of ten who are enrolled; what is a person's own upload does not count."""
+    draw = np.random.default_rng(0)
+    enrolled = np.linalg.qr(draw.normal(size=(10, 10)))[0]
+    own = np.eye(4, 10, dtype=bool)
+    at = {"far_1e2": 0.5}
+    mine = audit_nobody._compared(enrolled[:4], enrolled, own, at)
+    assert (mine["accepted"], mine["compared"]) == ([0] * 4, [9] * 4)
+    assert mine["nearest"] == pytest.approx([0.0] * 4, abs=1e-4)
+    theirs = audit_nobody._compared(enrolled[:4], enrolled, None, at)
+    assert (theirs["accepted"], theirs["compared"]) == ([1] * 4, [10] * 4)
+    kinds = (audit_nobody.DECOY, audit_nobody.UPLOAD, audit_nobody.ABSENT)
+    values = {
+        "networks": {
+            "sface": dict.fromkeys(kinds, mine),
+            "dlib-resnet29": {**dict.fromkeys(kinds, mine), kinds[0]: theirs},
+        },
+        "enrolled": 10,
+        "images": 4,
+    }
+    frame = audit_nobody.rates(outcome("decoys", values))
+    words = audit_nobody.reading(frame)
+    assert "of a decoy 5.00%, by dlib-resnet29 10.00% [10.00, 10.00]" in words
+    assert "more often than strangers are: by dlib-resnet29." in words
+    harmless = audit_nobody.reading(frame[frame["network"] == "sface"])
+    assert "No network takes them for somebody more often" in harmless
+    assert "not measured" in audit_nobody.reading(audit_nobody.rates(NOTHING))
+
+
 def test_attributes_and_their_table() -> None:
     values = {
         "labels": {"faceres": {"gender": {"upload": [1, 0, 1, 1], "another person": [0, 1, 0, 1]}}},
@@ -459,8 +488,18 @@ def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
     assert headline["embedding_lfw_service"] == pytest.approx(60)
     assert headline["embedding_lfw_deep_service"] == pytest.approx(200 / 3)
     assert "deep, 7x7" in figures.settings_table(frame).to_html()
-    assert [axis.get_title(loc="left") for axis in figures.settings_figure(frame).axes] == ["LFW, n = 3"] * 2
-    assert figures.settings_figure(frame.head(0)) is not None
+    # Photographs translate too: both accept the first, sface the second as well.
+    entry = {"networks": {"sface": [0.9, 0.9, 0.1, 0.9], "dlib-resnet29": [0.9, 0.1, 0.1, 0.9]}}
+    entry |= {"translated_at": {"sface": 0.5, "dlib-resnet29": 0.5}}
+    bound = outcome("bound", {"same": [1, 1, 1, 0], "cuts": {"7x7": entry}})
+    limits = audit_frontier.bound_points({"lfw": bound, "cfp_ff": NOTHING}, SETTINGS)
+    (limit,) = limits.to_dict("records")
+    assert (limit["dataset"], limit["cut"], limit["n"]) == ("lfw", "7x7", 3)
+    assert limit["bound"] == pytest.approx((1 + 0.5 + 0) / 3)
+    drawn = figures.settings_figure(frame, limits)
+    assert [axis.get_title(loc="left") for axis in drawn.axes] == ["LFW, n = 3"] * 2
+    assert [[text.get_text() for text in axis.texts] for axis in drawn.axes] == [[], ["photographs, 7x7"]]
+    assert figures.settings_figure(frame.head(0), limits.head(0)) is not None
 
 
 def test_every_setting_has_a_line_of_its_own_kind() -> None:
@@ -648,7 +687,14 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     assert seeds == [audit_frontier.OWN_SEED, audit_frontier.OWN_SEED + 1]
     drawn = audit_frontier.points({"samples": [everything, protectors]}, owner.settings)
     assert list(drawn["setting"]) == ["pmt", "embedding, 7x7", "embedding, 7x7"]
-    assert figures.settings_figure(drawn) is not None
+    narrow = audit.Audit(wider.settings.model_copy(update={"choice_cuts": ("28x28",)}), torch.device("cpu"))
+    narrow.usable()
+    limits = audit_frontier.bounds(narrow, "samples")
+    assert limits.result is not None, limits.note
+    # Of the photographs the page's other table has the same, by the same translator.
+    told = limits.result.values["cuts"]["28x28"]["networks"]["sface"]
+    assert told == pytest.approx(values["attacks"][named[-1]]["networks"]["sface"]["other"], abs=2e-5)
+    assert figures.settings_figure(drawn, audit_frontier.bound_points({"samples": limits}, settings)) is not None
     # An attacker who is trained after the filter, on uploads of people who are no one's evaluated pair.
     trainings: list[tuple[int, int, int]] = []
     shown_uploads: list[Any] = []

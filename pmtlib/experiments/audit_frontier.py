@@ -86,6 +86,56 @@ def weighed(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
     )
 
 
+def bounds(audit: Audit, dataset: str) -> Outcome:
+    """What the same translators make of the *photographs'* own features at each cut.
+
+    No filter that matches all of a cut's features goes below it: its upload translates as the photograph does.
+    """
+    settings = audit.settings
+    if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+        return Outcome(None, NOT_RUN)
+    cuts = settings.choice_cuts
+
+    def compute() -> dict[str, Any]:
+        sample, photographs = audit.sample(dataset), audit.photographs(dataset)
+        assert isinstance(sample, PairSet)
+        people, about = beyond.learned_from(beyond.STITCHING_PEOPLE[dataset], sample)
+        found = {}
+        for cut in cuts:
+            teller, thresholds = beyond.translator(audit, audit.shallow(settings.authorised, cut), people)
+            found[cut] = {
+                "networks": _translated(audit, photographs, teller, photographs.originals),
+                "translated_at": {network: round(value, 5) for network, value in thresholds.items()},
+            }
+        return {"same": photographs.same.astype(int).tolist(), "cuts": found, "people": about}
+
+    request = _request(audit, dataset, "settings-bound", (), {"cuts": list(cuts)})
+    return audit.obtain(request, audit.source(dataset), compute)
+
+
+def bound_points(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
+    """The mean TAR of the other networks on translated photographs.
+
+    Args:
+        outcomes: of :func:`bounds`, by the data set's name.
+        settings: the audit's.
+
+    Returns:
+        DataFrame with columns dataset, cut, bound, bound_low, bound_high (95% bootstrap interval over pairs), n.
+    """
+    lines = []
+    for dataset, outcome in outcomes.items():
+        if outcome.result is None:
+            continue
+        same = np.array(outcome.result.values["same"], dtype=bool)
+        for cut, entry in outcome.result.values["cuts"].items():
+            share = _share(entry["networks"], {}, entry["translated_at"], settings.authorised, same)
+            interval = metrics.bootstrap(share, seed=0)
+            rates = {"bound": float(share.mean()), "bound_low": interval.low, "bound_high": interval.high}
+            lines.append({"dataset": dataset, "cut": cut, **rates, "n": int(same.sum())})
+    return pd.DataFrame(lines)
+
+
 def embedded(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outcome:
     """The same of uploads that match only what heads of the user's own tell (:mod:`pmtlib.variants.embedding`).
 

@@ -309,10 +309,11 @@ def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
     return styled(pd.DataFrame(rows), caption, "linkage-after-filters", frame).hide(axis="index")
 
 
-def settings_figure(frame: pd.DataFrame) -> Figure:
+def settings_figure(frame: pd.DataFrame, bounds: pd.DataFrame) -> Figure:
     """Every setting: the service's TAR and what other networks recognise after a filter, and translated.
 
-    A line is a setting over its numbers of steps. A row a data set; the diagonal as in :func:`frontier_figure`.
+    A line is a setting over its numbers of steps. A row a data set; the diagonal as in :func:`frontier_figure`. Dotted:
+    what translators make of photographs, for each cut.
     """
     sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
     keep("settings", frame)
@@ -338,6 +339,11 @@ def settings_figure(frame: pd.DataFrame) -> Figure:
                     label=name,
                 )  # fmt: skip
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
+            if measure == "translated" and len(bounds):
+                for line in bounds[bounds["dataset"] == dataset].to_dict("records"):
+                    axis.axhline(line["bound"], color="0.4", linestyle=":", linewidth=1)
+                    axis.annotate(f"photographs, {line['cut']}", (0, line["bound"]), fontsize=7, color="0.3",
+                                  xytext=(0, 2), textcoords="offset points")  # fmt: skip
             axis.set_xlim(-0.03, 1.03)
             axis.set_ylim(-0.03, 1.03)
             axis.set_xlabel("TAR of the service", fontsize=8)
