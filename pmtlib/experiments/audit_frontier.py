@@ -94,7 +94,7 @@ def bounds(audit: Audit, dataset: str) -> Outcome:
     settings = audit.settings
     if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
         return Outcome(None, NOT_RUN)
-    cuts = settings.choice_cuts
+    cuts: tuple[int | str, ...] = (settings.cut, *settings.choice_cuts)
 
     def compute() -> dict[str, Any]:
         sample, photographs = audit.sample(dataset), audit.photographs(dataset)
@@ -103,7 +103,7 @@ def bounds(audit: Audit, dataset: str) -> Outcome:
         found = {}
         for cut in cuts:
             teller, thresholds = beyond.translator(audit, audit.shallow(settings.authorised, cut), people)
-            found[cut] = {
+            found[cut if isinstance(cut, str) else f"first {cut} units"] = {
                 "networks": _translated(audit, photographs, teller, photographs.originals),
                 "translated_at": {network: round(value, 5) for network, value in thresholds.items()},
             }
