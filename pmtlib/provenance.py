@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,11 +39,21 @@ def manifest(networks: Sequence[str], device: torch.device, *, seconds: float, c
             "device": devices.describe(device),
             "system": platform.system(),
             "machine": platform.machine(),
+            "processor": processor(),
             "cpu_count": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
         },
         "weights": {name: zoo.weights_checksum(name) for name in networks},
     }
+
+
+def processor() -> str | None:
+    """The processor's model, on which last bits depend; None where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def commit() -> str | None:

@@ -206,6 +206,47 @@ def test_the_advice_follows_the_goals() -> None:
     assert seen in numbers.advice(frame, points)
 
 
+def test_the_advice_says_what_copies_and_compression_do() -> None:
+    one = block()
+    values = one.attacks["purification"].result.values
+    pairs = {name: values[name] for name in ("same", "photograph")}
+    copies = outcome("copies", attacked({"2 copies": 0.6, "8 copies": 0.9}).result.values | pairs)
+    frame = numbers.table([dataclasses.replace(one, attacks={**one.attacks, "averaging of all": copies})], SETTINGS)
+    rates = frame.set_index("attack")["others"]
+    received = {
+        "same": [1, 1, 0], "photograph": [0, 1, 2], "threshold": {"far_1e2": 0.5},
+        "received": {
+            "photograph": {"detected": [1, 1, 1], "cosines": {"as it is": [0.9] * 3, "aligned again": [0.9] * 3}},
+            "upload": {
+                "detected": [0, 0, 0],
+                "cosines": {"as it is": [0.9] * 3, "JPEG 90": [0.9, 0.1, 0.1], "aligned again": [0.9] * 3},
+            },
+        },
+    }  # fmt: skip
+    seen = numbers.service([block(service=received)])
+    goal, points = goals([block(), block("deep")]), numbers.frontier([block(), block("deep")], SETTINGS, STEPS)
+    words = numbers.advice(goal, points, frame, seen)
+    told = f"*pmt*, LFW: {100 * rates['8 copies']:.0f}% of the mean of 8 copies, {100 * rates['upload']:.0f}% of one"
+    assert told in words
+    assert "*pmt*, LFW: 100% as it is, 50% after JPEG 90" in words
+    assert "finds a face in 0% of uploads" in words
+    assert "Upload a photograph once" not in numbers.advice(goal, points)
+
+
+def test_what_was_measured_twice_is_told_with_both_rates() -> None:
+    frame = pd.DataFrame([{"dataset": "lfw", "setting": "deep, 7x7", "steps": 40, "service": 0.85, "translated": 0.79}])
+    audited = pd.DataFrame(
+        [{"dataset": "lfw", "variant": "deep", "steps": 40, "service": 0.87, "translated": 0.75}] * 1
+        + [{"dataset": "lfw", "variant": "deep", "steps": 80, "service": 1.0, "translated": 0.9}]
+    )
+    words = audit_frontier.repeated(frame, audited, "7x7")
+    assert "LFW, K = 40: the service 87% there, 85% here; translated 75% and 79%." in words
+    assert "K = 80" not in words
+    assert (
+        audit_frontier.repeated(frame, audited, "14x14") == audit_frontier.repeated(frame.head(0), audited, "7x7") == ""
+    )
+
+
 def test_an_attack_on_fewer_pairs_says_on_how_many() -> None:
     one = block()
     few = attacked({"2 copies": 0.4})
@@ -333,6 +374,9 @@ def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: 
     )
     assert len(numbers.linkage([both])) == 3
     assert len(numbers.linkage([both], "linkage", "linkage by translation")) == 6
+    words = numbers.linkage_reading(numbers.linkage([both], "linkage by translation"))
+    assert "against photographs, 30 strangers among them: by translation of features D_sys" in words
+    assert numbers.linkage_reading(numbers.linkage([])) == ""
 
 
 def test_a_decoy_that_is_somebody_is_told() -> None:

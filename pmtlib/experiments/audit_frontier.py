@@ -471,6 +471,38 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
+def repeated(frame: pd.DataFrame, audited: pd.DataFrame, cut: str) -> str:
+    """How far rates moved where one setting was measured twice: here, and by the audit's thorough attacks.
+
+    Args:
+        frame: of :func:`points`.
+        audited: of :func:`pmtlib.experiments.audit_numbers.frontier`.
+        cut: of the audited *deep*.
+
+    Returns:
+        Words, with each rate twice; empty where nothing was measured twice.
+    """
+    told = []
+    for line in audited[audited["variant"] == "deep"].to_dict("records") if len(audited) and len(frame) else ():
+        twin = frame[
+            (frame["dataset"] == line["dataset"])
+            & (frame["setting"] == f"deep, {cut}")
+            & (frame["steps"] == line["steps"])
+        ]
+        for again in twin.to_dict("records"):
+            told.append(
+                f"{TITLES.get(str(line['dataset']), line['dataset'])}, K = {int(line['steps'])}: the service "
+                f"{100 * line['service']:.0f}% there, {100 * again['service']:.0f}% here; translated "
+                f"{100 * line['translated']:.0f}% and {100 * again['translated']:.0f}%"
+            )
+    if not told:
+        return ""
+    return (
+        f"*deep, {cut}* stands under *The frontier* too, from another run. Where the processor is another one, last "
+        f"bits differ, and over the steps so do the images: {'; '.join(told)}. Differences of this size mean nothing."
+    )
+
+
 def summary(frame: pd.DataFrame) -> dict[str, float]:
     """Headline numbers of *embedding, 7x7* where it serves the service best, and of *deep* beside it, percent.
 

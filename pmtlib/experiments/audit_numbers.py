@@ -315,12 +315,19 @@ def _at_point(point: Mapping[Any, Any], against: str) -> dict[str, Any]:
     return {**found, "attack": point[attack], "ssim": point["ssim"]}
 
 
-def advice(frame: pd.DataFrame, points: pd.DataFrame) -> str:
+def advice(
+    frame: pd.DataFrame,
+    points: pd.DataFrame,
+    attacks: pd.DataFrame | None = None,
+    received: pd.DataFrame | None = None,
+) -> str:
     """Which setting, against which attacker, and when not to rely on it (Markdown).
 
     Args:
         frame: of :func:`goals`.
         points: of :func:`frontier`.
+        attacks: of :func:`table`, for what several uploads of one photograph give.
+        received: of :func:`service`, for what compression and alignment cost.
     """
     if not len(frame):
         return "*No variant was measured against the transform as published; there is nothing to advise.*"
@@ -348,7 +355,49 @@ def advice(frame: pd.DataFrame, points: pd.DataFrame) -> str:
         "filters and networks that restore a face, prefer a variant, where the service shares deep enough."
     )
     lines += _key_advice(points)
+    lines += [] if attacks is None else _copies_advice(attacks)
+    lines += [] if received is None or not len(received) else _service_advice(received)
     return "\n".join(lines)
+
+
+def _copies_advice(frame: pd.DataFrame) -> Iterator[str]:
+    """What several uploads of one photograph give that one does not."""
+    told = []
+    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
+        upload = part[part["attack"] == UPLOAD].iloc[0]
+        copies = part[part["attack"].str.fullmatch(r"\d+ copies") & (part["n"] == upload["n"])]
+        if len(copies):
+            most = copies.loc[copies["others"].idxmax()]
+            told.append(
+                f"*{variant}*, {TITLES.get(str(dataset), dataset)}: {100 * most['others']:.0f}% of the mean of "
+                f"{most['attack']}, {100 * upload['others']:.0f}% of one"
+            )
+    if told:
+        rates = "; ".join(told)
+        yield f"- Upload a photograph once, and keep what you uploaded. Others recognise, without a filter, {rates}."
+
+
+def _service_advice(frame: pd.DataFrame) -> Iterator[str]:
+    """What it costs if the service compresses uploads, or looks for the face in them."""
+    told = []
+    mine = frame[frame["condition"] == UPLOAD]
+    for (dataset, variant), part in mine.groupby(["dataset", "variant"], sort=False):
+        by_processing = {str(line["processing"]): float(line["accuracy"]) for line in part.to_dict("records")}
+        compressed = {name: rate for name, rate in by_processing.items() if name.startswith("JPEG")}
+        if compressed:
+            worst = min(compressed, key=lambda name: compressed[name])
+            told.append(
+                f"*{variant}*, {TITLES.get(str(dataset), dataset)}: {100 * by_processing['as it is']:.0f}% as it is, "
+                f"{100 * compressed[worst]:.0f}% after {worst}"
+            )
+    if told:
+        yield f"- Send the PNG to a service that does not compress it. It recognises {'; '.join(told)}."
+    seen = mine["detected"].dropna()
+    if len(seen) and float(seen.max()) < 0.5:
+        yield (
+            "- Send the aligned crop to a service that takes it as such: it finds a face in "
+            f"{100 * seen.max():.0f}% of uploads at most, and what is aligned again is not recognised."
+        )
 
 
 _NEARLY = 0.75
@@ -459,6 +508,30 @@ def linkage(blocks: Sequence[AuditBlock], *which: str) -> pd.DataFrame:
                          "probes": values["probes"], "distractors": distractors}
                     )  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def linkage_reading(frame: pd.DataFrame) -> str:
+    """Whether uploads can be linked, in words: as they are, and by the attack that links them best.
+
+    Args:
+        frame: of :func:`linkage`.
+    """
+    lines = []
+    for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False) if len(frame) else ():
+        for gallery, rows in part[~part["condition"].str.startswith(PHOTOGRAPH)].groupby("gallery", sort=False):
+            means = rows.groupby("condition", sort=False)[["d_sys", "rank1"]].mean()
+            best_of = str(means["d_sys"].idxmax())
+            strangers = int(rows["distractors"].max())
+            told = [
+                f"{'as they are' if name == UPLOAD else f'by {name}'} D_sys {means['d_sys'][name]:.2f}, rank 1 "
+                f"{100 * means['rank1'][name]:.0f}%"
+                for name in dict.fromkeys((UPLOAD, best_of))
+                if name in means.index
+            ]
+            among = f"{gallery}, {strangers} strangers among them" if strangers else str(gallery)
+            where = f"**{TITLES.get(str(dataset), dataset)}, {variant}**, against {among}"
+            lines.append(f"- {where}: {'; '.join(told)}.")
+    return "\n".join(lines)
 
 
 def traits(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
@@ -581,6 +654,7 @@ def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
         by_name = {str(line["attack"]): line for line in part.to_dict("records")}
         upload, clean = by_name[UPLOAD], by_name[PHOTOGRAPH]
         worst, closest = (best(part, measure).iloc[0].to_dict() for measure in ("others", "ssim"))
+        nearest = best(part.assign(likest=-part["lpips"].fillna(np.inf)), "likest").iloc[0].to_dict()
         kinds = (best(rows).iloc[0].to_dict() for _, rows in attacker(part).groupby("kind", sort=False))
         share = worst["others"] / clean["others"] if clean["others"] else float("nan")
         verdict = "stands" if share <= _STANDS else "stands in part" if share <= _PARTLY else "does not stand"
@@ -592,11 +666,16 @@ def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
             f"attack of each kind made of the uploads: {', '.join(_told(line, int(upload['n'])) for line in kinds)}. "
             f"The likeness is highest after {_named(closest)}: mean SSIM {closest['ssim']:.2f} "
             f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
-            f"{closest['ssim_worst']:.2f}. **Verdict: the filter {verdict}** against {_named(worst)}, which gives the "
-            f"other networks {100 * share:.0f}% of what photographs give them."
+            f"{closest['ssim_worst']:.2f}; LPIPS is lowest after {_named(nearest)}: {nearest['lpips']:.2f}, for the "
+            f"worst-hidden face {nearest['lpips_worst']:.2f}. **Verdict: the filter {verdict}** against "
+            f"{_named(worst)}, which gives the other networks {100 * share:.0f}% of what photographs give them."
             + _stitched_words(stitched, str(dataset), str(variant))
         )
     return "\n\n".join(lines)
+
+
+_WORKS = 0.5
+"""The share of pairs that an attack recognises of photographs, at least, where it is said to work."""
 
 
 def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -> str:
@@ -617,6 +696,7 @@ def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -
         f"uploads (of the photographs {theirs}), at a threshold set on other people that accepts "
         f"{100 * upload['false']:.0f}% of the pairs of two people here (with photographs "
         f"{100 * photograph['false']:.0f}%)."
+        + ("" if photograph["accuracy"] >= _WORKS else " It hardly works on photographs, and says little of uploads.")
     )
 
 

@@ -221,7 +221,7 @@ def goals_table(frame: pd.DataFrame) -> Styler:
                 f"[{100 * line['others_low']:.1f}, {100 * line['others_high']:.1f}]",
                 "SSIM": f"{line['ssim_value']:.2f}",
                 "best attack": _breaking(line["attack"]),
-                "goal": "reached" if line["reached"] else "not reached",
+                "goal": ("reached" if line["own"] else "reached, seen after") if line["reached"] else "not reached",
             }
         )
     caption = (
