@@ -377,6 +377,13 @@ def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: 
     words = numbers.linkage_reading(numbers.linkage([both], "linkage by translation"))
     assert "against photographs, 30 strangers among them: by translation of features D_sys" in words
     assert numbers.linkage_reading(numbers.linkage([])) == ""
+    headline = numbers.linkage_summary(numbers.linkage([both], "linkage by translation"))
+    rank1 = 100 * np.mean(translated["photographs"]["ranks"]["1"])
+    assert headline == {
+        "pmt_linked_translated_d_sys": pytest.approx(translated["photographs"]["d_sys"]),
+        "pmt_linked_translated_rank1": pytest.approx(rank1),
+    }
+    assert numbers.linkage_summary(numbers.linkage([])) == {}
 
 
 def test_a_decoy_that_is_somebody_is_told() -> None:

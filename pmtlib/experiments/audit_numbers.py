@@ -510,6 +510,24 @@ def linkage(blocks: Sequence[AuditBlock], *which: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def linkage_summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of linkage with photographs, strangers among them, means over networks and data sets.
+
+    For a variant V: ``V_linked_upload_d_sys`` and ``V_linked_upload_rank1`` (percent), of uploads as they are;
+    ``V_linked_translated_...`` of their translations, ``V_linked_photograph_...`` of photographs as they are.
+
+    Args:
+        frame: of :func:`linkage`.
+    """
+    found: dict[str, float] = {}
+    names = {UPLOAD: "upload", TRANSLATION: "translated", PHOTOGRAPH: "photograph"}
+    shown = frame[(frame["gallery"] == "photographs") & frame["condition"].isin(names)] if len(frame) else frame
+    for (variant, condition), part in shown.groupby(["variant", "condition"], sort=False) if len(shown) else ():
+        key = f"{str(variant).replace('-', '_')}_linked_{names[str(condition)]}"
+        found |= {f"{key}_d_sys": float(part["d_sys"].mean()), f"{key}_rank1": 100 * float(part["rank1"].mean())}
+    return found
+
+
 def linkage_reading(frame: pd.DataFrame) -> str:
     """Whether uploads can be linked, in words: as they are, and by the attack that links them best.
 
