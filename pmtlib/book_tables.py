@@ -6,6 +6,7 @@ code says. The pages of results are notebooks and need none of this.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -184,6 +185,33 @@ def hardware() -> str:
     return markdown(["device", "processors", "system", "Python", "torch"], sorted(map(list, found)))
 
 
+def fuzzing() -> str:
+    """What each parser's target came to when it was last fuzzed."""
+    kept = json.loads((paths.project_dir() / "benchmarks" / "fuzz.json").read_bytes())
+    rows = [
+        [
+            f"`{name}`",
+            f"{run['minutes']:g}",
+            f"{run['executions']:,}",
+            str(run["findings"]),
+            run["mutations"],
+            run["date"],
+        ]
+        for name, run in kept.items()
+    ]
+    rows.append(
+        [
+            "all",
+            f"{sum(run['minutes'] for run in kept.values()):g}",
+            f"{sum(run['executions'] for run in kept.values()):,}",
+            str(sum(run["findings"] for run in kept.values())),
+            "",
+            "",
+        ]
+    )
+    return markdown(["target", "minutes", "executions", "findings", "mutations", "date"], rows)
+
+
 def _stored() -> list[Result]:
     """All stored results of the checkout, whatever ``PMT_RESULTS`` says: the book is of those."""
     return [result for _, result in everything(paths.project_dir() / "results")]
@@ -199,6 +227,7 @@ TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "transform-choices": transform_choices,
         "data-sets": data_sets,
         "hardware": hardware,
+        "fuzzing": fuzzing,
     }
 )
 """Every table by the name of its file."""
