@@ -1121,6 +1121,8 @@ def read_torch(path: Path) -> Any:
             # torch raises this about its own reading of quantised tensors; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            # Said below, in one line.
+            warnings.filterwarnings("ignore", message=".*TorchScript archive")
             # Indices of a sparse tensor are not looked at otherwise, and point to memory anywhere.
             with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -1133,6 +1135,8 @@ def read_torch(path: Path) -> Any:
             first = "it is no file of torch.save"
         elif isinstance(error, EOFError) or "PytorchStreamReader" in str(error):
             first = "it is empty, damaged or cut off"
+        elif "TorchScript archive" in str(error):
+            first = "it is TorchScript, a program, and is not run"
         elif isinstance(error, pickle.UnpicklingError):
             first = "it holds more than tensors and plain containers, and nothing in it is executed"
         else:

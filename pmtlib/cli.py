@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -105,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     ended: list[int] = []
     try:
-        with _terminable(ended):
+        with _terminable(ended), warnings.catch_warnings():
+            # Libraries' warnings are for programmers: commands say what a user must know. -W and PYTHONWARNINGS count.
+            if not debug and not sys.warnoptions:
+                warnings.simplefilter("ignore")
             code = _run(given)
             sys.stdout.flush()
     except KeyboardInterrupt:

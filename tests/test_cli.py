@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_without_arguments_and_with_help_it_explains_itself_and_the_exit_codes(p
     assert f"[default: ({faces.MIN_FACE})]" in defaults
     assert f"[default: ({zoo.card(NETWORK).default_cut})]" in defaults
     assert pmt("--version").out == f"pmt {__version__}\n"
+
+
+def test_the_warnings_of_libraries_are_for_those_who_debug(pmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn() -> list[Any]:
+        warnings.warn("install/path: this will change", UserWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr(assets, "status", warn)
+    for options, chosen, wanted in (([], [], 0), (["--debug"], [], 1), ([], ["default"], 1)):
+        monkeypatch.setattr(sys, "warnoptions", chosen)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert pmt("assets", "list", *options).code == 0
+        assert len(said) == wanted
 
 
 def test_help_lists_and_complaints_do_not_wait_for_torch() -> None:

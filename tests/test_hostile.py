@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,8 +32,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from pmtlib import adding, datasets, faces, pipeline
-from pmtlib.errors import ConfigError, DatasetError, PhotoError, PMTError
+from pmtlib import adding, assets, datasets, faces, pipeline
+from pmtlib.errors import AssetError, ConfigError, DatasetError, PhotoError, PMTError
 from pmtlib.intake import Photo, collect
 from pmtlib.pipeline import Job, run
 from pmtlib.report import LINES, TABLE, read
@@ -534,6 +535,20 @@ def _torch_file(value: Any) -> bytes:
     return buffer.getvalue()
 
 
+class _Doubled(torch.nn.Module):
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return given * 2
+
+
+def _torchscript() -> bytes:
+    """What ``torch.jit.save`` writes: a program, which torch would run."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(_Doubled(), torch.zeros(1)), buffer)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -551,6 +566,7 @@ def _torch_file(value: Any) -> bytes:
         ("safetensors-head", lambda folder: struct.pack("<Q", 1 << 62) + b"{}"),
         ("meta", lambda folder: _torch_file({"a.weight": torch.zeros(3, device="meta")})),
         ("sparse", lambda folder: _torch_file({"a.weight": torch.eye(3).to_sparse()})),
+        ("torchscript", lambda folder: _torchscript()),
         ("strided", lambda folder: _torch_file({"a.weight": torch.zeros(1).expand(1 << 20, 1 << 20)})),
     ],
 )
@@ -565,8 +581,20 @@ def test_a_hostile_checkpoint_is_one_line(
     assert done.code == 2, done.out
     assert f"{name}.pth" in done.error
     assert "unexpected" not in done.error
+    if (name, kind) == ("torchscript", "robfr"):
+        assert "it is TorchScript, a program, and is not run; give a checkpoint that torch.save wrote" in done.error
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "networks").exists() or not list((tmp_path / "networks").iterdir())
+
+
+def test_torchscript_is_refused_without_the_advice_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "ts.pt").write_bytes(_torchscript())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(AssetError, match="TorchScript") as raised:
+            assets.read_torch(tmp_path / "ts.pt")
+    assert not said
+    assert "weights_only" not in str(raised.value)
 
 
 def _onnx(change: Callable[[onnx.ModelProto], None]) -> bytes:
