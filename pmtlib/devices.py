@@ -36,13 +36,23 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+_TOO_LITTLE = (
+    "can't allocate memory",
+    "out of memory",
+    # cuBLAS, cuSOLVER and cuDNN, whose workspaces torch does not allocate; the longer form is that of cuDNN 9.
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+    # Apple's GPUs, for a single tensor above their limit.
+    "Invalid buffer size",
+)
+"""What errors of no kind of their own say where memory does not suffice: on processors, Apple's GPUs, in libraries."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed because memory did not suffice, on any kind of device."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Processors and Apple's GPUs have no error of their own for it.
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOO_LITTLE)
 
 
 def release(device: torch.device) -> None:

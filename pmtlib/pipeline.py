@@ -214,7 +214,7 @@ def run(job: Job, *, show: bool = True) -> Summary:
                 work.do()
             except _DiskError as error:
                 summary.stopped = str(error)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error):
                     raise
                 summary.stopped = (
@@ -349,7 +349,8 @@ class Optimiser:
             progress: called with the number of image-steps done since its last call; negative where steps were lost.
 
         Raises:
-            RuntimeError: memory does not suffice for one face; :func:`pmtlib.devices.is_out_of_memory` knows it.
+            RuntimeError, MemoryError: memory does not suffice for one face; :func:`pmtlib.devices.is_out_of_memory`
+                knows it.
         """
         made: list[Made] = []
         while len(made) < len(crops):
@@ -363,7 +364,7 @@ class Optimiser:
             try:
                 made += self._together(crops[len(made) : len(made) + self.at_once], tick)
                 continue
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not devices.is_out_of_memory(error):
                     raise
             # Outside of the handler, whose error holds on to the tensors that do not fit.

@@ -261,6 +261,8 @@ def job(folder: Path, out: str, **about: Any) -> Job:
         lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
         lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"),
         lambda: RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+        lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        lambda: MemoryError("Unable to allocate 9.00 GiB for an array"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_halved_and_the_report_says_so(
@@ -287,17 +289,38 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_report_says_so(
     assert "warning: memory sufficed for 2 faces at once" in done.out
 
 
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB, other allocations: 1 GB)"), True),
+        (RuntimeError("Invalid buffer size: 58.37 GB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("shapes do not match"), False),
+        # Of a disk or a file, whatever it says.
+        (OSError("out of memory"), False),
+    ],
+)
+def test_lack_of_memory_is_known_by_what_devices_say(error: Exception, so: bool) -> None:
+    assert devices.is_out_of_memory(error) is so
+
+
+@pytest.mark.parametrize("error", [lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError])
 def test_memory_that_does_not_suffice_for_one_face_ends_the_run_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     photographs.ready()
     crops(tmp_path, 3)
-    tried = small_device(monkeypatch, 0, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    tried = small_device(monkeypatch, 0, error)
     summary = run(job(tmp_path, "out"), show=False)
     assert tried == [4, 2, 1]
     assert summary.done == 0
     assert "not enough memory on cpu even for one face" in summary.stopped
-    assert not devices.is_out_of_memory(RuntimeError("shapes do not match"))
     monkeypatch.undo()
     assert run(job(tmp_path, "out"), show=False).done == 3
 
