@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,10 @@ def is_address(text: str) -> bool:
 def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summary:
     """Do a job on the cluster that ``RAY_ADDRESS`` names, or on this machine.
 
+    A folder here is locked, one behind an address is not: stores offer no lock that a killed run would let go. Two runs
+    of one configuration at once do the same work twice and write the same bytes; of two configurations, each writes
+    over the other's results and the manifest keeps the lines of both. One at a time is up to the caller.
+
     Args:
         job: what to do; its ``photos`` and ``out`` are not read.
         photos: files and folders, paths or addresses.
@@ -63,7 +68,7 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         ConfigError: Ray is not installed, or see :func:`pmtlib.pipeline.check`.
         NetworkError, AssetError: an authorised network does not exist, or cannot be had.
         PhotoError: there is no photograph.
-        ResultError: another run uses the folder, it cannot be written to, or the cluster failed.
+        ResultError: another run uses the folder here, it cannot be written to, or the cluster failed.
     """
     ray = _import_ray()
     pipeline.check(job)
@@ -191,6 +196,8 @@ def _start(ray: Any, show: bool) -> None:
     import logging
 
     if not ray.is_initialized():
+        # Ray reports what it is used for to its makers otherwise; a cluster that runs already has settings of its own.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # The package may run from a checkout, of which workers know nothing.
         package = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -262,11 +269,11 @@ class _Find:
         try:
             if photo.fault:
                 raise PhotoError(photo.fault)
-            content = _read(location)
+            content = _content(location)
             digest = _sha256(content)
             found = self.find(faces.decode(content, photo.name), photo.name)
         except Exception as error:
-            reason = str(error).removeprefix(f"{photo.name} ").split("\n")[0] or type(error).__name__
+            reason = _why(error, photo.name, location)
             row = pipeline.row_of(self.job, self.key, photo, "failed", reason=reason, input_sha256=digest)
             return [{"row": row.model_dump_json(), "crop": b"", "target": photo.target}]
         rows = []
@@ -307,7 +314,7 @@ class _Optimise:
             return self.optimise(crops)
         except Exception as error:
             if len(crops) == 1:
-                return [pipeline.Made(reason=str(error).split("\n")[0] or type(error).__name__)]
+                return [pipeline.Made(reason=_why(error))]
             half = len(crops) // 2
             return [*self._made(crops[:half]), *self._made(crops[half:])]
 
@@ -324,7 +331,10 @@ class _Optimise:
             for name, content in zip(names, made.contents, strict=True):
                 self.store.write(name, content)
         except OSError as error:
-            return row.model_copy(update={"reason": f"cannot be written ({error})"})
+            remedy = (
+                "rename the photograph" if error.errno in pipeline.OF_A_NAME else "make room, or give another --out"
+            )
+            return row.model_copy(update={"reason": f"cannot be written ({_said(error)}); {remedy}"})
         digests = {name: _sha256(one) for name, one in zip(names, made.contents, strict=True)}
         return row.model_copy(update={"status": "done", "reason": None, "outputs": digests, **made.about})
 
@@ -494,5 +504,45 @@ def _read(location: str) -> bytes:
     with fsspec.open(location, "rb") as file:
         content: bytes = file.read(faces.MAX_BYTES + 1)
     if len(content) > faces.MAX_BYTES:
-        raise PhotoError(f"is larger than {faces.MAX_BYTES >> 20} MiB; export a smaller copy")
+        raise PhotoError(f"is larger than {faces.MAX_BYTES >> 20} MiB. Remedy: export a smaller copy")
     return content
+
+
+def _content(location: str) -> bytes:
+    """A photograph's file.
+
+    Raises:
+        PhotoError: it cannot be read; in the words of :func:`pmtlib.faces.read_photo`, without where it lies.
+    """
+    try:
+        return _read(location)
+    except PhotoError:
+        raise
+    except FileNotFoundError as error:
+        raise PhotoError("does not exist. Remedy: check the spelling of the path") from error
+    except OSError as error:
+        raise PhotoError(f"cannot be read ({_said(error)}). Remedy: check the path and its permissions") from error
+    except Exception as error:
+        # Whatever a store behind an address says, such as that it knows no password.
+        raise PhotoError(f"cannot be read ({_why(error, location=location)}). Remedy: check the address") from error
+
+
+_FOLDERS = re.compile(r"""(?<![^\s'"(=])/(?:[^\s'"/]+/)+""")
+"""The folders of an absolute path."""
+
+
+def _said(error: OSError) -> str:
+    """What the system says, without the file that it says it of."""
+    return _FOLDERS.sub("", " ".join((error.strerror or type(error).__name__).split()))[:160]
+
+
+def _why(error: Exception, name: str = "", location: str = "") -> str:
+    """An error for a row, in one line: with a photograph's name where its location stood, and with no other folder.
+
+    The manifest is read by others than the owner of the machine that could not do it.
+    """
+    text = " ".join((str(error).strip().splitlines() or [""])[0].split())
+    for where in filter(None, (location, intake.shown(location))):
+        text = text.replace(where, name)
+    text = _FOLDERS.sub("", text.removeprefix(f"{intake.shown(name)} "))
+    return text[:300] or type(error).__name__

@@ -115,6 +115,8 @@ class Job:
 _BATCHES_AT_ONCE = 4
 """Batches that are optimised as one stream where a rule stops images; what an interruption loses at most."""
 STAGES = ("finding", "optimising", "writing")
+OF_A_NAME = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
+"""What a disk says of a file's name; everything else it says is of the whole output."""
 
 
 @dataclass
@@ -765,14 +767,7 @@ class _Work:
         try:
             write_atomic(self.job.out / name, content)
         except OSError as error:
-            if error.errno in (
-                errno.ENAMETOOLONG,
-                errno.EINVAL,
-                errno.EILSEQ,
-                errno.EISDIR,
-                errno.ENOTDIR,
-                errno.EEXIST,
-            ):
+            if error.errno in OF_A_NAME:
                 where = intake.shown(name)[:60]
                 raise PhotoError(f"{where} cannot be written ({error.strerror}); rename the photograph") from error
             raise _DiskError(cannot_write(self.job.out, error)) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +13,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from pmtlib import cluster, pipeline
+from pmtlib import cluster, faces, intake, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.pipeline import Job
 from pmtlib.report import LINES, TABLE, Row, read
@@ -93,7 +96,9 @@ def meanwhile(action: Callable[[], bool]) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks for processes in /proc")
 @pytest.mark.usefixtures("_two_workers")
-def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder: Path) -> None:
+def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read from an address and written to one, with a file of somebody else's in the way."""
     out, killed = folder / "far", []
     out.mkdir()
@@ -109,10 +114,21 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder
     slow = CONFIG.model_copy(update={"steps": 30})
     whole = pipeline.run(job(folder, "whole-slow", config=slow), show=False)
     address = (folder / "in").as_uri()
+    photographs.portrait(folder / "in" / "gone.png")
+    foreign = cluster._foreign
+
+    def deleted(*arguments: Any) -> dict[str, list[str]]:
+        # The photographs have been listed and none is read yet.
+        (folder / "in" / "gone.png").unlink(missing_ok=True)
+        return foreign(*arguments)
+
+    monkeypatch.setattr(cluster, "_foreign", deleted)
     with meanwhile(kill):
         summary = cluster.run(job(folder, "far", config=slow), [address], out.as_uri(), show=False)
     assert killed
-    assert (summary.photographs, summary.done, summary.failed) == (9, 7, 3)
+    assert (summary.photographs, summary.done, summary.failed) == (10, 7, 4)
+    gone = next(row.reason for row in summary.rows if row.input == "gone.png")
+    assert gone == "does not exist. Remedy: check the spelling of the path"
     assert next(row.reason for row in summary.rows if row.input == "0.png") == (
         "0.png is there already and is not this photograph's result; move it away"
     )
@@ -120,9 +136,9 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(folder
     assert not (out / LINES).exists()
     lines = [row for path in (out / cluster.MANIFEST).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     assert max(Counter((line["source"], line["face"]) for line in lines).values()) == 1
-    made = [
-        same(Row.model_validate_json(line["row"])) for line in sorted(lines, key=_place) if line["input"] != "0.png"
-    ]
+    assert not [line for line in lines if str(folder) in json.dumps(line)]
+    others = [line for line in sorted(lines, key=_place) if line["input"] not in ("0.png", "gone.png")]
+    made = [same(Row.model_validate_json(line["row"])) for line in others]
     assert made == [same(row) for row in sorted(whole.rows, key=_place_of) if row.input != "0.png"]
     assert {tuple(line["networks"]) for line in lines if line["status"] == "done"} == {(NETWORK,)}
     # A photograph that has changed and a result that is gone are done again, whatever the manifest says.
@@ -147,6 +163,81 @@ def _place(line: dict[str, object]) -> tuple[object, object]:
 
 def _place_of(row: Row) -> tuple[object, object]:
     return row.input, row.face or 0
+
+
+@pytest.mark.parametrize("name", ["none.png", "broken.jpg", "gone.png", "locked.png", "dir.png", "large.png", "0.png"])
+def test_a_photograph_that_fails_is_told_in_the_words_of_one_machine_and_without_where_it_lies(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of every kind of failure: the row of the pipeline on one machine."""
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    if (folder / "in" / name).exists():
+        path.write_bytes((folder / "in" / name).read_bytes())
+    elif name == "dir.png":
+        path.mkdir()
+    elif name != "gone.png":
+        path.write_bytes(b"x" * 40)
+    said = {"dir.png": "cannot be read (Is a directory). Remedy: check the path and its permissions"}
+    with monkeypatch.context() as patched:
+        patched.setattr(faces, "MAX_BYTES", 39 if name == "large.png" else faces.MAX_BYTES)
+        if name == "locked.png":
+            # The administrator, who may run this, reads everything.
+            refuse = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            patched.setattr(cluster, "_read", lambda _location: _raise(refuse))
+            said[name] = "cannot be read (Permission denied). Remedy: check the path and its permissions"
+        if name == "0.png":
+            text = (
+                f"[ONNXRuntimeError] load model from {path.parent}/model.onnx failed, see '/opt/worker/log.txt'\nmore"
+            )
+            patched.setattr(pipeline.Finder, "__call__", lambda *_: _raise(RuntimeError(text)))
+            said[name] = "[ONNXRuntimeError] load model from model.onnx failed, see 'log.txt'"
+        photo = intake.Photo(path, name, "source", "target")
+        found = cluster._Find(job(folder, "none"), "key")._rows(photo, str(path))
+    if name not in said:
+        if name == "large.png":
+            monkeypatch.setattr(faces, "MAX_BYTES", 39)
+        with pytest.raises(PhotoError) as raised:
+            pipeline.Finder(job(folder, "none"))(faces.read_photo(path), str(path))
+        said[name] = pipeline._reason(raised.value, photo)
+    assert len(found) == 1
+    row = Row.model_validate_json(found[0]["row"])
+    assert (row.status, row.reason) == ("failed", said[name])
+    assert str(tmp_path) not in str(row.reason)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "cannot be written (No space left on device); make room, or give another --out"),
+        (errno.ENAMETOOLONG, "cannot be written (File name too long); rename the photograph"),
+    ],
+)
+def test_what_cannot_be_written_is_told_without_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    failure = OSError(number, os.strerror(number), "/mnt/bucket/0.png")
+    monkeypatch.setattr(cluster._Store, "write", lambda *_: _raise(failure))
+    row = next(row for row in read(folder / "whole" / LINES)[0] if row.status == "failed")
+    worker = object.__new__(cluster._Optimise)
+    worker.job, worker.store = job(folder, "none"), cluster._Store(str(folder / "none"))
+    assert worker._keep(row, "0", [], pipeline.Made((b"x",))).reason == said
+
+
+def test_ray_tells_its_makers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._common.usage import usage_lib
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert usage_lib.usage_stats_enabled()
+    begun: list[bool] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: begun.append(usage_lib.usage_stats_enabled()))
+    cluster._start(ray, show=False)
+    assert begun == [False]
 
 
 def test_the_manifest_has_one_form_whatever_its_lines_hold(folder: Path) -> None:
