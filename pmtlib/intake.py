@@ -32,8 +32,8 @@ class Photo:
     Attributes:
         path: where it is.
         name: its name in the report: relative to the folder that was given, or the name of the file that was given.
-        source: a hash of where it lies. It tells a changed photograph from another one of the same name, and tells a
-            reader of the report nothing.
+        source: a hash of where it lies. It tells a changed photograph from another one of the same name. A reader of
+            the report who guesses the path can confirm it: the report is not to be sent along with the uploads.
         target: its results' path below the output folder, without ``.png``; never absolute, never with ``..``.
         fault: why it cannot be read, as far as that is known without opening it; "" where nothing speaks against it.
         uri: its address, where it is no file here; "" where it is.
