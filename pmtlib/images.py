@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pmtlib.paths import make_folder
+from pmtlib.paths import is_cached, make_folder
 
 UInt8Image = NDArray[np.uint8]
 """(H, W, 3) RGB, 0..255."""
@@ -118,7 +118,13 @@ _LEFT = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.part", re.DOTALL)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` is whole or absent, whatever happens meanwhile."""
+    """Write ``content`` so that ``path`` is whole or absent, whatever happens meanwhile.
+
+    In the cache only the user can read it.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
+    """
     make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_SHOWN]}.", suffix=".part")
     try:
@@ -128,7 +134,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o600 if is_cached(path) else 0o666 & ~umask)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

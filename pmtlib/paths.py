@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,19 @@ def cache_dir() -> Path:
     return (_from_env("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmtlib"
 
 
+def is_cached(path: Path) -> bool:
+    """Whether a path is that of a kind of :data:`pmtlib.cache.KINDS`, or below it; the cache may hold other things too,
+    where ``PMT_CACHE`` names a folder of the user's."""
+    from pmtlib.cache import KINDS
+
+    root = cache_dir()
+    return path != root and path.is_relative_to(root) and path.relative_to(root).parts[0] in KINDS
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder with all above it; in the cache so that only the user can open it and what is made on the way.
+
+    A folder of the cache that others can open, because it is older or came from elsewhere, is closed to them.
 
     Raises:
         OSError: it cannot be made.
@@ -51,9 +63,24 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         return
     root.parent.mkdir(parents=True, exist_ok=True)
+    linked, named = False, _from_env("PMT_CACHE") is not None
     for part in reversed([folder, *folder.parents]):
         if part.is_relative_to(root):
             part.mkdir(mode=0o700, exist_ok=True)
+            linked = linked or part.is_symlink()
+            # What a link points to is not the cache's, and what else is in a folder that the user has named neither.
+            if not linked and (is_cached(part) or not named):
+                _close(part)
+
+
+def _close(folder: Path) -> None:
+    """Let nobody but the user into a folder of the user's."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        about = folder.stat()
+        if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
+            folder.chmod(0o700)
 
 
 def networks_dir() -> Path:

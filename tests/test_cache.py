@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,61 @@ def test_folders_are_the_users_alone(empty: Path) -> None:
     write_atomic(cache.folder("head") / "deep" / "file", b"x")
     for folder in (empty, empty / "head", empty / "head" / "deep"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such permissions")
+def test_folders_and_files_that_others_can_open_are_closed_to_them(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version's, or made by hand; but no folder that PMT_CACHE names, and nothing that a link points to."""
+    mine, elsewhere = empty / "mine", tmp_path / "elsewhere"
+    for folder in (empty / "head" / "deep", empty / "pairs", mine, elsewhere / "deep"):
+        folder.mkdir(parents=True)
+    (empty / "recface").symlink_to(elsewhere)
+    for folder in (tmp_path, empty, *empty.rglob("*"), elsewhere, elsewhere / "deep"):
+        folder.chmod(0o755)
+    (empty / "head" / "deep" / "file").write_bytes(b"old")
+    for path in ("head/deep/file", "recface/deep/file", "mine/file"):
+        write_atomic(empty / path, b"x")
+
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    assert {mode(empty / "head"), mode(empty / "head" / "deep")} == {0o700}
+    assert mode(empty / "head" / "deep" / "file") == 0o600
+    # Nothing was written into this one.
+    assert mode(empty / "pairs") == 0o755
+    assert {mode(folder) for folder in (tmp_path, empty, mine, elsewhere, elsewhere / "deep")} == {0o755}
+    umask = os.umask(0o022)
+    try:
+        write_atomic(mine / "file", b"x")
+        write_atomic(tmp_path / "file", b"x")
+    finally:
+        os.umask(umask)
+    assert {mode(mine / "file"), mode(tmp_path / "file")} == {0o644}
+    # The platform's own folder for the cache holds nothing else.
+    monkeypatch.delenv("PMT_CACHE")
+    monkeypatch.setattr(paths, "cache_dir", lambda: empty)
+    write_atomic(empty / "head" / "file", b"x")
+    assert mode(empty) == 0o700
+    assert mode(tmp_path) == 0o755
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such permissions")
+def test_a_folder_of_somebody_else_is_left_as_it_is(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty / "head").mkdir(parents=True)
+    (empty / "head").chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: empty.stat().st_uid + 1)
+    paths.make_folder(empty / "head")
+    assert stat.S_IMODE((empty / "head").stat().st_mode) == 0o755
+    monkeypatch.undo()
+    monkeypatch.setenv("PMT_CACHE", str(empty))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    paths.make_folder(empty / "head")
 
 
 def test_what_is_there_is_counted_and_deleted_by_kind(empty: Path) -> None:
