@@ -593,8 +593,8 @@ def fetch(names: Sequence[str], *, console: Console | None = None) -> dict[str, 
 
     Args:
         names: Keys of :data:`ASSETS`.
-        console: Where the progress bar is drawn; standard error if None. Nothing is drawn unless it is a terminal or
-            a notebook.
+        console: Where a line says what is fetched and from where, and a progress bar is drawn; standard error if None.
+            The bar is drawn in a terminal alone.
 
     Returns:
         Name to path, in the order asked for.
@@ -648,6 +648,7 @@ def _from_sources(row: Asset, reasons: list[_Failure], tried: dict[Archive | str
                 with _disk_errors(), _exclusive(key):
                     # Another process may have stored it while this one waited for the lock.
                     if not available(row.name):
+                        bar.say(f"fetching {row.name} ({_human(row.size)}) through {_label(source)}")
                         if isinstance(source, Url):
                             _from_url(row, source.url, bar)
                         else:
@@ -708,10 +709,11 @@ def _human(size: float) -> str:
 
 
 class _Bar:
-    """A progress bar that is only drawn where someone can see it."""
+    """A progress bar that is only drawn where someone can see it; what :meth:`say` is given is always written."""
 
     def __init__(self, console: Console | None) -> None:
         console = console or Console(stderr=True)
+        self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -730,6 +732,12 @@ class _Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Write a line, also where no bar is drawn: that the network is used is never kept quiet."""
+        # Standard error may be closed, and that is no reason to fetch nothing.
+        with contextlib.suppress(OSError):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:

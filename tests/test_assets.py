@@ -31,7 +31,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pmtlib import assets
+from pmtlib import assets, pipeline
 from pmtlib.assets import Asset, Distribution, InWeights, Npm, Package, PyPI, Url
 from pmtlib.errors import AssetError
 
@@ -304,6 +304,36 @@ def test_url_lands_in_a_private_cache(remote: Asset, origin: Origin, apart: Path
         assert [place.stat().st_mode & 0o777 for place in (apart.parent, apart, file)] == [0o700, 0o700, 0o600]
 
 
+def test_what_is_fetched_unasked_is_said_on_standard_error(
+    remote: Asset, origin: Origin, apart: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no terminal here, so no bar is drawn; the second time nothing is fetched."""
+    assert not sys.stderr.isatty()
+    assets.path("one")
+    said = capsys.readouterr()
+    size = f"{len(CONTENT) / 1e6:.1f} MB"
+    assert (said.out, said.err) == ("", f"fetching one ({size}) through the origin ({origin.url.split('/')[2]})\n")
+    assets.path("one")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_says_what_it_fetches_even_when_it_is_to_be_quiet(
+    remote: Asset, apart: Path, pmt: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A command that needs a file, not one that was told to fetch."""
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+
+    def run(job: pipeline.Job, *, show: bool) -> pipeline.Summary:
+        assert not show
+        assets.path("one")
+        return pipeline.Summary()
+
+    monkeypatch.setattr(pipeline, "run", run)
+    done = pmt("protect", tmp_path / "a.png", "-o", tmp_path / "out", "-a", "sface", "--quiet")
+    assert (done.code, done.out) == (0, "")
+    assert re.fullmatch(r"fetching one \(0\.3 MB\) through the origin \(127\.0\.0\.1:\d+\)\n", done.err)
+
+
 def test_url_resumes_where_it_stopped(remote: Asset, origin: Origin, apart: Path) -> None:
     apart.mkdir(parents=True)
     part_of(remote, apart).write_bytes(CONTENT[:123_456])
@@ -438,7 +468,8 @@ def test_progress_bar_is_drawn_on_a_terminal_only(remote: Asset, origin: Origin)
     assets.cached_path("one").unlink()
     plain = io.StringIO()
     assets.fetch(["one"], console=Console(file=plain, force_terminal=False))
-    assert plain.getvalue() == ""
+    (line,) = plain.getvalue().splitlines()
+    assert line.startswith("fetching one (0.3 MB) through the origin")
 
 
 # -- a full or forbidden disk ----------------------------------------------------------------------------------------
