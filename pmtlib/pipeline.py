@@ -191,14 +191,15 @@ def run(job: Job, *, show: bool = True) -> Summary:
         show: draw a progress bar on standard error.
 
     Returns:
-        Summary: with ``stopped`` set when the disk is full or refuses to be written to.
+        Summary: with ``stopped`` set when the disk is full or refuses to be written to, at the end too, or when memory
+            does not suffice for one face.
 
     Raises:
         PhotoError: there is no photograph.
         ConfigError: no network, a cut or a device that does not exist.
         NetworkError: an authorised network does not exist or cannot be built.
         AssetError: its weights cannot be had.
-        ResultError: another run uses the folder, or it cannot be made.
+        ResultError: another run uses the folder, or it cannot be made or written to from the beginning.
     """
     check(job)
     begun = time.monotonic()
@@ -207,26 +208,38 @@ def run(job: Job, *, show: bool = True) -> Summary:
     # An output that is one of the photographs is complained about when the report is opened.
     if not job.out.is_file():
         _refuse_nothing(job, found)
-    with Report(job.out, job.shard) as report:
-        work = _Work(job, report)
-        summary = work.summary
-        with progress_bar(work.title, work.total, show=show) as advance:
-            work.advance = advance
-            try:
-                work.do()
-            except _DiskError as error:
-                summary.stopped = str(error)
-            except (RuntimeError, MemoryError) as error:
-                if not devices.is_out_of_memory(error):
-                    raise
-                summary.stopped = (
-                    f"not enough memory on {work.device} even for one face; close what else uses it, or give another "
-                    "--device"
-                )
-        summary.batch_size = work.halved
+    work = None
+    try:
+        with Report(job.out, job.shard) as report:
+            work = _Work(job, report)
+            _attempt(work, show)
+    except ResultError as error:
+        if work is None:
+            raise
+        # The report could not be written anew in the end; its lines are on the disk since their faces were done.
+        work.summary.stopped = work.summary.stopped or str(error)
+    summary = work.summary
+    summary.batch_size = work.halved
     summary.rows.sort(key=lambda row: (work.order[row.source], row.face or 0))
     summary.seconds = time.monotonic() - begun
     return summary
+
+
+def _attempt(work: _Work, show: bool) -> None:
+    """Do the work, or as much as the disk and the memory allow."""
+    with progress_bar(work.title, work.total, show=show) as advance:
+        work.advance = advance
+        try:
+            work.do()
+        except _DiskError as error:
+            work.summary.stopped = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            work.summary.stopped = (
+                f"not enough memory on {work.device} even for one face; close what else uses it, or give another "
+                "--device"
+            )
 
 
 def check(job: Job) -> None:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import struct
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pmtlib import faces, metrics, pipeline, zoo
+from pmtlib import faces, metrics, pipeline, report, zoo
 from pmtlib.errors import AssetError, ConfigError, NetworkError, PhotoError, ResultError
 from pmtlib.images import to_tensor
 from pmtlib.pipeline import CARD, Job, read_features, run
-from pmtlib.report import LINES, LOCK, TABLE, Row, read
+from pmtlib.report import LINES, LOCK, TABLE, Report, Row, read
 from pmtlib.shallow import ServerModel, ShallowModel
 from pmtlib.transform import PMTConfig, Protected, image_seed, protect
 from tests import photographs
@@ -359,6 +361,116 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_done(
     assert [row.input for row in read(tmp_path / "out" / LINES)[0]] == ["0.jpg"]
     monkeypatch.undo()
     assert go(tmp_path).done == 3
+
+
+class _Half:
+    """A file on a disk that takes half of what is written."""
+
+    def __init__(self, file: Any, failure: Callable[[], OSError]) -> None:
+        self.file, self.failure = file, failure
+
+    def __enter__(self) -> _Half:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        raise self.failure()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three aligned crops, and what a run makes of them that nothing stops."""
+    folder = tmp_path_factory.mktemp("three")
+    for number in range(3):
+        photographs.portrait(folder / "in" / f"{number}.png", brightness=1 - number / 10, size=faces.SIZE)
+    go(folder, out="whole", aligned=True, config=PMTConfig(steps=1, batch_size=1))
+    return folder
+
+
+PLACES = ("mkstemp", "write", "fsync", "replace", "add", "torn", LINES, TABLE)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize(("place", "before"), [*((place, 1) for place in PLACES), ("mkstemp", 0), ("add", 0)])
+def test_a_disk_that_takes_nothing_more_is_one_line_and_the_next_run_makes_the_same_files(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pmt: Any, place: str, before: int, number: int
+) -> None:
+    """Wherever it shows, from the line of the report after ``before`` others on."""
+    added: list[Row] = []
+    add, mkstemp, fsync, replace, fdopen = Report.add, tempfile.mkstemp, os.fsync, Path.replace, os.fdopen
+    write = report.write_atomic
+    command = ["protect", three / "in", "-o", tmp_path / "out", "-a", NETWORK, "--aligned", "--steps", 1,
+               "--batch-size", 1, "--device", "cpu", "--quiet"]  # fmt: skip
+
+    def failure() -> OSError:
+        return OSError(number, os.strerror(number), "/some/where")
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*arguments: Any, **options: Any) -> Any:
+            if len(added) >= before:
+                raise failure()
+            return call(*arguments, **options)
+
+        return instead
+
+    def counted(self: Report, row: Row) -> None:
+        if place == "torn" and len(added) >= before:
+            assert self._lines is not None
+            self._lines.write(row.model_dump_json().encode()[:40])
+            self._lines.flush()
+            raise failure()
+        (failing(add) if place == "add" else add)(self, row)
+        added.append(row)
+
+    def named(path: Path, content: bytes) -> None:
+        if path.name == place:
+            raise failure()
+        write(path, content)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Report, "add", counted)
+        broken.setattr(report, "write_atomic", named)
+        if place == "mkstemp":
+            broken.setattr(tempfile, "mkstemp", failing(mkstemp))
+        elif place == "fsync":
+            broken.setattr(os, "fsync", failing(fsync))
+        elif place == "replace":
+            broken.setattr(Path, "replace", failing(replace))
+        elif place == "write":
+            broken.setattr(
+                os,
+                "fdopen",
+                lambda *a, **o: _Half(fdopen(*a, **o), failure) if len(added) >= before else fdopen(*a, **o),
+            )
+        done = pmt(*command)
+    finished = 3 if place in (LINES, TABLE) else before
+    assert len(added) == finished
+    assert done.code == (1 if finished else 2), done.err
+    said = f"cannot write to {tmp_path / 'out'} ({os.strerror(number)}); make room, or give another --out"
+    assert done.error == said
+    whole = digests(three / "whole")
+    there = digests(tmp_path / "out")
+    assert there.items() <= whole.items()
+    assert len(there) >= finished
+    assert not list((tmp_path / "out").rglob("*.part"))
+    rows, torn = read(tmp_path / "out" / LINES)
+    assert [row.input for row in rows] == [f"{i}.png" for i in range(finished)]
+    assert torn == 0
+    again = pmt(*command)
+    assert (again.code, again.err) == (0, "")
+    assert digests(tmp_path / "out") == whole
+    rows, torn = read(tmp_path / "out" / LINES)
+    assert torn == 0
+    assert list(map(_untimed, rows)) == list(map(_untimed, read(three / "whole" / LINES)[0]))
+    assert (tmp_path / "out" / TABLE).is_file()
+
+
+def _untimed(row: Row) -> dict[str, Any]:
+    return row.model_dump(exclude={"seconds"})
 
 
 def test_a_name_too_long_for_a_result_fails_alone(tmp_path: Path) -> None:
