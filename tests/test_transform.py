@@ -126,6 +126,72 @@ def test_algorithm_2_pools_all_layers_normalises_by_l1_and_smooths():
         torch.testing.assert_close(result.images[i], current, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "affine"])
+@pytest.mark.parametrize("distance", ["squared", "norm"])
+@pytest.mark.parametrize(("rule", "alpha"), [("mean-abs", 4 / 255), ("l1", 2.0), ("raw", 0.05)])
+def test_float32_stays_within_a_bound_of_float64(rule, alpha, distance, augmentation):
+    """From one start: noise is drawn anew for each type of number, so the start is a blur.
+
+    The bound is 8 units in the last place of 1 for the start and for each step: a pixel is rounded once a step, and the
+    gradient, a sum of some hundred products, to a few units. Later a PReLU's kink may be met from its other side, and
+    what that moves is far less than half a level of 8 bits. Rules that take signs have no bound: of a gradient near 0,
+    rounding decides the sign.
+    """
+    x = photographs(4, dtype=torch.float64)
+    ulp = torch.finfo(torch.float32).eps
+    for steps, bound in ((0, 8 * ulp), (1, 16 * ulp), (10, 88 * ulp), (25, 0.5 / 255)):
+        config = PMTConfig(
+            steps=steps, step_size=alpha, rule=rule, distance=distance, augmentation=augmentation, batch_size=4,
+            initialisation="blur", blur_start=4,
+        )  # fmt: skip
+        exact = protect(x, [shallow()], config)
+        single = protect(x.float(), [shallow(dtype=torch.float32)], config)
+        assert (exact.images.dtype, single.images.dtype) == (torch.float64, torch.float32)
+        assert float((exact.images - single.images.double()).abs().max()) <= bound, steps
+        if 0 < steps <= 10:
+            torch.testing.assert_close(single.trace, exact.trace, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("pool", [None, 1, 2, 3, 5])
+@pytest.mark.parametrize("distance", ["squared", "norm"])
+def test_the_gradient_of_a_step_is_that_of_the_loss_by_central_differences(distance, pool, relative):
+    """The gradient that a step takes, for every pixel; ``pool`` None is the last map alone. Layers are frozen, with
+    backward passes of their own, and windows of 3 leave a rest of the maps of 8x8 and 4x4."""
+    seen = []
+
+    class Seeing(Run):
+        def _direction(self, gradient):
+            seen.append(gradient.clone())
+            return super()._direction(gradient)
+
+    config = PMTConfig(
+        steps=1, rule="raw", distance=distance, aggregate=pool is not None, pool=pool or 1, relative=relative,
+        augmentation="none", kernel="none",
+    )  # fmt: skip
+    x = photographs(2, dtype=torch.float64)
+    models = [shallow(0), shallow(3, cut=1)]
+    run = Seeing(x, models, [1.0, 0.25], config, 0, [])
+
+    def loss(candidate):
+        errors = [run._error(own, goal) for own, goal in zip(run._features(candidate), run.fixed_target, strict=True)]
+        return run._combine(errors)
+
+    begun, step = run.current.clone(), 1e-6
+    run.step()
+    (gradient,) = seen
+    assert gradient.dtype == torch.float64
+    expected = torch.empty_like(begun)
+    # Images do not mix, so both are moved at once.
+    for place in range(begun[0].numel()):
+        moved = torch.zeros_like(begun).flatten(1)
+        moved[:, place] = step
+        moved = moved.view_as(begun)
+        expected.flatten(1)[:, place] = (loss(begun + moved) - loss(begun - moved)) / (2 * step)
+    # Differences of a loss of about 1 are good to 1e-16 / 1e-6, and the square of the step is far below that.
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8 * max(1.0, float(expected.abs().max())))
+
+
 def test_equation_8_sums_the_norms_of_all_models_with_their_weights():
     x = photographs(1, dtype=torch.float64)
     models = [shallow(0), shallow(3, cut=1)]
@@ -251,10 +317,25 @@ def test_a_configuration_that_changes_nothing_changes_no_bit(rule):
     assert torch.equal(plain.trace, same.trace)
 
 
-def test_an_image_is_the_same_whatever_batch_it_was_in():
-    x = photographs(5)
-    model = shallow(dtype=torch.float32)
-    config = PMTConfig(steps=6, augmentation="mix", batch_size=3)
+@pytest.fixture(params=["cpu", "cuda", "mps"])
+def device(request):
+    """Each kind of device that is here."""
+    there = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if not there[request.param]():
+        pytest.skip(f"no {request.param} device here: what it computes twice is not compared")
+    return torch.device(request.param)
+
+
+def test_an_image_is_the_same_whatever_batch_it_was_in(device):
+    x = photographs(5).to(device)
+    model = shallow(dtype=torch.float32).to(device)
+    # On a GPU the derivative of a warp is summed in whatever order its threads come.
+    augmentation = "mix" if device.type == "cpu" else "noise"
+    config = PMTConfig(steps=6, augmentation=augmentation, batch_size=3)
     together = protect(x, [model], config)
     alone = torch.cat([protect(image[None], [model], config).images for image in x])
     reversed_order = protect(x.flip(0), [model], config).images.flip(0)
@@ -262,13 +343,13 @@ def test_an_image_is_the_same_whatever_batch_it_was_in():
     assert torch.equal(together.images, reversed_order)
 
 
-def test_a_real_network_gives_an_image_the_same_bits_in_any_batch():
+def test_a_real_network_gives_an_image_the_same_bits_in_any_batch(device):
     """At one thread and full size libraries do choose other algorithms for other batch sizes."""
-    network = network_or_skip("mobilefacenet")
+    network = network_or_skip("mobilefacenet").to(device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        x = photographs(5, size=112)
+        x = photographs(5, size=112).to(device)
         config = PMTConfig(steps=4, batch_size=4)
         together = protect(x, [ShallowModel(network)], config).images
         assert torch.equal(together[3:4], protect(x[3:4], [ShallowModel(network)], config).images)
@@ -295,9 +376,9 @@ def test_the_norm_has_a_derivative_at_exact_agreement():
     torch.testing.assert_close(result.images, x, atol=1e-3, rtol=0)
 
 
-def test_seed_and_generator_decide_the_result():
-    x = photographs(2)
-    model = shallow(dtype=torch.float32)
+def test_seed_and_generator_decide_the_result(device):
+    x = photographs(2).to(device)
+    model = shallow(dtype=torch.float32).to(device)
     config = PMTConfig(steps=2)
     assert torch.equal(protect(x, [model], config).images, protect(x, [model], config).images)
     other = protect(x, [model], config.model_copy(update={"seed": 1})).images
