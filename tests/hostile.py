@@ -259,6 +259,14 @@ def odd_sizes() -> Iterator[tuple[str, bytes]]:
     yield "not-finite.tif", _saved(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF")
 
 
+def panorama(*, upright: bool = False) -> bytes:
+    """A photograph of 20,000x1,000 pixels, or 1,000x20,000, with one face of about 450 far from its middle."""
+    canvas = np.full((20_000, 1_000, 3) if upright else (1_000, 20_000, 3), (90, 120, 60), np.uint8)
+    place = canvas[17_000:18_000] if upright else canvas[:, 17_000:18_000]
+    place[:] = photographs._head(1_000, 1.0)
+    return _saved(Image.fromarray(canvas), "JPEG", quality=90)
+
+
 def _named(corpus: Corpus, content: bytes) -> None:
     """A whole picture under every name, in two folders, so that names meet."""
     for name in NAMES:

@@ -190,15 +190,55 @@ def test_what_a_directory_forbids_fails_alone(monkeypatch: pytest.MonkeyPatch) -
             if root:
                 os.seteuid(65534)
             found = collect([folder / "in"], folder / "out")
+            # By itself: beside one that can be read the weights would be, by a user who may not look at them.
+            alone = run(Job([folder / "in" / "d.png"], folder / "out", [NETWORK], QUICK, device="cpu"), show=False)
         finally:
             if root:
                 os.seteuid(0)
+        assert [(row.input, row.status) for row in alone.rows] == [("d.png", "failed")]
+        assert alone.rows[0].reason == "cannot be read (Permission denied). Remedy: check the path and its permissions"
+        assert alone.rows[0].input_sha256 is None
+        assert alone.stopped == ""
+        assert {path.name for path in (folder / "out").iterdir()} == {".pmt.lock", LINES, TABLE}
         faults = {entry.path.name: entry.fault for entry in found.entries}
         assert faults["a.png"] == ""
         assert "Permission denied" in faults["b.png"]
         assert "cannot be listed" in faults["closed"]
         for path in ("in/listed", "in/closed", "in/d.png"):
             (folder / path).chmod(0o700)
+
+
+PANORAMAS = """
+import resource, sys
+from pathlib import Path
+from pmtlib.pipeline import Job, run
+from pmtlib.transform import PMTConfig
+from tests.photographs import NETWORK
+def work(name):
+    job = Job([Path(name)], Path("out"), [NETWORK], PMTConfig(steps=1, batch_size=1), device="cpu")
+    assert [row.status for row in run(job, show=False).rows] == ["done"], name
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = work("small.png")
+print((max(work("wide.jpg"), work("high.jpg")) - before) * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_a_face_in_a_photograph_of_twenty_thousand_pixels_is_done_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+    """More than a run on a small photograph takes; in a process of its own, for a peak is never forgotten."""
+    photographs.ready()
+    photographs.portrait(tmp_path / "small.png")
+    (tmp_path / "wide.jpg").write_bytes(hostile.panorama())
+    (tmp_path / "high.jpg").write_bytes(hostile.panorama(upright=True))
+    package = os.fspath(Path(pipeline.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", PANORAMAS], cwd=tmp_path, env={**os.environ, "PYTHONPATH": package},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1 << 30
+    for name in ("small", "wide", "high"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert image.size == (112, 112)
 
 
 def test_folders_deeper_than_the_stack_is_high() -> None:
@@ -713,6 +753,29 @@ def place() -> Iterator[Path]:
 )
 def test_bytes_without_any_sense(place: Path, name: str, data: bytes) -> None:
     check(name, data, place)
+
+
+_PICTURES = TARGETS["image"].seeds()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(_PICTURES),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+    st.none() | st.integers(0, 2000),
+    st.binary(max_size=12),
+    st.integers(0, 2000),
+)
+def test_a_picture_with_any_bytes_changed(
+    place: Path, picture: bytes, changes: list[tuple[int, int]], end: int | None, put: bytes, at: int
+) -> None:
+    """Bytes changed, some put in between, and the end cut off; what fails is shrunk to the change that matters."""
+    data = bytearray(picture)
+    for position, value in changes:
+        data[position % len(data)] = value
+    at %= len(data)
+    data[at:at] = put
+    check("image", bytes(data[:end]), place)
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
