@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +74,33 @@ class Server:
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def __call__(self, arguments: list[object], kill: tuple[signal.Signals, float] | None = None) -> tuple[int, str]:
-        """Exit code and output of a run, ended by a signal after some seconds."""
+    def __call__(
+        self, arguments: list[object], kill: tuple[signal.Signals, Callable[[], bool], float] | None = None
+    ) -> tuple[int, str]:
+        """Exit code and output of a run, ended by a signal some seconds after something holds."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([*map(str, arguments), str(self.log)]) + "\n")
         self.process.stdin.flush()
         child = int(self.process.stdout.readline())
-        timer = None
-        if kill is not None:
-            # The number is not given to another process before its exit code was read, which is below.
-            timer = threading.Timer(kill[1], lambda: _send(child, kill[0]))
-            timer.start()
+        ended = threading.Event()
+
+        def send(number: signal.Signals, holds: Callable[[], bool], seconds: float) -> None:
+            while not holds():
+                if ended.wait(0.002):
+                    return
+            if not ended.wait(seconds):
+                # The number is not given to another process before its exit code was read, which is below.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, number)
+
+        thread = threading.Thread(target=send, args=kill) if kill is not None else None
+        if thread is not None:
+            thread.start()
         code = int(self.process.stdout.readline())
-        if timer is not None:
-            timer.cancel()
+        ended.set()
+        if thread is not None:
+            thread.join()
         return code, self.log.read_text(errors="replace")
 
     def close(self) -> None:
@@ -95,17 +109,20 @@ class Server:
         self.process.wait()
 
 
-def _send(child: int, number: signal.Signals) -> None:
-    try:
-        os.kill(child, number)
-    except ProcessLookupError:
-        return
+def has(out: Path, count: int) -> bool:
+    """Whether so many results are in a folder."""
+    return count <= len(list(out.glob("*.png")))
 
 
-def check_folder(out: Path, whole: dict[str, str]) -> int:
+def finished_of(out: Path) -> int:
+    """How many photographs the report says are done."""
+    return len({row.input for row in read(out / LINES)[0]})
+
+
+def check_folder(out: Path, whole: dict[str, str]) -> None:
     """Whatever is there is whole: files are what the uninterrupted run makes, and rows name what is there."""
     if not out.exists():
-        return 0
+        return
     found = digests(out)
     for name, digest in found.items():
         assert digest == whole[name], name
@@ -120,7 +137,6 @@ def check_folder(out: Path, whole: dict[str, str]) -> int:
         assert row.status == "done"
         assert row.outputs == {name: found[name] for name in row.outputs}
     assert {path.suffix for path in out.iterdir()} <= {".png", ".jsonl", ".txt", ".lock", ".part"}
-    return len(found)
 
 
 @needs_signals
@@ -143,12 +159,17 @@ def test_fifty_ends_at_random_moments_cost_nothing(tmp_path: Path) -> None:
         assert code == 0, log
         whole = digests(tmp_path / "whole")
         assert len(whole) == COUNT
-        generator, ended, fresh, finished = random.Random(7), dict.fromkeys(CODES, 0), 0, 0
+        face = sum(row.seconds or 0 for row in read(tmp_path / "whole" / LINES)[0]) / COUNT
+        generator, ended, went_on, finished = random.Random(7), dict.fromkeys(CODES, 0), 0, 0
         for moment in range(MOMENTS):
             # Every third end is in a folder of its own; the others go on in one until it is finished.
             out = f"fresh{moment}" if moment % 3 == 2 else f"again{finished}"
             number = list(CODES)[moment % 3 - 1 if moment % 2 else moment // 3 % 3]
-            code, log = server(command(out), (number, generator.uniform(0, 1.1 * length)))
+            before = finished_of(tmp_path / out)
+            # Starting takes most of the time, so every other end comes between the first result and the last.
+            wanted = generator.randint(before + 1, COUNT - 1) if moment % 2 and before < COUNT - 1 else 0
+            seconds = generator.uniform(0, face if wanted else length)
+            code, log = server(command(out), (number, partial(has, tmp_path / out, wanted), seconds))
             assert "Traceback" not in log, log
             assert "unexpected" not in log, log
             if code != 0:
@@ -158,18 +179,28 @@ def test_fifty_ends_at_random_moments_cost_nothing(tmp_path: Path) -> None:
                 assert log.count("error: ") == 1
                 assert "what was finished is kept, run again to go on" in log
                 assert not list((tmp_path / out).rglob(".*.part"))
-            there = check_folder(tmp_path / out, whole)
+            check_folder(tmp_path / out, whole)
+            there = finished_of(tmp_path / out)
+            assert there >= before
+            if code == 0 and before:
+                assert f"({before} by an earlier run)" in log
+                went_on += 1
             if code == 0:
                 # Nor what an earlier end by SIGKILL left.
                 assert not list((tmp_path / out).rglob(".*.part"))
             if out.startswith("again"):
                 finished += code == 0
-            else:
-                fresh += 0 < there < COUNT
+            elif (tmp_path / out).exists():
                 done, log = server(command(out))
                 assert done == 0, log
+                if 0 < there < COUNT:
+                    assert f"({there} by an earlier run)" in log
+                    went_on += 1
                 assert digests(tmp_path / out) == whole
+        # Else it is a test of runs that nothing ended, or of ends that came before there was anything to lose.
         assert all(ended.values()), ended
+        assert sum(ended.values()) >= 30, ended
+        assert went_on >= 5
         if (tmp_path / f"again{finished}").exists():
             assert server(command(f"again{finished}"))[0] == 0
         for folder in tmp_path.glob("again*"):
