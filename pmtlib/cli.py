@@ -41,8 +41,8 @@ DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _MANY_ROWS = 60
 
 EXIT_CODES = (
-    "Exit codes: 0 done, with warnings too; 1 inputs could not be processed (the report says which), a full disk or lack "
-    "of memory ended the work half-way, or a check failed; 2 wrong usage, or nothing to do or done; 130 interrupted, "
+    "Exit codes: 0 done, with warnings too; 1 inputs could not be processed (the report says which), a full disk or "
+    "lack of memory ended the work, or a check failed; 2 wrong usage, or nothing to do or done; 130 interrupted, "
     "143 ended by SIGTERM (what is done is kept; run again to go on)."
 )
 
