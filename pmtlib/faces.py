@@ -44,7 +44,7 @@ MIN_FACE = 32
 ALIGNMENT_VERSION = "yunet-2023mar-int8bq/umeyama/1"
 """Names the detector and the warp; part of the fingerprint of every crop that is made here."""
 
-MAX_PIXELS = 180_000_000
+MAX_PIXELS = 178_000_000
 """Largest photograph that is decoded: above it a small file can fill the memory (a decompression bomb)."""
 
 MAX_BYTES = 1 << 29
