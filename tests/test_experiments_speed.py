@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pmtlib import results
+from pmtlib import costs, results
 from pmtlib.experiments import speed, variants
 from pmtlib.experiments.common import Outcome, section_settings
 from pmtlib.figures import speed as figures
+from pmtlib.images import write_atomic
 from tests import photographs
 
+ROOT = Path(__file__).resolve().parent.parent
 VALUES = {
     "batch": {"1": [0.02, 0.03, 0.02], "4": [0.01, 0.02, 0.015]},
     "steps": {"2": [0.01, 0.02, 0.03], "4": [0.01, 0.02, 0.03]},
     "cut": {"1": [0.005, 0.005, 0.005], "5": [0.01, 0.01, 0.01]},
     "side": {"250": [0.001, 0.001, 0.002], "1000": [0.01, 0.02, 0.01]},
+    "run": {
+        "finding": [0.02, 0.03, 0.02],
+        "optimising": [0.25, 0.3, 0.36],
+        "optimising_alone": [0.2, 0.25, 0.2],
+    },
     "writing": 0.001,
     "arithmetic": {"1": 0.25, "5": 0.5},
     "gigaflops": 40.0,
@@ -48,6 +60,8 @@ def test_a_curve_is_the_median_of_its_rounds() -> None:
     said = speed.reading(frame, speed.million(measured(), SETTINGS), measured(), SETTINGS)
     assert "0.67 [0.50, 0.75]" in said
     assert "25% (k = 1), 50% (k = 5)" in said
+    # 0.25 / 0.2, 0.3 / 0.25 and 0.36 / 0.2.
+    assert "a batch of 4 takes 1.25 [1.20, 1.80] times as long to optimise as alone" in said
     assert "1,000 photographs" in said
     assert speed.summary(frame, [])["batch_4_ms"] == 15.0
     html = figures.cost_table(frame).to_html()
@@ -56,28 +70,57 @@ def test_a_curve_is_the_median_of_its_rounds() -> None:
     assert "machine-hours" in figures.million_table(speed.million(measured(), SETTINGS)).to_html()
 
 
-def test_without_deaths_a_cluster_needs_the_sum_of_its_times() -> None:
+def test_without_deaths_a_cluster_needs_the_longer_of_its_times() -> None:
     one, half = np.array([1.0]), np.array([0.5])
     alone = speed.simulate(1000, 1, one, half, batch=4, hours_to_failure=1e12, seed=0)
     assert (alone.deaths, alone.again) == (0, 0)
-    assert alone.hours == pytest.approx(1500 / 3600)
+    # Finding goes on beside the optimisation, which for the last batch has nothing beside it.
+    assert alone.hours == pytest.approx((1000 + 4 * 0.5) / 3600)
+    other = speed.simulate(1000, 1, half, one, batch=4, hours_to_failure=1e12, seed=0)
+    assert other.hours == pytest.approx(alone.hours)
     # 63 blocks of sixteen at most, on nine machines: seven each.
     many = speed.simulate(1000, 9, one, half, batch=4, hours_to_failure=1e12, seed=0)
-    assert many.hours == pytest.approx(7 * 16 * 1.5 / 3600)
-    assert many.busy == pytest.approx(alone.busy)
+    assert many.hours == pytest.approx((7 * 16 + 2) / 3600)
+    assert many.busy == pytest.approx(alone.busy + 8 * 2 / 3600)
     idle = speed.simulate(10, 1000, one, half, batch=4, hours_to_failure=1e12, seed=0)
-    assert idle.hours == pytest.approx(15 / 3600)
+    assert idle.hours == pytest.approx((10 + 2) / 3600)
+
+
+def test_times_of_a_round_are_drawn_together() -> None:
+    finding, optimising = np.array([1.0, 3.0]), np.array([2.0, 1.0])
+    run = speed.simulate(100_000, 1, finding, optimising, batch=4, hours_to_failure=1e12, seed=0)
+    # The longer is 2 in one round and 3 in the other; drawn apart, it would be 2.25 on average.
+    assert run.hours * 3600 / 100_000 == pytest.approx(2.5, rel=0.01)
+
+
+@pytest.mark.parametrize("name", speed.WHOLE)
+def test_one_simulated_machine_is_as_fast_as_a_whole_run_was(name: str) -> None:
+    """Arithmetic on the stored runs: given the seconds of a run's parts, the simulation gives those of the run."""
+    (whole,) = [run for run in speed.of_command() if run == json.loads((ROOT / name).read_text())]
+    count = whole["photographs"]
+    parts = {stage: [seconds / count] for stage, seconds in whole["stages"].items()}
+    outcome = measured()
+    assert outcome.result is not None
+    values: dict[str, Any] = {**outcome.result.values, "run": parts, "writing": parts["writing"][0]}
+    outcome = Outcome(dataclasses.replace(outcome.result, values=values))
+    settings = SETTINGS.model_copy(
+        update={"million": count, "workers": (1,), "batches": (whole["batch_size"],), "hours_to_failure": 1e12}
+    )
+    (run,) = speed.million(outcome, settings)
+    # Finding and optimising one after the other, and not beside each other, would be off by 1.43 and 1.74.
+    assert 1 / 1.25 < 3600 * run.hours / whole["run_seconds"] < 1.25
 
 
 def test_what_a_dead_machine_had_begun_is_done_again() -> None:
     one = np.array([1.0])
-    run = speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=1)
+    run = speed.simulate(2000, 4, one, one / 2, batch=4, hours_to_failure=0.05, seed=1)
     assert run.deaths > 0
     assert run.again == 16 * run.deaths
     # Nothing is lost: at least the work itself was done, and no more than every lost block once more.
-    assert 4000 <= 3600 * run.busy <= 4000 + 2 * run.again
-    assert run == speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=1)
-    assert run != speed.simulate(2000, 4, one, one, batch=4, hours_to_failure=0.05, seed=2)
+    starts = 2 * (4 + run.deaths)
+    assert 2000 <= 3600 * run.busy <= 2000 + run.again + starts
+    assert run == speed.simulate(2000, 4, one, one / 2, batch=4, hours_to_failure=0.05, seed=1)
+    assert run != speed.simulate(2000, 4, one, one / 2, batch=4, hours_to_failure=0.05, seed=2)
 
 
 def test_everything_is_timed_and_nothing_of_it_is_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,12 +129,33 @@ def test_everything_is_timed_and_nothing_of_it_is_zero(monkeypatch: pytest.Monke
     monkeypatch.setenv("PMT_RESULTS", str(tmp_path))
     settings = section_settings(speed.SpeedSettings, "smoke")
     bench = variants.Variants(settings, torch.device("cpu"), profile="smoke")
+    # A clock on which a file takes 100 seconds and measuring the machine 10,000, beside what they really take.
+    clock, ahead, threads = time.perf_counter, [0.0], []
+
+    def slow(work: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slowed(*given: Any, **options: Any) -> Any:
+            ahead[0] += seconds
+            threads.append(torch.get_num_threads())
+            return work(*given, **options)
+
+        return slowed
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + ahead[0])
+    monkeypatch.setattr(speed, "write_atomic", slow(write_atomic, 100))
+    monkeypatch.setattr(costs, "measure", slow(costs.measure, 10_000))
+    monkeypatch.setattr(costs, "step_cost", slow(costs.step_cost, 10_000))
+    before = torch.get_num_threads()
     outcome = speed.measure(bench, settings)
     assert outcome.result is not None
+    assert set(threads) == {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    assert outcome.result.manifest["hardware"]["torch_threads"] == threads[0]
+    assert torch.get_num_threads() == before
     values = outcome.result.values
     for curve in ("batch", "steps", "cut", "side"):
         assert all(seconds > 0 for rounds in values[curve].values() for seconds in rounds)
-    assert values["writing"] > 0
+    for part in ("finding", "optimising", "optimising_alone"):
+        assert [0 < seconds < 100 for seconds in values["run"][part]] == [True] * settings.rounds
+    assert values["writing"] == pytest.approx(100, abs=10)
     assert all(0 < share < 2 for share in values["arithmetic"].values())
     assert len(speed.million(outcome, settings)) == len(settings.workers)
 

@@ -6,29 +6,35 @@ photographs are not protected here: :func:`simulate` plays a cluster through, wi
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import Field
 
-from pmtlib import costs, faces, paths
+from pmtlib import costs, faces, paths, pipeline
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import Floats, Outcome, Source
 from pmtlib.experiments.variants import Variants, VariantSettings
-from pmtlib.images import UInt8Image, png_bytes
+from pmtlib.images import UInt8Image, png_bytes, to_uint8, write_atomic
 from pmtlib.progress import progress_bar
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import protect
 
-VERSION = 1
+VERSION = 2
 BATCH, STEPS, CUT, SIDE = "batch", "steps", "cut", "side"
 
 
@@ -44,6 +50,7 @@ class SpeedSettings(VariantSettings):
         timed_steps: steps of the runs over batches and cuts.
         rounds: how often everything is timed, in turn.
         million: photographs of the simulation.
+        side: their longer side, pixels.
         workers: machines of the simulation.
         hours_to_failure: mean time until a machine of it dies and what it had begun is done again.
     """
@@ -58,6 +65,7 @@ class SpeedSettings(VariantSettings):
     timed_steps: int = Field(5, ge=1)
     rounds: int = Field(3, ge=1)
     million: int = Field(1_000_000, ge=1)
+    side: int = Field(1000, ge=1)
     workers: tuple[int, ...] = (1, 10, 100, 1000)
     hours_to_failure: float = Field(100.0, gt=0)
 
@@ -67,13 +75,14 @@ def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
 
     Returns:
         Outcome whose values hold for each of ``batch``, ``steps`` and ``cut`` the seconds of an image-step by value;
-        for ``side`` those of decoding a photograph, finding its face and aligning it; ``writing``, those of a PNG;
+        for ``side`` those of decoding a photograph, finding its face and aligning it; ``run``, seconds a photograph of
+        what ``pmt protect`` does with a batch, see :func:`_beside`; ``writing``, those of a PNG's file;
         ``arithmetic``, the share of the machine's arithmetic limit that a step reaches, by cut.
     """
     sample = None if not settings.datasets else bench.sample(settings.datasets[0])
     if sample is None or isinstance(sample, DatasetError):
         return Outcome(None, "not run: data not present")
-    fields = ("batches", "steps", "cuts", "sides", "images", "timed_steps", "rounds", "cut")
+    fields = ("batches", "steps", "cuts", "sides", "images", "timed_steps", "rounds", "cut", "side")
     parameters = {name: getattr(settings, name) for name in fields}
     parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
     parameters |= {"pmt": settings.pmt.model_dump(mode="json"), "authorised": settings.authorised}
@@ -83,7 +92,20 @@ def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
         return _timed(bench, settings)
 
     # A time is not reproduced to the digit, so a recomputation would always be a change.
-    return bench.obtain(request, Source.of_pairs(sample), compute, recompute=False)
+    with _all_processors():
+        return bench.obtain(request, Source.of_pairs(sample), compute, recompute=False)
+
+
+@contextlib.contextmanager
+def _all_processors() -> Iterator[None]:
+    """As many threads as ``pmt protect`` has of itself, whatever this process was started with."""
+    threads = torch.get_num_threads()
+    known = getattr(os, "sched_getaffinity", None)
+    torch.set_num_threads((len(known(0)) if known is not None else os.cpu_count()) or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str, Any]:
@@ -107,24 +129,69 @@ def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str,
         *((SIDE, n, lambda n=n: _found(photographs[n], detector, settings.images)) for n in settings.sides),
     ]
     step(settings.images, 1, shared)
+    crops = list(to_uint8(originals[: max(settings.batches)]))
+    config = settings.pmt.model_copy(update={"batch_size": len(crops)})
+    job = pipeline.Job((), Path(), [settings.authorised], config, cut=settings.cut)
+    optimise = pipeline.Optimiser(job, bench.device)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in (BATCH, STEPS, CUT, SIDE)}
-    with progress_bar("cost, rounds", settings.rounds * len(tasks)) as advance:
+    beside: dict[str, list[float]] = {}
+    with progress_bar("cost, rounds", settings.rounds * (len(tasks) + 1)) as advance:
         for _ in range(settings.rounds):
             for name, value, run in tasks:
                 found[name].setdefault(str(value), []).append(round(run(), 6))
                 advance(1)
-    pixels = (originals[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
-    begun = time.perf_counter()
-    for _ in range(settings.images):
-        png_bytes(pixels)
+            for part, seconds in _beside(photographs[_nearest(settings)], detector, crops, optimise).items():
+                beside.setdefault(part, []).append(round(seconds, 6))
+            advance(1)
+    writing = _written(png_bytes(crops[0]), settings.images)
     machine = costs.measure(bench.device)
     arithmetic = {}
     for cut, model in cut_models.items():
         forward, backward = costs.step_cost(model, originals[:4])
         flops = forward.flops * (2 if settings.pmt.augmentation != "none" else 1) + backward.flops
         arithmetic[str(cut)] = round(flops / machine.flops / float(np.median(found[CUT][str(cut)])), 4)
-    writing = round((time.perf_counter() - begun) / settings.images, 6)
-    return {**found, "writing": writing, "arithmetic": arithmetic, "gigaflops": round(machine.flops / 1e9, 2)}
+    return {
+        **found,
+        "run": beside,
+        "writing": round(writing, 6),
+        "arithmetic": arithmetic,
+        "gigaflops": round(machine.flops / 1e9, 2),
+    }
+
+
+def _nearest(settings: SpeedSettings) -> int:
+    """The side that is measured and comes nearest to that of the simulated photographs."""
+    return min(settings.sides, key=lambda one: abs(one - settings.side))
+
+
+def _beside(
+    content: bytes, detector: faces.Detector, crops: Sequence[UInt8Image], optimise: pipeline.Optimiser
+) -> dict[str, float]:
+    """Seconds a photograph of a batch, as ``pmt protect`` has them: it finds faces in a thread beside the optimisation.
+
+    Returns:
+        ``finding`` and ``optimising``, of as many photographs as the batch has faces, while both go on;
+        ``optimising_alone``, without finding beside it.
+    """
+
+    def optimising() -> float:
+        begun = time.perf_counter()
+        optimise(crops)
+        return (time.perf_counter() - begun) / len(crops)
+
+    alone = optimising()
+    with ThreadPoolExecutor(1) as pool:
+        finding = pool.submit(_found, content, detector, len(crops))
+        return {"optimising": optimising(), "finding": finding.result(), "optimising_alone": alone}
+
+
+def _written(content: bytes, count: int) -> float:
+    """Seconds in which a file is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        for place in range(count):
+            write_atomic(Path(folder) / f"{place}.png", content)
+        return (time.perf_counter() - begun) / count
 
 
 def _photograph(side: int) -> bytes:
@@ -201,59 +268,62 @@ def simulate(
     """Play a cluster through, block by block.
 
     A block is four batches, what :mod:`pmtlib.cluster` writes to its manifest at once. A free machine takes the next
-    one; it needs the sum of a drawn time a photograph for finding and one for optimising. Machines die at random
-    (exponential times), are there again at once, and what they had begun is begun again.
+    one. It finds faces beside the optimisation, so that a photograph takes the longer of the two times of a drawn
+    round; where it begins, one of the two has nothing to do for a batch, which takes the shorter. Machines die at
+    random (exponential times), are there again at once, and what they had begun is begun again.
 
     Args:
         photographs: how many, each with one face.
         workers: machines.
-        finding: seconds a photograph that were measured, to draw from.
-        optimising: the same for its steps.
+        finding: seconds a photograph that were measured while the optimisation went on, a number a round.
+        optimising: the same, of the same rounds, for its steps and for writing.
         batch: faces a batch.
         hours_to_failure: mean time of a machine between failures.
         seed: of all draws.
     """
     draw, block = np.random.default_rng(seed), 4 * batch
+    rounds = [(float(found), float(done)) for found, done in zip(finding, optimising, strict=True)]
     left = [min(block, photographs - first) for first in range(0, photographs, block)][::-1]
     free = [(0.0, worker) for worker in range(min(workers, len(left)))]
     dies = draw.exponential(3600 * hours_to_failure, len(free))
+    idle = [True] * len(free)
     hours = busy = 0.0
     again = deaths = 0
     while left:
         now, worker = heapq.heappop(free)
         size = left.pop()
         # The mean of so many draws: their sum, without drawing each.
-        seconds = size * float(draw.choice(finding) + draw.choice(optimising))
+        shorter, longer = sorted(rounds[draw.integers(len(rounds))])
+        seconds = size * longer + idle[worker] * min(size, batch) * shorter
+        idle[worker] = False
         end = now + seconds
         if end > dies[worker]:
             left.append(size)
             again, deaths = again + size, deaths + 1
             end, seconds = float(dies[worker]), max(float(dies[worker]) - now, 0.0)
             dies[worker] = end + draw.exponential(3600 * hours_to_failure)
+            idle[worker] = True
         busy += seconds
         hours = max(hours, end)
         heapq.heappush(free, (end, worker))
     return Run(workers, hours / 3600, busy / 3600, again, deaths)
 
 
-def million(outcome: Outcome, settings: SpeedSettings, side: int = 1000) -> list[Run]:
-    """Runs for each number of machines, from the measured times; none without them.
+def million(outcome: Outcome, settings: SpeedSettings) -> list[Run]:
+    """Runs for each number of machines, from the times measured side by side; none without them.
 
     Args:
         outcome: of :func:`measure`.
         settings: of the section.
-        side: of the photographs; the nearest that was measured is taken.
     """
     if outcome.result is None:
         return []
     values: Mapping[str, Any] = outcome.result.values
-    nearest = min(settings.sides, key=lambda one: abs(one - side))
-    largest = str(max(settings.batches))
-    optimising = np.array(values[BATCH][largest]) * settings.pmt.steps + values["writing"]
+    optimising = np.array(values["run"]["optimising"]) + values["writing"]
     return [
         simulate(
-            settings.million, workers, np.array(values[SIDE][str(nearest)]), optimising,
-            batch=int(largest), hours_to_failure=settings.hours_to_failure, seed=0,
+            settings.million, workers, np.array(values["run"]["finding"]), optimising,
+            batch=max(settings.batches), hours_to_failure=settings.hours_to_failure, seed=0,
         )
         for workers in settings.workers
     ]  # fmt: skip
@@ -379,6 +449,8 @@ def reading(frame: pd.DataFrame, runs: Sequence[Run], outcome: Outcome, settings
     few, more = ends(STEPS)
     small, large = ends(SIDE)
     values = outcome.result.values
+    rounds = np.array(values["run"]["optimising"]) / np.array(values["run"]["optimising_alone"])
+    slower = f"{np.median(rounds):.2f} [{rounds.min():.2f}, {rounds.max():.2f}]"
     shares = ", ".join(f"{100 * share:.0f}% (k = {cut})" for cut, share in values["arithmetic"].items())
     lines = [
         f"Measured with {settings.authorised} on {hardware['device']}, {hardware['torch_threads']} thread(s), medians "
@@ -389,6 +461,9 @@ def reading(frame: pd.DataFrame, runs: Sequence[Run], outcome: Outcome, settings
         f"({values['gigaflops']:g} Gflop/s): {shares}.",
         f"- **Size of the photograph.** Finding a face takes {small['milliseconds']:.0f} ms at {small['value']} pixels "
         f"and {large['milliseconds']:.0f} ms at {large['value']}; the optimisation sees 112x112 pixels of either.",
+        f"- **Finding beside optimising.** While faces are found in as many photographs of {_nearest(settings)} "
+        f"pixels, a batch of {max(settings.batches)} takes {slower} times as long to optimise as alone: both want the "
+        "same processors.",
     ]
     if runs:
         told = "; ".join(
@@ -400,6 +475,16 @@ def reading(frame: pd.DataFrame, runs: Sequence[Run], outcome: Outcome, settings
             f"- **{settings.million:,} photographs**, simulated for machines like this one at K = {settings.pmt.steps},"
             f" each dying once in {settings.hours_to_failure:g} hours: {told}."
         )
+        alone = next((run for run in runs if run.workers == 1), None)
+        # The run at another K says nothing of these.
+        whole = next((run for run in of_command() if run["steps"] == settings.pmt.steps), None)
+        if alone is not None and whole is not None:
+            lines.append(
+                f"- **Is the simulation like a run?** One machine needs {3600 * alone.hours / settings.million:.2f} "
+                f"seconds a photograph in it, of {_nearest(settings)} pixels; the whole run below at "
+                f"K = {whole['steps']}, of {min(whole['sides'])} to {max(whole['sides'])} pixels, took "
+                f"{1 / whole['photographs_a_second']:.2f}."
+            )
     return "\n".join([lines[0], "", *lines[1:]])
 
 
