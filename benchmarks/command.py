@@ -4,9 +4,10 @@
     python benchmarks/command.py --count 10000 --steps 2 --sides 400 --broken 0.05 --json load.json
 
 The photographs are made from the sample photographs, mirrored, darkened and scaled, no two the same: a JPEG each, the
-longer side as ``--sides`` says. ``overlapped`` is the share of the seconds of reading, finding and aligning that cost
-the run nothing, because the optimisation went on beside them; 1 is all of them. Of every hundred photographs as many as
-``--broken`` says are cut off in the middle: each must get its own line in the report, and the others none of it.
+longer side as ``--sides`` says. ``overlapped`` is the share of the seconds of reading, finding and aligning in which
+optimising or writing went on beside them; 1 is all of them. It does not say that they cost the run nothing: on the same
+processors each part takes longer for the other. Of every hundred photographs as many as ``--broken`` says are cut off
+in the middle: each must get its own line in the report, and the others none of it.
 """
 
 from __future__ import annotations

@@ -172,20 +172,41 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert len(speed.against_loops()[0]) == 0
     entry = {
         "images_a_second": 5.0,
-        "ratios": {way: {"median": 2.0, "low": 1.5, "high": 2.5} for way in ("literal", "torchattacks PGD")},
-        "equality": {"literal": {"cosine": 0.99999, "ssim": 1.0}},
-        "step": {"of_arithmetic": 0.25, "of_memory": 0.5},
+        "ratios": {way: {"median": 2.0, "low": 1.5, "high": 2.5} for way in ("literal", "batched", "torchattacks PGD")},
+        "equality": {way: {"cosine": 0.99999, "ssim": 1.0} for way in ("literal", "batched")},
+        "step": {"of_arithmetic": 0.25, "of_memory": 0.5, "megaflops": 483.5, "megabytes": 158.36},
     }
+    slower = {
+        "truncated": {"median": 0.98, "low": 0.96, "high": 0.99},
+        "batched": {"median": 1.9, "low": 1.8, "high": 2.2},
+    }
+    other = {**entry, "ratios": {**entry["ratios"], **slower}}
     manifest = {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python b.py", "date": "2026-01-01"}
     (tmp_path / "benchmarks").mkdir()
-    stored = {"networks": {"mobilefacenet": entry}, "manifest": manifest}
+    stored = {"networks": {"mobilefacenet": entry, "sface": other}, "parameters": {"steps": 10}, "manifest": manifest}
     (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
     frame, about = speed.against_loops()
-    assert list(frame["way"]) == ["literal", "torchattacks PGD"]
+    assert list(frame["way"])[:3] == ["literal", "batched", "torchattacks PGD"]
     html = figures.loops_table(frame, about).to_html()
-    assert html.count("2.00 [1.50, 2.50]") == 2
-    assert html.count("0.99999") == html.count("other images") == 1
+    assert html.count("2.00 [1.50, 2.50]") == 5
+    assert html.count("0.99999") == 4
+    # PGD, and the way of which no equality is stored here.
+    assert html.count("other images") == 3
+    assert (html.count("6: missed"), html.count("2: reached"), html.count("2: missed")) == (2, 1, 1)
+    assert "images/s at K = 10" in html
+    assert html.count(">484<") == html.count(">158<") == len(frame)
     assert "python b.py: cpu, 2 thread(s), 2026-01-01" in html
+    literal, batched, slow = speed.loops_reading(frame).splitlines()
+    missed = "missed for mobilefacenet (2.00 [1.50, 2.50]), sface (2.00 [1.50, 2.50])."
+    assert literal == f"- The goal of 6 times as fast as *literal* on 2 processor cores is {missed}"
+    assert "is reached for mobilefacenet (2.00 [1.50, 2.50]) and missed for sface (1.90 [1.80, 2.20])." in batched
+    assert slow == "- pmtlib is slower than *truncated* for sface (0.98 [0.96, 0.99] times as fast)."
+    # With another number of threads the goals are not judged, and nothing is said of them but that.
+    manifest["hardware"] = {"device": "cpu", "torch_threads": 1}
+    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
+    frame, about = speed.against_loops()
+    assert "missed" not in figures.loops_table(frame, about).to_html()
+    assert speed.loops_reading(frame).count("was not judged") == 2
 
 
 def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +253,4 @@ def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (line,) = figures.memory_figure([stored]).axes[0].lines
     assert list(line.get_ydata()) == megabytes
     assert list(line.get_xdata())[-1] == 100
+    assert "does not make it free" in html

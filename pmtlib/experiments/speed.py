@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import cv2
@@ -333,22 +334,30 @@ BENCHMARK = "benchmarks/transform.json"
 """What ``benchmarks/transform.py --json`` wrote, in the project's folder."""
 
 
+GOALS: Mapping[str, float] = MappingProxyType({"literal": 6.0, "batched": 2.0})
+"""What was set out for: how many times as fast as these ways pmtlib is to be, on :data:`GOAL_THREADS` processors."""
+GOAL_THREADS = 2
+
+
 def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """The stored run of ``benchmarks/transform.py``.
 
     Returns:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
-        the rounds), cosine, ssim (the lowest between its images and the way's; not a number for other images) and, the
-        same for each way, images_a_second, of_arithmetic, of_memory (shares of the limits); and the run's manifest.
-        Empty where there is no such file.
+        the rounds), goal (the ratio that was set out for; not a number where there is none, or the run had another
+        number of threads), cosine, ssim (the lowest between its images and the way's; not a number for other images)
+        and, the same for each way, steps (K), images_a_second at this K, megaflops and megabytes (of a step of an
+        image), of_arithmetic, of_memory (shares of the limits); and the run's manifest. Empty where there is no such
+        file.
     """
     stored = _stored(BENCHMARK)
     if stored is None:
         return pd.DataFrame(), {}
     lines = []
+    judged = stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
     for network, entry in stored["networks"].items():
-        whole = {"images_a_second": entry["images_a_second"]}
-        whole |= {name: entry["step"][name] for name in ("of_arithmetic", "of_memory")}
+        whole = {"steps": stored["parameters"]["steps"], "images_a_second": entry["images_a_second"]}
+        whole |= {name: entry["step"][name] for name in ("megaflops", "megabytes", "of_arithmetic", "of_memory")}
         for way, ratio in entry["ratios"].items():
             same = entry["equality"].get(way, {"cosine": float("nan"), "ssim": float("nan")})
             about = {
@@ -357,9 +366,50 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
                 "ratio": ratio["median"],
                 "low": ratio["low"],
                 "high": ratio["high"],
+                "goal": GOALS.get(way, float("nan")) if judged else float("nan"),
             }
             lines.append({**about, **same, **whole})
     return pd.DataFrame(lines), stored["manifest"]
+
+
+def loops_reading(frame: pd.DataFrame) -> str:
+    """What the ratios come to, in words (Markdown): the goals, and where pmtlib is the slower way.
+
+    Args:
+        frame: of :func:`against_loops`, not empty.
+    """
+    lines = []
+    for way, goal in GOALS.items():
+        part = frame[(frame["way"] == way) & frame["goal"].notna()]
+        if not len(part):
+            lines.append(f"- The goal of {goal:g} times as fast as *{way}* was not judged: it is one for {_cores()}.")
+            continue
+        told: dict[bool, list[str]] = {True: [], False: []}
+        for line in part.to_dict("records"):
+            told[bool(line["ratio"] >= goal)].append(f"{line['network']} ({_interval(line)})")
+        parts = [
+            f"{word} for {', '.join(told[met])}" for met, word in ((True, "reached"), (False, "missed")) if told[met]
+        ]
+        lines.append(f"- The goal of {goal:g} times as fast as *{way}* on {_cores()} is {' and '.join(parts)}.")
+    slower = frame[frame["ratio"] < 1]
+    if len(slower):
+        told_slower = "; ".join(
+            f"*{line['way']}* for {line['network']} ({_interval(line)} times as fast"
+            + (")" if line["high"] < 1 else ", a range that holds 1)")
+            for line in slower.to_dict("records")
+        )
+        lines.append(f"- pmtlib is slower than {told_slower}.")
+    else:
+        lines.append("- pmtlib is slower than none of them.")
+    return "\n".join(lines)
+
+
+def _cores() -> str:
+    return f"{GOAL_THREADS} processor cores"
+
+
+def _interval(ratio: Mapping[Any, Any]) -> str:
+    return f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 ASIDE = "benchmarks/aside.json"
