@@ -10,7 +10,8 @@ Four ways to the same images, timed in turns, round by round; ratios are formed 
     pmtlib     pmtlib.protect
 
 The draws are the same, so the images must be: the run ends in an error where they are not. Beside them stand what a
-step has to compute, and the fraction of the machine's limits that pmtlib reaches. Where ``torchattacks`` is installed
+step has to compute, and the fraction of the machine's limits that pmtlib reaches: these are measured before the first
+network and after the last, and the better of the two stands for all. Where ``torchattacks`` is installed
 (``pip install --no-deps torchattacks``), its PGD, the closest public optimiser of an image against a network, makes as
 many steps in the same rounds; it makes other images, and sees no photograph anew at each step. ``--layers`` times the
 layers that pmtlib computes in a way of its own against torch's, forwards and backwards.
@@ -19,6 +20,9 @@ layers that pmtlib computes in a way of its own against torch's, forwards and ba
 far, as one stream in which the place of an image that is done goes to the next one, against batch after batch. So does
 ``--compiled``: the gradient of the squared distance of all shared maps, as it is and through ``torch.compile``, which
 needs a compiler of C++.
+
+``--count-only`` times nothing: it counts what a step has to compute and to move, for all networks whose weights can be
+had and for several cuts. These numbers are the same on every machine.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ from pmtlib.transform import image_seed, smoothing_kernel
 PEER = "torchattacks PGD"
 SAME = 0.999
 """The least mean cosine of embeddings, and SSIM, of two ways' images: a last bit may grow over the steps."""
+COUNTED = 4
+"""Images on which a step is counted; its bytes are an image's share of what is moved for so many at once."""
 Outputs = Callable[[Tensor], list[Tensor]]
 
 
@@ -136,7 +142,7 @@ def peer(network: FaceNetwork, config: pmtlib.PMTConfig) -> Callable[[Tensor], T
 
 
 def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rounds: int, device: torch.device) -> Any:
-    """Times, ratios, equality and cost of one network."""
+    """Times, ratios, equality and cost of one network; the shares of the machine's limits are added by :func:`rate`."""
     network = pmtlib.load_network(name).to(device)
     methods = ways(network, cut, config)
     short = config.model_copy(update={"steps": 1})
@@ -152,15 +158,16 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
             for way, method in methods.items():
                 seconds[way].append(costs.timed(lambda: made.__setitem__(way, method(images)), device))  # noqa: B023
                 advance(1)
-    machine = costs.measure(device)
-    forward, backward = costs.step_cost(pmtlib.ShallowModel(network, cut).to(device), images[:4])
-    step = forward + forward + backward if config.augmentation != "none" else forward + backward
+    step = step_cost(network, cut, images, config)
     per_step = [one / (len(images) * config.steps) for one in seconds["pmtlib"]]
     with torch.no_grad():
         embedded = {way: network(one) for way, one in made.items()}
     return {
         "seconds": {way: [round(one, 4) for one in taken] for way, taken in seconds.items()},
+        # At this K: a run of another number of steps takes another time, and an image-step about the same.
+        "steps": config.steps,
         "images_a_second": round(len(images) / statistics.median(seconds["pmtlib"]), 3),
+        "image_steps_a_second": round(1 / statistics.median(per_step), 2),
         "ratios": {
             way: _spread([slow / fast for slow, fast in zip(seconds[way], seconds["pmtlib"], strict=True)])
             for way in methods
@@ -175,17 +182,44 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
             if way not in ("pmtlib", PEER)
         },
         "step": {
-            "megaflops": round(step.flops / 1e6, 2),
-            "megabytes": round(step.traffic / 1e6, 2),
+            **told(step),
             "milliseconds": round(1e3 * statistics.median(per_step), 3),
-            "of_arithmetic": round(step.flops / machine.flops / statistics.median(per_step), 4),
-            "of_memory": round(step.traffic / machine.bandwidth / statistics.median(per_step), 4),
-        },
-        "machine": {
-            "gigaflops": round(machine.flops / 1e9, 2),
-            "gigabytes_a_second": round(machine.bandwidth / 1e9, 2),
         },
     }
+
+
+def step_cost(network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMTConfig) -> costs.Cost:
+    """What a step of the transform costs an image: backwards once, forwards twice where T is drawn anew each step."""
+    forward, backward = costs.step_cost(pmtlib.ShallowModel(network, cut).to(images.device), images[:COUNTED])
+    return forward + forward + backward if config.augmentation != "none" else forward + backward
+
+
+def told(cost: costs.Cost) -> dict[str, float]:
+    """A cost in the units of the stored file."""
+    return {"megaflops": round(cost.flops / 1e6, 2), "megabytes": round(cost.traffic / 1e6, 2)}
+
+
+def better(one: costs.Machine, other: costs.Machine) -> costs.Machine:
+    """The limits of a machine that was measured twice: what it could do at its best."""
+    return costs.Machine(max(one.flops, other.flops), max(one.bandwidth, other.bandwidth))
+
+
+def rate(step: dict[str, float], machine: costs.Machine) -> None:
+    """Write into a network's entry of a step which shares of the machine's limits it reaches."""
+    seconds = step["milliseconds"] / 1e3
+    step["of_arithmetic"] = round(step["megaflops"] * 1e6 / machine.flops / seconds, 4)
+    step["of_memory"] = round(step["megabytes"] * 1e6 / machine.bandwidth / seconds, 4)
+
+
+def counts(names: Sequence[str], cuts: Sequence[int], config: pmtlib.PMTConfig) -> dict[str, dict[str, Any]]:
+    """A step's cost by network and cut; cuts that a network has not are left out. On the processor, nothing timed."""
+    images = pictures(COUNTED)
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        network = pmtlib.load_network(name)
+        fitting = [cut for cut in cuts if cut <= len(network.units)]
+        found[name] = {str(cut): told(step_cost(network, cut, images, config)) for cut in fitting}
+    return found
 
 
 def stopping(
@@ -273,11 +307,32 @@ def _spread(ratios: Sequence[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
 
 
+def count(given: argparse.Namespace) -> int:
+    """Print and store what steps cost."""
+    begun = time.perf_counter()
+    found: dict[str, Any] = {"counts": counts(given.networks, given.cuts, pmtlib.PMTConfig())}
+    for name, by_cut in found["counts"].items():
+        for cut, cost in by_cut.items():
+            print(f"{name}, {cut} units: {cost['megaflops']:g} Mflop and {cost['megabytes']:g} MB an image-step")
+    cuts = " ".join(map(str, given.cuts))
+    command = f"python benchmarks/transform.py --count-only --networks {' '.join(given.networks)} --cuts {cuts}"
+    found["manifest"] = provenance.manifest(
+        given.networks, torch.device("cpu"), seconds=time.perf_counter() - begun, command=command
+    )
+    found["parameters"] = {"cuts": given.cuts, "images": COUNTED}
+    if given.json is not None:
+        write_atomic(given.json, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 where two ways do not give the same images."""
     parser = argparse.ArgumentParser(description="Images a second of the transform, against plain loops, in one run.")
-    parser.add_argument("--networks", nargs="+", default=["mobilefacenet"], help="names from `pmt networks`")
+    parser.add_argument(
+        "--networks", nargs="+", help="names from `pmt networks`; default: mobilefacenet, or all to count"
+    )
     parser.add_argument("--cut", type=int, default=5, help="units that are shared")
+    parser.add_argument("--cuts", type=int, nargs="+", default=[1, 3, 5, 8], help="the same, with --count-only")
     parser.add_argument("--steps", type=int, default=20, help="K; times grow with it, ratios hardly change")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="images that are optimised together, at most")
@@ -287,9 +342,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", action="store_true", help="time single layers against torch's own too")
     parser.add_argument("--stop", type=float, metavar="COSINE", help="time images that stop there, and nothing else")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile, and nothing else")
+    parser.add_argument("--count-only", action="store_true", help="count what steps cost, and time nothing")
     given = parser.parse_args(arguments)
+    if min(given.cuts) < 1:
+        parser.error("--cuts are numbers of units, 1 or more")
+    if given.count_only and (given.stop is not None or given.compiled or given.layers):
+        parser.error("--count-only times nothing; leave --stop, --compiled and --layers out")
+    every = [name for name in pmtlib.zoo.names() if given.count_only and pmtlib.zoo.available(name)]
+    given.networks = given.networks or every or ["mobilefacenet"]
     if given.stop is not None and given.images < 2 * given.batch:
         parser.error(f"--stop compares several batches; give --images {2 * given.batch} or more, or a smaller --batch")
+    if given.count_only:
+        return count(given)
     begun = time.perf_counter()
     device = devices.resolve(given.device)
     config = pmtlib.PMTConfig(steps=given.steps, batch_size=max(2, min(given.images, given.batch)))
@@ -312,10 +376,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{name}: {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast through torch.compile, "
             f"after {entry['compiling_seconds']:g} s; relative difference {entry['off']:g}"
         )
-    for name in () if given.compiled or given.stop is not None else given.networks:
-        entry = benchmark(name, given.cut, images, config, given.rounds, device)
-        found.setdefault("networks", {})[name] = entry
+    timed = () if given.compiled or given.stop is not None else given.networks
+    machine = costs.measure(device) if timed else costs.Machine(0, 0)
+    entries = {name: benchmark(name, given.cut, images, config, given.rounds, device) for name in timed}
+    if timed:
+        # Measured beside each network, a machine that is busy for a while would look slower for one of them.
+        machine = better(machine, costs.measure(device))
+        found["networks"], found["machine"] = (
+            entries,
+            {
+                "gigaflops": round(machine.flops / 1e9, 2),
+                "gigabytes_a_second": round(machine.bandwidth / 1e9, 2),
+            },
+        )
+    for name, entry in entries.items():
         step = entry["step"]
+        rate(step, machine)
         print(f"{name}, {given.cut} units, K = {given.steps}: {entry['images_a_second']:g} images a second")
         for way, ratio in entry["ratios"].items():
             same = entry["equality"].get(way)
@@ -325,8 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as {way}{alike}")
         print(
             f"  an image-step: {step['megaflops']:g} Mflop, {step['megabytes']:g} MB, {step['milliseconds']:g} ms; "
-            f"{100 * step['of_arithmetic']:.0f}% of the arithmetic limit ({entry['machine']['gigaflops']:g} Gflop/s), "
-            f"{100 * step['of_memory']:.0f}% of the memory limit ({entry['machine']['gigabytes_a_second']:g} GB/s)"
+            f"{100 * step['of_arithmetic']:.0f}% of the arithmetic limit ({found['machine']['gigaflops']:g} Gflop/s), "
+            f"{100 * step['of_memory']:.0f}% of the memory limit ({found['machine']['gigabytes_a_second']:g} GB/s)"
         )
     if given.layers:
         found["layers"] = layers(device, given.rounds)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,9 +71,76 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     for same in entry["equality"].values():
         assert same["cosine"] == pytest.approx(1, abs=1e-3)
         assert same["ssim"] == pytest.approx(1, abs=1e-3)
+    # Images a second hold for the steps that were made; the machine is one for all networks.
+    assert entry["steps"] == 2
+    assert entry["image_steps_a_second"] == pytest.approx(2 * entry["images_a_second"], rel=0.01)
+    assert found["machine"]["gigaflops"] > 0
+    seconds, step = 1 / entry["image_steps_a_second"], entry["step"]
+    for share, limit, work in (
+        ("of_arithmetic", "gigaflops", step["megaflops"]),
+        ("of_memory", "gigabytes_a_second", step["megabytes"]),
+    ):
+        assert step[share] == pytest.approx(work / 1e3 / found["machine"][limit] / seconds, rel=0.01, abs=1e-4)
     assert set(found["layers"]) == {"parametric ReLU", "means over 2x2"}
     assert str(ROOT) not in json.dumps(found)
     assert found["manifest"]["command"].startswith("python benchmarks/transform.py --networks mobilefacenet --cut 5")
+
+
+def test_the_machine_is_measured_before_and_after_all_networks_and_its_best_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    photographs.ready()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform
+
+    done = []
+    machines = iter([Machine(2e9, 1e9), Machine(1e9, 3e9)])
+
+    def measured(_device: torch.device) -> Machine:
+        done.append("machine")
+        return next(machines)
+
+    def timed(name: str, *_given: object) -> dict[str, Any]:
+        done.append(name)
+        step = {"megaflops": 4.0, "megabytes": 3.0, "milliseconds": 8.0}
+        return {"images_a_second": 1.0, "ratios": {}, "equality": {}, "step": step}
+
+    monkeypatch.setattr(transform.costs, "measure", measured)
+    monkeypatch.setattr(transform, "benchmark", timed)
+    path = tmp_path / "speed.json"
+    assert transform.main(["--networks", "mobilefacenet", "sface", "--device", "cpu", "--json", str(path)]) == 0
+    assert done == ["machine", "mobilefacenet", "sface", "machine"]
+    found = json.loads(path.read_text())
+    assert found["machine"] == {"gigaflops": 2.0, "gigabytes_a_second": 3.0}
+    for entry in found["networks"].values():
+        assert (entry["step"]["of_arithmetic"], entry["step"]["of_memory"]) == (0.25, 0.125)
+
+
+def test_steps_are_counted_for_all_networks_and_cuts_without_a_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs.ready()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform
+
+    monkeypatch.setattr(transform.costs, "timed", lambda *_given: pytest.fail("something is timed"))
+    path = tmp_path / "counts.json"
+    # Two of them, for those of the others come from packages that may not be here.
+    monkeypatch.setattr(transform.pmtlib.zoo, "available", lambda name: name in ("mobilefacenet", "sface"))
+    assert transform.main(["--count-only", "--cuts", "1", "5", "99", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert {name: list(by_cut) for name, by_cut in found["counts"].items()} == {
+        "mobilefacenet": ["1", "5"],
+        "sface": ["1", "5"],
+    }
+    images = transform.pictures(4)
+    forward, backward = step_cost(ShallowModel(transform.pmtlib.load_network("sface"), 5), images)
+    counted = found["counts"]["sface"]["5"]
+    assert counted["megaflops"] == pytest.approx((2 * forward.flops + backward.flops) / 1e6, abs=0.01)
+    assert counted["megabytes"] == pytest.approx((2 * forward.traffic + backward.traffic) / 1e6, abs=0.01)
+    assert f"sface, 5 units: {counted['megaflops']:g} Mflop" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        transform.main(["--count-only", "--layers"])
 
 
 def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path) -> None:
