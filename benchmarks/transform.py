@@ -49,6 +49,7 @@ from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import FrozenPReLU, window_means
 from pmtlib.progress import progress_bar
 from pmtlib.randomness import reproducible
+from pmtlib.shallow import fast_layout
 from pmtlib.transform import image_seed, smoothing_kernel
 
 PEER = "torchattacks PGD"
@@ -111,7 +112,7 @@ def ways(network: FaceNetwork, cut: int, config: pmtlib.PMTConfig) -> dict[str, 
     """The four ways by name, each from photographs to images."""
     trained = copy.deepcopy(network).requires_grad_(True)
     weights = list(trained.parameters())
-    shallow = pmtlib.ShallowModel(network, cut)
+    shallow = shared(network, cut)
     cut_off = copy.deepcopy(network)
     cut_off.truncate(cut)
     cut_off.requires_grad_(False)
@@ -128,6 +129,11 @@ def ways(network: FaceNetwork, cut: int, config: pmtlib.PMTConfig) -> dict[str, 
         "truncated": lambda x: plain_loop(x, truncated, config),
         "pmtlib": lambda x: pmtlib.protect(x, [shallow], config).images,
     }
+
+
+def shared(network: FaceNetwork, cut: int) -> pmtlib.ShallowModel:
+    """The shallow model as ``pmt protect`` has it."""
+    return pmtlib.ShallowModel(network, cut, layout=fast_layout(next(network.parameters()).device))
 
 
 def peer(network: FaceNetwork, config: pmtlib.PMTConfig) -> Callable[[Tensor], Tensor] | None:
@@ -190,7 +196,7 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
 
 def step_cost(network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMTConfig) -> costs.Cost:
     """What a step of the transform costs an image: backwards once, forwards twice where T is drawn anew each step."""
-    forward, backward = costs.step_cost(pmtlib.ShallowModel(network, cut).to(images.device), images[:COUNTED])
+    forward, backward = costs.step_cost(shared(network, cut).to(images.device), images[:COUNTED])
     return forward + forward + backward if config.augmentation != "none" else forward + backward
 
 

@@ -36,7 +36,7 @@ from pmtlib.networks.base import FaceNetwork
 from pmtlib.paths import file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
-from pmtlib.shallow import ServerModel, ShallowModel
+from pmtlib.shallow import ServerModel, ShallowModel, fast_layout
 from pmtlib.transform import PMTConfig, Protected, image_seed, protect
 
 CARD = "model-card.json"
@@ -44,7 +44,7 @@ CARD_KEY = "model-card"
 """Under this key the metadata of a features file hold its model card, as JSON."""
 FEATURES = "features"
 """The tensor's name in a features file: (1, C, h, w), float32."""
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the same photograph and configuration would give another result."""
 
 
@@ -827,7 +827,7 @@ class _Service:
         self.name = name
         self.cut = cut
         self.network: FaceNetwork = zoo.load(name, device)
-        self.shallow = ShallowModel(self.network, cut, name=name)
+        self.shallow = ShallowModel(self.network, cut, name=name, layout=fast_layout(device))
         self.server = ServerModel(self.network, cut)
         stored = zoo.calibration(name)
         self.threshold = None if stored is None else stored.threshold_accuracy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,14 @@ from pmtlib.errors import ConfigError
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import freeze
 
+Layout = Literal["contiguous", "channels_last"]
 DEFAULT_CUT = 5
 """The paper separates "the first five layers"; at block level that is five units (a 28x28 map at 112x112)."""
+
+
+def fast_layout(device: torch.device) -> Layout:
+    """The layout in which a shallow model is the faster on a device, as far as that was measured: on processors."""
+    return "channels_last" if device.type == "cpu" else "contiguous"
 
 
 def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
@@ -59,13 +65,25 @@ class ShallowModel(nn.Module):
         network: the authorised service's network.
         cut: how many units are shared, see :func:`resolve_cut`.
         name: a label for reports.
+        layout: how maps lie in memory. With ``channels_last`` the channels of a place stand side by side, and a
+            processor convolves faster. Shapes and meaning of everything are the same, its last bits are not: stored
+            results were made with ``contiguous``.
 
     Shape:
         input: (N, 3, 112, 112), RGB in [0, 1].
         output: a list of ``cut`` tensors, the outputs of the units in order; the last is the shallow feature.
     """
 
-    def __init__(self, network: FaceNetwork, cut: int | str = DEFAULT_CUT, *, name: str = "") -> None:
+    layout: Layout = "contiguous"
+
+    def __init__(
+        self,
+        network: FaceNetwork,
+        cut: int | str = DEFAULT_CUT,
+        *,
+        name: str = "",
+        layout: Layout = "contiguous",
+    ) -> None:
         super().__init__()
         self.cut = resolve_cut(network, cut)
         self.name = name or type(network).__name__
@@ -73,10 +91,16 @@ class ShallowModel(nn.Module):
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
         freeze(self)
+        self.layout = layout
+        if layout == "channels_last":
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
-        return self.network.run_units(self.network.prepare(images), 0, self.cut)
+        prepared = self.network.prepare(images)
+        if self.layout == "channels_last":
+            prepared = prepared.contiguous(memory_format=torch.channels_last)
+        return self.network.run_units(prepared, 0, self.cut)
 
     @property
     def unit_names(self) -> tuple[str, ...]:
@@ -85,7 +109,7 @@ class ShallowModel(nn.Module):
 
     def feature(self, images: Tensor) -> Tensor:
         """The shallow feature z = E_c(x): the output of the last shared unit, (N, C, h, w)."""
-        return self.forward(images)[-1]
+        return self.forward(images)[-1].contiguous()
 
     def card(self) -> dict[str, Any]:
         """What a receiver must know to use features of this model: network, cut and units."""

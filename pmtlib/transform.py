@@ -418,7 +418,7 @@ class Run:
             loss = loss + penalty
         if self.config.may_stop:
             self._stop_where_reached(errors, features, target)
-        (gradient,) = torch.autograd.grad(loss.sum(), candidate)
+        gradient = torch.autograd.grad(loss.sum(), candidate)[0].contiguous()
         healthy = torch.isfinite(loss.detach()) & torch.isfinite(gradient).flatten(1).all(1)
         self.finite &= healthy | ~self.active
         self.active &= self.finite
@@ -499,7 +499,7 @@ class Run:
         pairs = list(zip(own_parts, goal_parts, strict=True))
         return Protected(
             images=self.current,
-            features=tuple(outputs[-1].to(self.current.dtype) for outputs in own),
+            features=tuple(outputs[-1].to(self.current.dtype).contiguous() for outputs in own),
             trace=self.trace.cpu(),
             steps=self.steps.cpu(),
             error=torch.stack([relative_error(o, g) for o, g in pairs], 1).detach().cpu(),
@@ -577,6 +577,9 @@ class Run:
         for output in outputs:
             window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
             pooled = window_means(output, window) if window > 1 else output
+            if output.ndim == 4 and self.models[model].layout == "channels_last":
+                # In the order in which they lie: distances do not depend on it, and nothing is copied.
+                pooled = pooled.permute(0, 2, 3, 1)
             parts.append(pooled.flatten(1).to(self.original.dtype))
         return parts
 

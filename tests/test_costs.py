@@ -134,7 +134,9 @@ def test_steps_are_counted_for_all_networks_and_cuts_without_a_clock(
         "sface": ["1", "5"],
     }
     images = transform.pictures(4)
-    forward, backward = step_cost(ShallowModel(transform.pmtlib.load_network("sface"), 5), images)
+    forward, backward = step_cost(
+        ShallowModel(transform.pmtlib.load_network("sface"), 5, layout="channels_last"), images
+    )
     counted = found["counts"]["sface"]["5"]
     assert counted["megaflops"] == pytest.approx((2 * forward.flops + backward.flops) / 1e6, abs=0.01)
     assert counted["megabytes"] == pytest.approx((2 * forward.traffic + backward.traffic) / 1e6, abs=0.01)

@@ -109,7 +109,7 @@ def test_every_face_gets_an_image_and_a_row_that_tells_the_truth(tmp_path: Path)
         (agreement,) = row.networks
         cosine = torch.cosine_similarity(network(original), network(uploaded)).item()
         assert agreement.cosine == pytest.approx(cosine, abs=1e-4)
-        result = protect(original, [ShallowModel(network)], QUICK)
+        result = protect(original, [ShallowModel(network, layout="channels_last")], QUICK)
         assert agreement.feature_cosine == pytest.approx(result.cosine.item(), abs=1e-4)
         assert agreement.feature_error == pytest.approx(result.error.item(), abs=1e-4)
     assert set(rows[1].outputs) == {"sub/two.png"}

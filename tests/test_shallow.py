@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pmtlib.errors import ConfigError
-from pmtlib.shallow import ServerModel, ShallowModel, resolve_cut
+from pmtlib.shallow import ServerModel, ShallowModel, fast_layout, resolve_cut
 from tests.small_network import SmallNetwork, photographs
 
 
@@ -16,6 +16,24 @@ def test_shallow_and_server_model_together_are_the_network(cut):
     shallow, server = ShallowModel(network, cut), ServerModel(network, cut)
     torch.testing.assert_close(server(shallow.feature(x)), network(x))
     assert len(shallow(x)) == resolve_cut(network, cut) == shallow.card()["cut"]
+
+
+def test_a_layout_changes_how_maps_lie_and_nothing_else():
+    network, x = SmallNetwork(), photographs(2)
+    usual, other = ShallowModel(network, 2), ShallowModel(network, 2, layout="channels_last")
+    assert usual.layout == ShallowModel.layout == "contiguous"
+    for one, two in zip(usual(x), other(x), strict=True):
+        torch.testing.assert_close(two, one)
+        assert one.is_contiguous()
+        assert two.is_contiguous(memory_format=torch.channels_last)
+        assert not two.is_contiguous()
+    # A feature is handed on: its order in memory is that of its shape.
+    assert other.feature(x).is_contiguous()
+    assert usual.card() == other.card()
+    for name, value in usual.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+    assert network.units.first[0].weight.is_contiguous()
+    assert [fast_layout(torch.device(kind)) for kind in ("cpu", "cuda")] == ["channels_last", "contiguous"]
 
 
 def test_the_shallow_model_holds_nothing_behind_the_cut_and_is_frozen():

@@ -9,7 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from pmtlib import datasets, metrics
 from pmtlib.errors import ConfigError
+from pmtlib.images import to_tensor
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, Run, image_seed, protect, smoothing_kernel
 from tests.oracles import network_or_skip
@@ -330,9 +332,10 @@ def device(request):
     return torch.device(request.param)
 
 
-def test_an_image_is_the_same_whatever_batch_it_was_in(device):
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_an_image_is_the_same_whatever_batch_it_was_in(device, layout):
     x = photographs(5).to(device)
-    model = shallow(dtype=torch.float32).to(device)
+    model = ShallowModel(SmallNetwork().to(device), 2, layout=layout)
     # On a GPU the derivative of a warp is summed in whatever order its threads come.
     augmentation = "mix" if device.type == "cpu" else "noise"
     config = PMTConfig(steps=6, augmentation=augmentation, batch_size=3)
@@ -343,19 +346,63 @@ def test_an_image_is_the_same_whatever_batch_it_was_in(device):
     assert torch.equal(together.images, reversed_order)
 
 
-def test_a_real_network_gives_an_image_the_same_bits_in_any_batch(device):
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_real_network_gives_an_image_the_same_bits_in_any_batch(device, layout):
     """At one thread and full size libraries do choose other algorithms for other batch sizes."""
-    network = network_or_skip("mobilefacenet").to(device)
+    model = ShallowModel(network_or_skip("mobilefacenet").to(device), layout=layout)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         x = photographs(5, size=112).to(device)
         config = PMTConfig(steps=4, batch_size=4)
-        together = protect(x, [ShallowModel(network)], config).images
-        assert torch.equal(together[3:4], protect(x[3:4], [ShallowModel(network)], config).images)
-        assert torch.equal(together.flip(0), protect(x.flip(0), [ShallowModel(network)], config).images)
+        together = protect(x, [model], config).images
+        assert torch.equal(together[3:4], protect(x[3:4], [model], config).images)
+        assert torch.equal(together.flip(0), protect(x.flip(0), [model], config).images)
     finally:
         torch.set_num_threads(threads)
+
+
+NETWORKS = ["mobilefacenet", "sface", "dlib-resnet29", "edgeface-xs"]
+LAYOUTS = ("contiguous", "channels_last")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_layouts_give_the_same_images_but_for_last_bits(name):
+    """The bounds are those of ``benchmarks/transform.py`` for two ways to the same images.
+
+    Where a network has kinks, as dlib's maxima over windows, a last bit may decide which way the gradient goes.
+    """
+    network = network_or_skip(name)
+    x = to_tensor([photo.crops()[0].image for photo in datasets.sample_photos()[:3]])
+    config = PMTConfig(steps=10, batch_size=3)
+    made = [protect(x, [ShallowModel(network, layout=layout)], config) for layout in LAYOUTS]
+    # Far from the photographs, both: images that had not moved would agree too.
+    assert all(metrics.ssim(one.images, x).max() < 0.9 for one in made)
+    assert metrics.ssim(made[0].images, made[1].images).mean() > 0.999
+    assert metrics.cosine(*(network(one.images) for one in made)).mean() > 0.999
+    # What would be uploaded in their place is in the order of its shape (N, C, h, w), in memory too.
+    assert all(one.features[0].is_contiguous() for one in made)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_layouts_are_the_same_algorithm(name):
+    """In float64 nothing is left between them: ten steps do not carry a bit as far as the ninth decimal."""
+    network = network_or_skip(name)
+    x = to_tensor([photo.crops()[0].image for photo in datasets.sample_photos()[:2]]).double()
+    models = [ShallowModel(network, layout=layout).double() for layout in LAYOUTS]
+    one, other = (protect(x, [model], PMTConfig(steps=10, batch_size=2)) for model in models)
+    torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-9)
+    torch.testing.assert_close(one.features[0], other.features[0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rule": "sign", "augmentation": "affine"}, {"stop_cosine": 0.8}, {"pool": 1}])
+def test_layouts_agree_step_by_step_in_float64(changes):
+    x = photographs(3, dtype=torch.float64)
+    models = [ShallowModel(SmallNetwork().double(), 2, layout=layout) for layout in LAYOUTS]
+    one, other = (protect(x, [model], PMTConfig(steps=5, **changes)) for model in models)
+    torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-9)
+    torch.testing.assert_close(one.trace, other.trace, rtol=1e-9, atol=0, equal_nan=True)
+    assert torch.equal(one.steps, other.steps)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -68,7 +68,7 @@ class _WindowMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, window: int) -> Tensor:
         height, width = (size // window * window for size in values.shape[2:])
-        ctx.shape, ctx.window = values.shape, window
+        ctx.shape, ctx.window, ctx.channels_last = values.shape, window, not values.is_contiguous()
         views = [
             values[:, :, row:height:window, column:width:window] for row in range(window) for column in range(window)
         ]
@@ -81,9 +81,15 @@ class _WindowMeans(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         count, channels, rows, columns = gradient.shape
         window = ctx.window
-        spread = (gradient / (window * window))[:, :, :, None, :, None]
-        spread = spread.expand(count, channels, rows, window, columns, window)
-        spread = spread.reshape(count, channels, rows * window, columns * window)
+        spread = gradient / (window * window)
+        if ctx.channels_last:
+            # The same numbers, laid down with a place's channels side by side.
+            spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None, :]
+            spread = spread.expand(count, rows, window, columns, window, channels)
+            spread = spread.reshape(count, rows * window, columns * window, channels).permute(0, 3, 1, 2)
+        else:
+            spread = spread[:, :, :, None, :, None].expand(count, channels, rows, window, columns, window)
+            spread = spread.reshape(count, channels, rows * window, columns * window)
         missing = (ctx.shape[3] - columns * window, ctx.shape[2] - rows * window)
         return F.pad(spread, (0, missing[0], 0, missing[1])) if any(missing) else spread, None
 
@@ -91,10 +97,11 @@ class _WindowMeans(torch.autograd.Function):
 def window_means(values: Tensor, window: int) -> Tensor:
     """Means of maps (N, C, H, W) over windows of w x w that do not overlap, (N, C, H // w, W // w).
 
-    Bit for bit :func:`torch.nn.functional.avg_pool2d`.
+    Bit for bit :func:`torch.nn.functional.avg_pool2d`, in the memory layout of the maps.
     """
     if window == 1:
         return values
-    if values.device.type != "cpu" or values.dtype != torch.float32 or not values.is_contiguous():
+    dense = values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last)
+    if values.device.type != "cpu" or values.dtype != torch.float32 or not dense:
         return F.avg_pool2d(values, window)
     return _WindowMeans.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]
