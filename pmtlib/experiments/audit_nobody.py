@@ -17,11 +17,11 @@ import torch
 from pmtlib import datasets, metrics
 from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments.audit_beyond import FAR_NAME, VERSION, learned_from
+from pmtlib.experiments.audit_frontier import tried
 from pmtlib.experiments.common import PEOPLE, Outcome, first_pictures, rounded
 from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_set
 from pmtlib.images import quantise
 from pmtlib.metrics import Bools, Floats
-from pmtlib.variants.decoy import DecoyConfig
 from pmtlib.variants.decoys import decoy
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ _FIRST_SEED = 10_000
 def measured(audit: Audit) -> Outcome:
     """Cosines of decoys, of uploads made with decoys, and of photographs of other people with all who are enrolled.
 
-    Enrolled are the second photographs of LFW's evaluated pairs and one photograph of each of the distractors. Of an
-    upload the person whom it shows is left out.
+    The uploads are those of the decoy at the deepest cut among all settings (:func:`~.audit_frontier.tried`). Enrolled
+    are the second photographs of LFW's evaluated pairs and one photograph of each of the distractors. Of an upload the
+    person whom it shows is left out.
     """
     settings = audit.settings
     if not settings.distractors or not settings.choice_people or DATASET not in settings.datasets:
         return Outcome(None, "not run: this profile does not look whom decoys are taken for")
-    config = DecoyConfig(batch_size=settings.pmt.batch_size)
-    cut = settings.choice_cuts[-1]
+    (config, cut, keep) = tried(settings)[f"decoy, {settings.choice_cuts[-1]}"]
     parameters = {
         "authorised": settings.authorised,
         "pmt": config.model_dump(mode="json"),
@@ -70,7 +70,9 @@ def measured(audit: Audit) -> Outcome:
         count = len(photographs.originals)
         absent, _ = learned_from(ABSENT_PEOPLE, sample)
         _, rows = np.unique(np.array(absent.identities), return_index=True)
-        made = audit.protect(photographs.originals, settings.authorised, f"{DATASET}, decoy", config=config, cut=cut)
+        made = audit.protect(
+            photographs.originals, settings.authorised, f"{DATASET}, decoy", config=config, cut=cut, keep=keep
+        )
         asked = {
             DECOY: torch.cat([decoy(_FIRST_SEED + number) for number in range(count)]),
             UPLOAD: quantise(made.images),
