@@ -408,7 +408,7 @@ def test_a_decoy_that_is_somebody_is_told() -> None:
     }
     frame = audit_nobody.rates(outcome("decoys", values))
     words = audit_nobody.reading(frame)
-    assert "of a decoy 5.00%, by dlib-resnet29 10.00% [10.00, 10.00]" in words
+    assert "of decoys 5.00%, by dlib-resnet29 10.00% [10.00, 10.00]" in words
     assert "more often than strangers are: by dlib-resnet29." in words
     harmless = audit_nobody.reading(frame[frame["network"] == "sface"])
     assert "No network takes them for somebody more often" in harmless

@@ -31,6 +31,11 @@ DATASET = "lfw"
 """The faces that decoys are blended from are of LFW, so that its people are the ones to ask about."""
 ABSENT_PEOPLE = "cfp_ff"
 DECOY, UPLOAD, ABSENT = "decoy", "upload with a decoy", "photograph of somebody who is not enrolled"
+_IN_WORDS = {
+    DECOY: "decoys",
+    UPLOAD: "uploads with a decoy",
+    ABSENT: "photographs of people who are not enrolled",
+}
 _FIRST_SEED = 10_000
 """Far from the seeds of uploads, whose decoys come from the photographs' pixels."""
 
@@ -142,12 +147,12 @@ def reading(frame: pd.DataFrame) -> str:
     if not len(frame):
         return "*Whom decoys are taken for was not measured here.*"
     told = []
-    for kind in (DECOY, UPLOAD, ABSENT):
+    for kind, words in _IN_WORDS.items():
         part = frame[frame["kind"] == kind].to_dict("records")
         worst = max(part, key=lambda line: float(line["accepted"]))
         mean = float(np.mean([line["accepted"] for line in part]))
         told.append(
-            f"of a {kind} {100 * mean:.2f}%, by {worst['network']} {100 * worst['accepted']:.2f}% "
+            f"of {words} {100 * mean:.2f}%, by {worst['network']} {100 * worst['accepted']:.2f}% "
             f"[{100 * worst['low']:.2f}, {100 * worst['high']:.2f}]"
         )
     low, high = (
