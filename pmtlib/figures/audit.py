@@ -501,7 +501,7 @@ def strip(portraits: Sequence[Portrait]) -> Figure:
     keep("portraits", pd.DataFrame(below, columns=["photograph", "image", "numbers"]))
     figure, axes = plt.subplots(
         max(len(portraits), 1), max(len(names), 1), figsize=(2.3 * max(len(names), 1), 2.9 * max(len(portraits), 1)),
-        squeeze=False, layout="constrained", dpi=100,
+        squeeze=False, layout="constrained", dpi=92,
     )  # fmt: skip
     for row, portrait in zip(axes, portraits, strict=False):
         for axis, name in zip(row, names, strict=True):
