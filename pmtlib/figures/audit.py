@@ -340,9 +340,9 @@ def settings_figure(frame: pd.DataFrame, bounds: pd.DataFrame) -> Figure:
                 )  # fmt: skip
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
             if measure == "translated" and len(bounds):
-                for line in bounds[bounds["dataset"] == dataset].to_dict("records"):
+                for index, line in enumerate(bounds[bounds["dataset"] == dataset].to_dict("records")):
                     axis.axhline(line["bound"], color="0.4", linestyle=":", linewidth=1)
-                    axis.annotate(f"photographs, {line['cut']}", (0, line["bound"]), fontsize=7, color="0.3",
+                    axis.annotate(f"photographs, {line['cut']}", (0.2 * index, line["bound"]), fontsize=7, color="0.3",
                                   xytext=(0, 2), textcoords="offset points")  # fmt: skip
             axis.set_xlim(-0.03, 1.03)
             axis.set_ylim(-0.03, 1.03)
