@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -457,6 +458,28 @@ def test_two_at_once_download_once(remote: Asset, origin: Origin) -> None:
         thread.join()
     assert found == [assets.cached_path("one")] * 3
     assert origin.ranges == [None]
+
+
+FETCHES = """
+import pickle, sys
+from pmtlib import assets
+row = pickle.loads(bytes.fromhex(sys.argv[1]))
+assets.ASSETS = {row.name: row}
+print(assets.path(row.name))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock needs fcntl")
+def test_two_processes_at_once_download_once(remote: Asset, origin: Origin) -> None:
+    origin.delay = 2.0
+    command = [sys.executable, "-c", FETCHES, pickle.dumps(remote).hex()]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert {out.strip() for out, _ in said} == {str(assets.cached_path("one"))}
+    assert origin.ranges == [None]
+    assert sum("fetching one" in err for _, err in said) == 1
+    assert assets.cached_path("one").read_bytes() == CONTENT
 
 
 def test_progress_bar_is_drawn_on_a_terminal_only(remote: Asset, origin: Origin) -> None:

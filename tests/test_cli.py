@@ -362,6 +362,22 @@ def test_a_second_run_on_the_same_folder_is_turned_away(pmt: Any, tmp_path: Path
     assert "in use by another run" in done.error
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock needs fcntl")
+def test_of_two_processes_on_one_folder_one_does_all_and_the_other_nothing(pmt: Any, tmp_path: Path) -> None:
+    photographs.ready()
+    photographs.pair(tmp_path / "in" / "two.png")
+    # Long enough that neither is through before the other has begun.
+    options = ("-a", NETWORK, "--steps", "250", "--batch-size", "2", "--device", "cpu", "--quiet")
+    first, second = (start("protect", tmp_path / "in", "-o", tmp_path / "out", *options) for _ in range(2))
+    said = {process.communicate(timeout=300)[1]: process.returncode for process in (first, second)}
+    assert sorted(said.values()) == [0, 2], said
+    (refused,) = (err for err, code in said.items() if code == 2)
+    assert "in use by another run" in refused
+    assert pmt("protect", tmp_path / "in", "-o", tmp_path / "whole", *options).code == 0
+    for name in ("two.png", "two-face2.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_reader_that_leaves_is_one_line() -> None:
     process = start("assets", "list", "--json")
     assert process.stdout is not None
