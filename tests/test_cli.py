@@ -367,7 +367,7 @@ def test_of_two_processes_on_one_folder_one_does_all_and_the_other_nothing(pmt: 
     photographs.ready()
     photographs.pair(tmp_path / "in" / "two.png")
     # Long enough that neither is through before the other has begun.
-    options = ("-a", NETWORK, "--steps", "250", "--batch-size", "2", "--device", "cpu", "--quiet")
+    options = ("-a", NETWORK, "--steps", "150", "--batch-size", "2", "--device", "cpu", "--quiet")
     first, second = (start("protect", tmp_path / "in", "-o", tmp_path / "out", *options) for _ in range(2))
     said = {process.communicate(timeout=300)[1]: process.returncode for process in (first, second)}
     assert sorted(said.values()) == [0, 2], said
