@@ -415,13 +415,7 @@ def _learned(
     shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
     with progress_bar("uploads to learn from", len(people), show=show) as advance:
         pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size, progress=advance)
-    asked = [
-        variants.name_of(config),
-        services,
-        config.model_dump(mode="json"),
-        people.fingerprint,
-        training.model_dump(mode="json"),
-    ]
+    asked = [services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar("learning to restore", training.steps, show=show) as advance:
         model = train_deobfuscator(

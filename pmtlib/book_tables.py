@@ -188,27 +188,14 @@ def hardware() -> str:
 def fuzzing() -> str:
     """What each parser's target came to when it was last fuzzed."""
     kept = json.loads((paths.project_dir() / "benchmarks" / "fuzz.json").read_bytes())
+    total = {name: sum(run[name] for run in kept.values()) for name in ("minutes", "executions", "findings")}
     rows = [
-        [
-            f"`{name}`",
-            f"{run['minutes']:g}",
-            f"{run['executions']:,}",
-            str(run["findings"]),
-            run["mutations"],
-            run["date"],
-        ]
-        for name, run in kept.items()
+        [title, f"{run['minutes']:g}", f"{run['executions']:,}", str(run["findings"]), *when]
+        for title, run, *when in (
+            *((f"`{name}`", run, run["mutations"], run["date"]) for name, run in kept.items()),
+            ("all", total, "", ""),
+        )
     ]
-    rows.append(
-        [
-            "all",
-            f"{sum(run['minutes'] for run in kept.values()):g}",
-            f"{sum(run['executions'] for run in kept.values()):,}",
-            str(sum(run["findings"] for run in kept.values())),
-            "",
-            "",
-        ]
-    )
     return markdown(["target", "minutes", "executions", "findings", "mutations", "date"], rows)
 
 

@@ -315,7 +315,7 @@ def test_linkage_and_its_table() -> None:
         torch.zeros(6, 3, 1, 1), np.arange(6), torch.zeros(6, 3, 1, 1), np.array([True] * 5 + [False])
     )
     empty = torch.zeros(0)
-    parties = audit_beyond._Parties(photographs, *[empty] * 5, np.arange(6), who, [*who, "g"])
+    parties = audit_beyond._Parties(photographs, *[empty] * 4, np.arange(6), who, [*who, "g"])
     entry = parties.linkage(probes, gallery, draw.normal(size=(9, 4)))
     assert entry["ranks"]["1"] == [1] * 5
     assert entry["low"] <= entry["d_sys"] <= entry["high"]
@@ -348,9 +348,9 @@ def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: 
     draw = torch.Generator().manual_seed(0)
     first = torch.randn(6, 4, generator=draw)
     who = list("abcdef")
-    photographs = Photographs(torch.zeros(6, 3, 1, 1), np.arange(6), torch.zeros(6, 3, 1, 1), np.ones(6, dtype=bool))
+    photographs = Photographs(first, np.arange(6), first, np.ones(6, dtype=bool))
     crowd = torch.randn(30, 4, generator=draw)
-    parties = audit_beyond._Parties(photographs, first, first, first, first, crowd, np.arange(6), who, who)
+    parties = audit_beyond._Parties(photographs, first, first, first, crowd, np.arange(6), who, who)
     swap = torch.tensor([3, 2, 1, 0])
     monkeypatch.setattr(audit_beyond._Parties, "of", lambda *_: parties)
     monkeypatch.setattr(audit_beyond, "learned_from", lambda *_: (None, {"identities": 9}))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pmtlib import attribute_zoo, cache, datasets, metrics, results, zoo
-from pmtlib.attacks.adaptive.link import Unlinkability, identify, link_scores, unlinkability
+from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
 from pmtlib.attacks.adaptive.translate import (
@@ -176,7 +176,7 @@ def linked_by_translation(audit: Audit, dataset: str, variant: str) -> Outcome:
         teller, _ = translator(audit, audit.shared(variant), people)
         parties = _Parties.of(audit, dataset, variant, sample)
         by_photograph, by_upload, by_other = (
-            translations(teller, images) for images in (parties.first, parties.uploads, parties.others)
+            translations(teller, images) for images in (parties.photographs.originals, parties.uploads, parties.others)
         )
         found: dict[str, Any] = {}
         for network in teller.sizes:
@@ -202,7 +202,7 @@ def _all_linked(
 ) -> dict[str, Any]:
     """Linkage by every network that is not authorised, in every condition that ``attacked`` makes of uploads."""
     parties = _Parties.of(audit, dataset, variant, sample)
-    first = {PHOTOGRAPH: parties.first, **attacked(parties.uploads)}
+    first = {PHOTOGRAPH: parties.photographs.originals, **attacked(parties.uploads)}
     against = {PHOTOGRAPH: parties.second, **attacked(parties.others)}
     found: dict[str, Any] = {}
     names = audit.others
@@ -225,16 +225,15 @@ class _Parties:
     """Who is linked to whom: images (N, 3, 112, 112) and whom they show.
 
     Attributes:
-        photographs: of the sample.
-        first: the first photographs of all pairs, each once, and ``uploads`` of them.
-        second: the second ones, and ``others``, uploads of them.
+        photographs: of the sample; the first ones of all pairs are its ``originals``.
+        uploads: of those.
+        second: the second ones, each once, and ``others``, uploads of them.
         crowd: photographs of strangers.
         place: (pairs,) which of the second ones is a pair's.
         who_first: whom the first ones show, and ``who_second`` the second ones.
     """
 
     photographs: Photographs
-    first: Tensor
     uploads: Tensor
     second: Tensor
     others: Tensor
@@ -246,18 +245,13 @@ class _Parties:
     @classmethod
     def of(cls, audit: Audit, dataset: str, variant: str, sample: datasets.PairSet) -> Self:
         """Those of a variant's uploads of a data set."""
-        settings, photographs, people = audit.settings, audit.photographs(dataset), identities(sample)
+        people = identities(sample)
         second, place = np.unique(sample.pairs[:, 1], return_inverse=True)
         targets = sample.tensor(second)
-        uploads = audit.uploads(dataset, variant)
         others = audit.copy(targets, f"{dataset}, second photographs", variant, 0)
-        try:
-            strangers = first_pictures(settings.distractors, settings.tuning_seed + 1)
-        except DatasetError as error:
-            raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
         return cls(
-            photographs, photographs.originals, uploads, targets, others, strangers.tensor(range(len(strangers))),
-            place, [people[index] for index in np.unique(sample.pairs[:, 0])], [people[index] for index in second],
+            audit.photographs(dataset), audit.uploads(dataset, variant), targets, others, crowd(audit), place,
+            [people[index] for index in np.unique(sample.pairs[:, 0])], [people[index] for index in second],
         )  # fmt: skip
 
     @property
@@ -273,17 +267,26 @@ class _Parties:
         ranks = identify(
             probes[self.photographs.place[rows]], gallery, wanted, self.who_second, distractors=distractors, ks=RANKS
         )
-        return _as_stored(found, ranks)
+        return {
+            "d_sys": round(found.d_sys, 5),
+            "low": round(found.interval.low, 5),
+            "high": round(found.interval.high, 5),
+            "chance": round(found.chance, 5),
+            "ranks": {str(k): hits.astype(int).tolist() for k, hits in ranks.items()},
+        }
 
 
-def _as_stored(found: Unlinkability, ranks: Mapping[int, Any]) -> dict[str, Any]:
-    return {
-        "d_sys": round(found.d_sys, 5),
-        "low": round(found.interval.low, 5),
-        "high": round(found.interval.high, 5),
-        "chance": round(found.chance, 5),
-        "ranks": {str(k): hits.astype(int).tolist() for k, hits in ranks.items()},
-    }
+def crowd(audit: Audit) -> Tensor:
+    """One photograph of each of the strangers who are in a gallery, (S, 3, 112, 112).
+
+    Raises:
+        AssetError: their set is not there.
+    """
+    try:
+        strangers = first_pictures(audit.settings.distractors, audit.settings.tuning_seed + 1)
+    except DatasetError as error:
+        raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
+    return strangers.tensor(range(len(strangers)))
 
 
 # -- attributes --------------------------------------------------------------------------------------------------

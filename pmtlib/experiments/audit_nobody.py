@@ -15,10 +15,9 @@ import pandas as pd
 import torch
 
 from pmtlib import datasets, metrics
-from pmtlib.errors import AssetError, DatasetError
-from pmtlib.experiments.audit_beyond import FAR_NAME, VERSION, learned_from
+from pmtlib.experiments.audit_beyond import FAR_NAME, VERSION, crowd, learned_from
 from pmtlib.experiments.audit_frontier import tried
-from pmtlib.experiments.common import PEOPLE, Outcome, first_pictures, rounded
+from pmtlib.experiments.common import Outcome, rounded
 from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_set
 from pmtlib.images import quantise
 from pmtlib.metrics import Bools, Floats
@@ -67,11 +66,8 @@ def measured(audit: Audit) -> Outcome:
         assert isinstance(sample, datasets.PairSet)
         who = identities(sample)
         second = np.unique(sample.pairs[:, 1])
-        try:
-            crowd = first_pictures(settings.distractors, settings.tuning_seed + 1)
-        except DatasetError as error:
-            raise AssetError(f"the distractors are people of {PEOPLE}, who are not there") from error
-        enrolled = torch.cat([sample.tensor(second), crowd.tensor(range(len(crowd)))])
+        strangers = crowd(audit)
+        enrolled = torch.cat([sample.tensor(second), strangers])
         count = len(photographs.originals)
         absent, _ = learned_from(ABSENT_PEOPLE, sample)
         _, rows = np.unique(np.array(absent.identities), return_index=True)
@@ -85,7 +81,7 @@ def measured(audit: Audit) -> Outcome:
         }
         shown = [who[int(index)] for index in np.unique(sample.pairs[:, 0])]
         own = np.array([[person == who[int(index)] for index in second] for person in shown])
-        own = np.pad(own, ((0, 0), (0, len(crowd))))
+        own = np.pad(own, ((0, 0), (0, len(strangers))))
         found: dict[str, Any] = {}
         for network in settings.networks:
             thresholds = far_thresholds(network, DATASET)
