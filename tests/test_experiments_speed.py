@@ -229,7 +229,7 @@ def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "0.70 [0.60, 0.80] times as fast, after 90 seconds of compiling, at a relative difference of 0" in without
     assert without.endswith("; pmtlib does without.")
     assert later.endswith("it is not used yet.")
-    assert run == "Median and range over the rounds of python d.py: cpu, 2 thread(s), 2026-01-01."
+    assert run == "Median and range over the rounds of `python d.py`: cpu, 2 thread(s), 2026-01-01."
 
 
 def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -400,7 +400,7 @@ def loops_reading(frame: pd.DataFrame) -> str:
         )
         lines.append(f"- pmtlib is slower than {told_slower}.")
     else:
-        lines.append("- pmtlib is slower than none of them.")
+        lines.append("- pmtlib is slower than none of these ways.")
     return "\n".join(lines)
 
 
@@ -439,7 +439,7 @@ def aside() -> str:
         )
     hardware = manifest["hardware"]
     where = f"{hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}"
-    told.append(f"Median and range over the rounds of {manifest['command']}: {where}.")
+    told.append(f"Median and range over the rounds of `{manifest['command']}`: {where}.")
     return "\n\n".join(told)
 
 
