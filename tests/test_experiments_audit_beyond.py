@@ -18,7 +18,7 @@ from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_he
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
 from pmtlib.attacks.reconstruction import training_people
 from pmtlib.errors import AssetError
-from pmtlib.experiments import audit, audit_beyond, audit_frontier, audit_nobody
+from pmtlib.experiments import audit, audit_again, audit_beyond, audit_frontier, audit_nobody
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
@@ -413,6 +413,96 @@ def test_a_decoy_that_is_somebody_is_told() -> None:
     harmless = audit_nobody.reading(frame[frame["network"] == "sface"])
     assert "No network takes them for somebody more often" in harmless
     assert "not measured" in audit_nobody.reading(audit_nobody.rates(NOTHING))
+
+
+def again(service: float, others: float, ssim: float) -> Outcome:
+    """A test on four pairs, two of one person: the cosines are those of every pair, the rates follow from 0.5."""
+
+    def entry(own: float, theirs: float, alike: float) -> dict[str, Any]:
+        networks = {
+            "mobilefacenet": [own] * 2 + [0.0] * 2,
+            "sface": [theirs, 0.0, 1.0, 1.0],
+            "dlib-resnet29": [theirs] * 4,
+        }
+        return {"networks": networks, "ssim": [alike, alike]}
+
+    found = outcome(
+        "again",
+        {
+            "same": [1, 1, 0, 0],
+            "thresholds": {"mobilefacenet": {"far_1e2": 0.5}, "sface": {"far_1e2": 0.5}, "dlib-resnet29": None},
+            "attacks": {
+                "pmt": {"upload": entry(1.0, 0.2, 0.2), "gaussian": entry(0.0, 0.9, 0.6)},
+                "deep": {"upload": entry(service, 0.0, 0.01), "RecFace": entry(0.0, others, ssim)},
+                "photograph": {"photograph": entry(1.0, 1.0, 1.0)},
+            },
+        },
+    )
+    made = {"pmt": [5, {"steps": 25}], "deep": ["7x7", {"steps": 80}]}
+    assert found.result is not None
+    request = dataclasses.replace(found.result.request, parameters={"made": made})
+    return dataclasses.replace(found, result=dataclasses.replace(found.result, request=request))
+
+
+@pytest.mark.parametrize(
+    ("service", "others", "ssim", "reached"),
+    [
+        (0.9, 0.1, 0.39, True),
+        # The service sees nobody; half of the pairs are as many as are left of the published transform; 0.41 > 0.4.
+        (0.1, 0.1, 0.39, False),
+        (0.9, 0.9, 0.39, False),
+        (0.9, 0.1, 0.41, False),
+    ],
+)
+def test_a_goal_is_held_against_what_filters_get_from_the_published_transform(
+    service: float, others: float, ssim: float, reached: bool
+) -> None:
+    frame = audit_again.table({"lfw": again(service, others, ssim)}, SETTINGS)
+    lines = frame.set_index(["variant", "attack"])
+    # Of two networks one has a threshold, and it accepts the first of the two pairs of one person.
+    assert lines.loc[("pmt", "gaussian"), "others"] == 0.5
+    assert lines.loc[("deep", "upload"), "service"] == float(service > 0.5)
+    assert lines.loc[("deep", "RecFace"), "others"] == 0.5 * (others > 0.5)
+    assert set(frame["n"]) == {2}
+    judged = audit_again.verdicts(frame)
+    assert judged["reached"].tolist() == [reached]
+    words = audit_again.reading(judged)
+    assert "K = 80" in words
+    assert ("**reached**" in words) is reached
+    assert audit_again.summary(judged)["again_reached"] == int(reached)
+    assert "80" in figures.again_table(frame).to_html()
+
+
+def test_who_is_asked_again_is_in_no_evaluated_pair() -> None:
+    """Eight people with two pictures each; four pairs are evaluated, and nobody in them comes again."""
+    names = tuple(f"person {number // 2}" for number in range(16))
+    pairs = [(2 * one, 2 * one + 1) for one in range(8)] + [(2 * one, 2 * one + 3) for one in range(0, 8, 2)]
+    same = np.arange(12) < 8
+    pictures = gathered(smooth(16), 1).images
+    whole = audit.datasets.PairSet("lfw", pictures, np.array(pairs), same, np.zeros(12), names, "LFW")
+    settings = SETTINGS.model_copy(update={"pairs": 4, "again_seed": 1})
+    both = [kind(settings, torch.device("cpu")) for kind in (audit.Audit, audit_again.OtherPeople)]
+    for one in both:
+        one._sets["lfw"] = whole
+    evaluated, other = (one.sample("lfw") for one in both)
+    first, second = ({sample.identities[index] for index in np.unique(sample.pairs)} for sample in (evaluated, other))
+    assert first
+    assert second
+    assert not first & second
+    assert len(other.same) >= 2
+    # Where everybody is evaluated nobody is left.
+    both[1].settings = settings.model_copy(update={"pairs": 12})
+    both[1]._sets["lfw"] = whole
+    assert "no evaluated pair" in str(both[1].sample("lfw"))
+
+
+def test_nothing_is_tested_again_where_the_profile_does_not_ask() -> None:
+    found = audit_again.tested(audit.Audit(SETTINGS, torch.device("cpu")), "lfw", {})
+    assert found.result is None
+    assert "tests no other number of steps" in found.note
+    assert len(audit_again.table({"lfw": found}, SETTINGS)) == 0
+    assert "Not computed" in audit_again.reading(audit_again.verdicts(audit_again.table({"lfw": found}, SETTINGS)))
+    assert audit_again.summary(audit_again.verdicts(pd.DataFrame())) == {}
 
 
 def test_attributes_and_their_table() -> None:

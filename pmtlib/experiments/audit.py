@@ -136,6 +136,10 @@ class AuditSettings(VariantSettings):
             16 and 64 on the same people. The number of steps is the variant's.
         guard_uploads: photographs of other people on whose uploads that attacker is trained as well.
         guard_held: photographs of people held out of that training, whose uploads give its thresholds.
+        again_steps: a number of steps of the variant ``deep`` that is tested on pairs of people who are in no evaluated
+            pair (:mod:`~.audit_again`); 0 leaves that out. 80 was seen to reach a goal on the frontier, and fixed
+            before those pairs were drawn.
+        again_seed: of the draw of those pairs.
     """
 
     section: ClassVar[str] = "audit"
@@ -184,6 +188,8 @@ class AuditSettings(VariantSettings):
     guard_directions: tuple[int, ...] = (64,)
     guard_uploads: int = Field(320, ge=1)
     guard_held: int = Field(48, ge=2)
+    again_steps: int = Field(0, ge=0)
+    again_seed: int = 1
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
