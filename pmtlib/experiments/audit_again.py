@@ -174,7 +174,8 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         best = max(mine.to_dict("records"), key=lambda line: float(line["others"]))
         upload = mine[mine["attack"] == UPLOAD].iloc[0]
         clean = float(part[part["variant"] == PHOTOGRAPH].iloc[0]["service"])
-        line = {"dataset": dataset, "steps": int(upload["steps"]), "n": int(upload["n"]), "clean": clean}
+        line: dict[str, Any] = {"dataset": dataset, "steps": int(upload["steps"]), "n": int(upload["n"])}
+        line["clean"] = clean
         line |= {name: float(upload[name]) for name in ("service", "service_low", "service_high")}
         line |= {name: best[name] for name in ("others", "others_low", "others_high", "attack")}
         line |= {"published": float(theirs["others"].max()), "published_ssim": float(theirs["ssim"].max())}
