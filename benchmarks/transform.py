@@ -16,6 +16,9 @@ network and after the last, and the better of the two stands for all. Where ``to
 many steps in the same rounds; it makes other images, and sees no photograph anew at each step. ``--layers`` times the
 layers that pmtlib computes in a way of its own against torch's, forwards and backwards.
 
+``--mixed`` times pmtlib in bfloat16 in the same rounds, and makes the images of 100 steps in both kinds of arithmetic,
+to say what the service's cosine loses: mixed precision is for where it loses nothing.
+
 ``--stop 0.9`` times something else, and that alone: images that stop where the cosine of their features has come so
 far, as one stream in which the place of an image that is done goes to the next one, against batch after batch. So does
 ``--compiled``: the gradient of the squared distance of all shared maps, as it is and through ``torch.compile``, which
@@ -53,6 +56,9 @@ from pmtlib.shallow import fast_layout
 from pmtlib.transform import image_seed, smoothing_kernel
 
 PEER = "torchattacks PGD"
+MIXED = "bfloat16"
+MIXED_STEPS = 100
+"""K at which the two kinds of arithmetic are compared: few steps would not show what rounding grows to."""
 SAME = 0.999
 """The least mean cosine of embeddings, and SSIM, of two ways' images: a last bit may grow over the steps."""
 COUNTED = 4
@@ -147,12 +153,26 @@ def peer(network: FaceNetwork, config: pmtlib.PMTConfig) -> Callable[[Tensor], T
     return lambda x: attack(x, torch.arange(len(x)))
 
 
-def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rounds: int, device: torch.device) -> Any:
+def benchmark(
+    name: str,
+    cut: int,
+    images: Tensor,
+    config: pmtlib.PMTConfig,
+    rounds: int,
+    device: torch.device,
+    *,
+    mixed: bool = False,
+) -> Any:
     """Times, ratios, equality and cost of one network; the shares of the machine's limits are added by :func:`rate`."""
     network = pmtlib.load_network(name).to(device)
     methods = ways(network, cut, config)
     short = config.model_copy(update={"steps": 1})
-    for warm in ways(network, cut, short).values():
+    warming = list(ways(network, cut, short).values())
+    if mixed:
+        shallow, half = shared(network, cut), config.model_copy(update={"precision": MIXED})
+        methods[MIXED] = lambda x: pmtlib.protect(x, [shallow], half).images
+        warming.append(methods[MIXED])
+    for warm in warming:
         warm(images)
     pgd = peer(network, config)
     if pgd is not None:
@@ -177,20 +197,47 @@ def benchmark(name: str, cut: int, images: Tensor, config: pmtlib.PMTConfig, rou
         "ratios": {
             way: _spread([slow / fast for slow, fast in zip(seconds[way], seconds["pmtlib"], strict=True)])
             for way in methods
-            if way != "pmtlib"
+            if way not in ("pmtlib", MIXED)
         },
+        **({"mixed": arithmetic(network, cut, images, config, seconds)} if mixed else {}),
         "equality": {
             way: {
                 "cosine": round(float(metrics.cosine(embedded[way], embedded["pmtlib"]).min()), 6),
                 "ssim": round(float(metrics.ssim(made[way], made["pmtlib"]).min()), 6),
             }
             for way in methods
-            if way not in ("pmtlib", PEER)
+            if way not in ("pmtlib", PEER, MIXED)
         },
         "step": {
             **told(step),
             "milliseconds": round(1e3 * statistics.median(per_step), 3),
         },
+    }
+
+
+def arithmetic(
+    network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMTConfig, seconds: dict[str, list[float]]
+) -> dict[str, Any]:
+    """How many times as fast bfloat16 is as each way of the same rounds, and what the service's cosine loses by it."""
+    shallow, long = shared(network, cut), config.model_copy(update={"steps": MIXED_STEPS})
+    cosines = {}
+    with torch.no_grad():
+        theirs = network(images)
+        for precision in ("float32", MIXED):
+            made = pmtlib.protect(images, [shallow], long.model_copy(update={"precision": precision})).images
+            cosines[precision] = metrics.cosine(network(made), theirs)
+    lost = cosines["float32"] - cosines[MIXED]
+    loss = metrics.bootstrap(lost, seed=0)
+    return {
+        "ratios": {
+            way: _spread([slow / fast for slow, fast in zip(taken, seconds[MIXED], strict=True)])
+            for way, taken in seconds.items()
+            if way not in (MIXED, PEER)
+        },
+        "steps": MIXED_STEPS,
+        "images": len(images),
+        "cosine": round(float(cosines["float32"].mean()), 5),
+        "loss": {"mean": round(float(lost.mean()), 5), "low": round(loss.low, 5), "high": round(loss.high, 5)},
     }
 
 
@@ -346,14 +393,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     parser.add_argument("--layers", action="store_true", help="time single layers against torch's own too")
+    parser.add_argument("--mixed", action="store_true", help="time bfloat16 too, and say what the cosine loses by it")
     parser.add_argument("--stop", type=float, metavar="COSINE", help="time images that stop there, and nothing else")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile, and nothing else")
     parser.add_argument("--count-only", action="store_true", help="count what steps cost, and time nothing")
     given = parser.parse_args(arguments)
     if min(given.cuts) < 1:
         parser.error("--cuts are numbers of units, 1 or more")
-    if given.count_only and (given.stop is not None or given.compiled or given.layers):
-        parser.error("--count-only times nothing; leave --stop, --compiled and --layers out")
+    if given.count_only and (given.stop is not None or given.compiled or given.layers or given.mixed):
+        parser.error("--count-only times nothing; leave --stop, --compiled, --layers and --mixed out")
     every = [name for name in pmtlib.zoo.names() if given.count_only and pmtlib.zoo.available(name)]
     given.networks = given.networks or every or ["mobilefacenet"]
     if given.stop is not None and given.images < 2 * given.batch:
@@ -384,7 +432,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     timed = () if given.compiled or given.stop is not None else given.networks
     machine = costs.measure(device) if timed else costs.Machine(0, 0)
-    entries = {name: benchmark(name, given.cut, images, config, given.rounds, device) for name in timed}
+    entries = {
+        name: benchmark(name, given.cut, images, config, given.rounds, device, mixed=given.mixed) for name in timed
+    }
     if timed:
         # Measured beside each network, a machine that is busy for a while would look slower for one of them.
         machine = better(machine, costs.measure(device))
@@ -410,6 +460,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{100 * step['of_arithmetic']:.0f}% of the arithmetic limit ({found['machine']['gigaflops']:g} Gflop/s), "
             f"{100 * step['of_memory']:.0f}% of the memory limit ({found['machine']['gigabytes_a_second']:g} GB/s)"
         )
+        if given.mixed:
+            other = entry["mixed"]
+            told_ratios = ", ".join(
+                f"{ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] as fast as {way}"
+                for way, ratio in other["ratios"].items()
+            )
+            loss = other["loss"]
+            print(
+                f"  in {MIXED}: {told_ratios}; after {MIXED_STEPS} steps the service's cosine is {other['cosine']:.4f} "
+                f"in float32, and {loss['mean']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}] less so"
+            )
     if given.layers:
         found["layers"] = layers(device, given.rounds)
         for name, ratio in found["layers"].items():
@@ -418,6 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = f"--cut {given.cut} --steps {given.steps} --images {given.images} --rounds {given.rounds}"
     options += "" if given.batch == parser.get_default("batch") else f" --batch {given.batch}"
     options += ("" if given.stop is None else f" --stop {given.stop:g}") + " --compiled" * given.compiled
+    options += " --mixed" * given.mixed
     command = f"python benchmarks/transform.py --networks {' '.join(given.networks)} {options} --device {device.type}"
     found["manifest"] = provenance.manifest(
         given.networks, device, seconds=time.perf_counter() - begun, command=command

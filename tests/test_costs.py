@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pmtlib import metrics
 from pmtlib.costs import Cost, Machine, measure, step_cost
 from pmtlib.shallow import ShallowModel
 from tests import photographs
@@ -165,6 +166,36 @@ def test_the_benchmark_of_images_that_stop_compares_equal_images(tmp_path: Path)
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "give --images 32 or more" in refused.stderr
+
+
+def test_bfloat16_is_timed_in_the_same_rounds_and_held_against_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs.ready()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(transform, "MIXED_STEPS", 2)
+    options = ["--steps", "1", "--images", "2", "--rounds", "2", "--device", "cpu", "--mixed"]
+    assert transform.main([*options, "--json", str(tmp_path / "speed.json")]) == 0
+    entry = json.loads((tmp_path / "speed.json").read_text())["networks"]["mobilefacenet"]
+    mixed, seconds = entry["mixed"], entry["seconds"]
+    assert "bfloat16" not in entry["ratios"]
+    assert "bfloat16" not in entry["equality"]
+    for way in ("literal", "batched", "truncated", "pmtlib"):
+        by_round = sorted(slow / fast for slow, fast in zip(seconds[way], seconds["bfloat16"], strict=True))
+        assert mixed["ratios"][way]["low"] == pytest.approx(by_round[0], rel=0.02)
+        assert mixed["ratios"][way]["high"] == pytest.approx(by_round[-1], rel=0.02)
+    assert mixed["loss"]["low"] <= mixed["loss"]["mean"] <= mixed["loss"]["high"]
+    network, images = transform.pmtlib.load_network("mobilefacenet"), transform.pictures(2)
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        config = transform.pmtlib.PMTConfig(steps=2, batch_size=2, precision=precision)
+        images_made = transform.pmtlib.protect(images, [transform.shared(network, 5)], config).images
+        made[precision] = metrics.cosine(network(images_made), network(images)).mean()
+    assert mixed["cosine"] == pytest.approx(made["float32"], abs=1e-4)
+    assert mixed["loss"]["mean"] == pytest.approx(made["float32"] - made["bfloat16"], abs=1e-4)
+    assert "in bfloat16: " in capsys.readouterr().out
 
 
 def test_a_way_that_gives_other_images_is_an_error(

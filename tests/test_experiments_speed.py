@@ -209,6 +209,33 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert speed.loops_reading(frame).count("was not judged") == 2
 
 
+def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert speed.mixed_reading() == ""
+    (tmp_path / "benchmarks").mkdir()
+
+    def entry(low: float) -> dict[str, Any]:
+        ratios = {
+            way: {"median": value, "low": value - 0.1, "high": value + 0.1}
+            for way, value in {"literal": 5.3, "batched": 3.4, "truncated": 3.0, "pmtlib": 1.4}.items()
+        }
+        loss = {"mean": 0.002, "low": low, "high": 0.004}
+        return {"mixed": {"ratios": ratios, "loss": loss, "cosine": 0.97, "steps": 100, "images": 16}}
+
+    stored = {
+        "networks": {"mobilefacenet": entry(-0.001), "sface": entry(0.001), "dlib-resnet29": {}},
+        "manifest": {"hardware": {"device": "cpu", "torch_threads": speed.GOAL_THREADS}},
+    }
+    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
+    _, *lines = speed.mixed_reading().split("\n- ")
+    assert [line.split("`")[1] for line in lines] == ["mobilefacenet", "sface"]
+    assert "1.40 [1.30, 1.50] times as fast as in float32" in lines[0]
+    assert "5.30 [5.20, 5.40] times as fast as *literal* (goal 6: missed)" in lines[0]
+    assert "as *batched* (goal 2: reached)" in lines[0]
+    assert "lower by 0.0020 [-0.0010, 0.0040] so (n = 16 images), which is no loss that these images show." in lines[0]
+    assert lines[1].endswith("which is a loss.")
+
+
 def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert speed.aside() == ""

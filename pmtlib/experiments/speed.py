@@ -404,6 +404,38 @@ def loops_reading(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def mixed_reading() -> str:
+    """What the stored run says of bfloat16, in words (Markdown): the goals, and what the service loses.
+
+    A loss is called one where its 95% bootstrap interval over images lies above 0.
+    """
+    stored = _stored(BENCHMARK)
+    told = []
+    for network, entry in (stored or {"networks": {}})["networks"].items():
+        mixed = entry.get("mixed")
+        if mixed is None:
+            continue
+        ratios, loss = mixed["ratios"], mixed["loss"]
+        judged = stored is not None and stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
+        against = [
+            f"{_times(ratios[way])} as fast as *{way}*"
+            + (f" (goal {goal:g}: {'reached' if ratios[way]['median'] >= goal else 'missed'})" if judged else "")
+            for way, goal in GOALS.items()
+        ]
+        lost = "which is a loss" if loss["low"] > 0 else "which is no loss that these images show"
+        told.append(
+            f"- `{network}`: {_times(ratios['pmtlib'])} as fast as in float32, {', '.join(against)}. After "
+            f"{mixed['steps']} steps the service's cosine is {mixed['cosine']:.4f} in float32 and lower by "
+            f"{loss['mean']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}] so (n = {mixed['images']} images), {lost}."
+        )
+    if not told:
+        return ""
+    return (
+        "*Mixed precision*, `pmt protect --precision bfloat16`, in the same rounds. It is not the default: the images "
+        "are others, and a processor without instructions for it is slower so.\n\n" + "\n".join(told)
+    )
+
+
 def _cores() -> str:
     return f"{GOAL_THREADS} processor cores"
 
