@@ -157,6 +157,43 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(
     assert (out / TABLE).is_file()
 
 
+@pytest.mark.slow
+def test_a_bucket_gives_the_images_of_a_folder(folder: Path) -> None:
+    """By S3's own protocol, against a server on this machine; with ``pmt protect`` as it is typed."""
+    why = "a server of S3 is wanted: pip install 'moto[server]' s3fs"
+    server = pytest.importorskip("moto.server", reason=why).ThreadedMotoServer(port=0)
+    pytest.importorskip("s3fs", reason=why)
+    import fsspec
+
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        address = f"http://{host}:{port}"
+        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+        environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": address}
+        files = fsspec.filesystem("s3", key="x", secret="x", endpoint_url=address, use_listings_cache=False)
+        files.mkdir("bucket")
+        files.put(str(folder / "in"), "bucket/in", recursive=True)
+        command = [sys.executable, "-m", "pmtlib", "protect", "s3://bucket/in", "-o", "s3://bucket/out", "-a", NETWORK,
+                   "--engine", "ray", "--steps", str(CONFIG.steps), "--batch-size", str(CONFIG.batch_size),
+                   "--device", "cpu"]  # fmt: skip
+        for reused in ("", " (8 by an earlier run)"):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert done.returncode == 1, done.stderr
+            assert f"8 faces done{reused}, 2 failed" in done.stdout + done.stderr
+        whole = folder / "whole-bucket"
+        pipeline.run(job(folder, "whole-bucket"), show=False)
+        made = {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob("*.png")}
+        assert len(made) == 8
+        assert made == {
+            name.removeprefix("bucket/out/"): files.cat(name)
+            for name in files.find("bucket/out")
+            if name.endswith(".png")
+        }
+    finally:
+        server.stop()
+
+
 def _place(line: dict[str, object]) -> tuple[object, object]:
     return line["input"], line["face"] or 0
 
