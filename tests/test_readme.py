@@ -10,7 +10,7 @@ import typer
 
 from pmtlib import cli
 from pmtlib.experiments import abuse as experiments
-from pmtlib.experiments import audit, audit_numbers, reconstruction
+from pmtlib.experiments import audit, audit_again, audit_numbers, reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -88,6 +88,21 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     found = re.search(r"mean SSIM of (\S+)\. \*\*A better.*mean SSIM of at most (\S+)\. The service must", words)
     assert found
     assert found.groups() == (f"{summary['pmt_learned_ssim']:.2f}", f"{summary['deep_best_ssim']:.2f}")
+
+
+def test_what_it_says_of_the_test_on_other_people_is_stored(monkeypatch):
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = audit.audit_settings("paper")
+    bench = audit.Audit(settings, torch.device("cpu"))
+    tuned = {variant: bench.tuning(variant) for variant in settings.variants}
+    outcomes = {dataset: audit_again.tested(bench, dataset, tuned) for dataset in settings.datasets}
+    judged = audit_again.verdicts(audit_again.table(outcomes, settings))
+    assert f"twice the steps, `--steps {settings.again_steps}`, tested once on other people, narrowly reach" in README
+    assert "goal against those who restore faces on both sets" in README
+    assert settings.again_steps == 2 * bench.config("deep").steps
+    assert judged["reached"].tolist() == [True, True]
+    assert not judged["surely"].any()
 
 
 def test_its_commands_and_files_exist():

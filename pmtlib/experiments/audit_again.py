@@ -167,7 +167,8 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         DataFrame with columns dataset, steps, n; service, service_low, service_high, clean: TAR on uploads, with its
         interval, and on photographs; others, others_low, others_high and attack: what the best attacker gets;
-        published: what the best filter gets from the transform as published; ssim and published_ssim likewise; reached.
+        published: what the best filter gets from the transform as published; ssim and published_ssim likewise; reached:
+        by the means; surely: by the intervals' nearer ends too.
     """
     lines = []
     for dataset, part in frame.groupby("dataset", sort=False) if len(frame) else ():
@@ -186,6 +187,11 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
             line["service"] >= least * clean
             and line["others"] <= most_others * line["published"]
             and line["ssim"] <= most_ssim * line["published_ssim"]
+        )
+        line["surely"] = bool(
+            line["reached"]
+            and line["service_low"] >= least * clean
+            and line["others_high"] <= most_others * line["published"]
         )
         lines.append(line)
     return pd.DataFrame(lines)
@@ -211,13 +217,15 @@ def reading(judged: pd.DataFrame) -> str:
 
 def _told(judged: pd.DataFrame) -> Iterator[str]:
     for line in judged.to_dict("records"):
+        narrowly = "" if line["surely"] else ", narrowly: an interval reaches beyond its limit"
+        verdict = f"reached**{narrowly}" if line["reached"] else "not reached**"
         yield (
             f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
             f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
             f"photographs {100 * line['clean']:.0f}%), others at most {100 * line['others']:.0f}% "
             f"[{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}], by {line['attack']} (of *{PLAIN}* "
             f"{100 * line['published']:.0f}%), SSIM at most {line['ssim']:.2f} (of *{PLAIN}* "
-            f"{line['published_ssim']:.2f}): **{'reached' if line['reached'] else 'not reached'}**."
+            f"{line['published_ssim']:.2f}): **{verdict}."
         )
 
 
