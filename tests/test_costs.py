@@ -101,7 +101,8 @@ def test_the_machine_is_measured_before_and_after_all_networks_and_its_best_coun
         done.append("machine")
         return next(machines)
 
-    def timed(name: str, *_given: object) -> dict[str, Any]:
+    def timed(name: str, *_given: object, mixed: bool) -> dict[str, Any]:
+        assert not mixed
         done.append(name)
         step = {"megaflops": 4.0, "megabytes": 3.0, "milliseconds": 8.0}
         return {"images_a_second": 1.0, "ratios": {}, "equality": {}, "step": step}
