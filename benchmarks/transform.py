@@ -114,8 +114,10 @@ def plain_loop(images: Tensor, outputs: Outputs, config: pmtlib.PMTConfig, *, we
     return made.detach()
 
 
-def ways(network: FaceNetwork, cut: int, config: pmtlib.PMTConfig) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The four ways by name, each from photographs to images."""
+def ways(
+    network: FaceNetwork, cut: int, config: pmtlib.PMTConfig, *, mixed: bool = False
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The four ways by name, each from photographs to images; and pmtlib's in bfloat16."""
     trained = copy.deepcopy(network).requires_grad_(True)
     weights = list(trained.parameters())
     shallow = shared(network, cut)
@@ -129,12 +131,16 @@ def ways(network: FaceNetwork, cut: int, config: pmtlib.PMTConfig) -> dict[str, 
     def truncated(x: Tensor) -> list[Tensor]:
         return cut_off.run_units(cut_off.prepare(x), 0, cut)
 
-    return {
+    found = {
         "literal": lambda x: torch.cat([plain_loop(one[None], whole, config, weights=weights) for one in x]),
         "batched": lambda x: plain_loop(x, whole, config, weights=weights),
         "truncated": lambda x: plain_loop(x, truncated, config),
         "pmtlib": lambda x: pmtlib.protect(x, [shallow], config).images,
     }
+    if mixed:
+        half = config.model_copy(update={"precision": MIXED})
+        found[MIXED] = lambda x: pmtlib.protect(x, [shallow], half).images
+    return found
 
 
 def shared(network: FaceNetwork, cut: int) -> pmtlib.ShallowModel:
@@ -165,14 +171,9 @@ def benchmark(
 ) -> Any:
     """Times, ratios, equality and cost of one network; the shares of the machine's limits are added by :func:`rate`."""
     network = pmtlib.load_network(name).to(device)
-    methods = ways(network, cut, config)
+    methods = ways(network, cut, config, mixed=mixed)
     short = config.model_copy(update={"steps": 1})
-    warming = list(ways(network, cut, short).values())
-    if mixed:
-        shallow, half = shared(network, cut), config.model_copy(update={"precision": MIXED})
-        methods[MIXED] = lambda x: pmtlib.protect(x, [shallow], half).images
-        warming.append(methods[MIXED])
-    for warm in warming:
+    for warm in ways(network, cut, short, mixed=mixed).values():
         warm(images)
     pgd = peer(network, config)
     if pgd is not None:

@@ -287,9 +287,9 @@ def test_portraits_do_without_networks_whose_weights_cannot_be_had(monkeypatch: 
 
 
 def test_a_share_of_nothing() -> None:
-    assert numbers._share(0.0, 0.0) == 0
-    assert numbers._share(0.1, 0.0) == float("inf")
-    assert numbers._share(0.1, 0.4) == pytest.approx(0.25)
+    assert numbers.share_of(0.0, 0.0) == 0
+    assert numbers.share_of(0.1, 0.0) == float("inf")
+    assert numbers.share_of(0.1, 0.4) == pytest.approx(0.25)
 
 
 def test_a_few_pairs_are_balanced_and_keep_their_photographs() -> None:

@@ -8,13 +8,13 @@ filters and networks that restore a face; translation goes beyond it, as the fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pmtlib import datasets, metrics
+from pmtlib import datasets
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.audit import (
     DEOBFUSCATOR,
@@ -28,8 +28,8 @@ from pmtlib.experiments.audit import (
     label,
     not_yet,
 )
-from pmtlib.experiments.audit_beyond import FAR_NAME
-from pmtlib.experiments.audit_numbers import GOALS
+from pmtlib.experiments.audit_frontier import others_rate, seen, service_rate, share_of_others
+from pmtlib.experiments.audit_numbers import GOALS, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome, balanced
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.images import quantise
@@ -37,7 +37,9 @@ from pmtlib.variants import PLAIN
 
 VARIANT = "deep"
 VERSION = 1
-_GOAL = GOALS["restored"]
+_GOAL = "restored"
+_SERVICE = ("service", "service_low", "service_high")
+_OTHERS = ("others", "others_low", "others_high")
 
 
 class OtherPeople(Audit):
@@ -60,9 +62,9 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
 
     *deep* meets every filter at its best strength and learners that were trained on its uploads, whose numbers of steps
     have this one among them: the de-obfuscator, and RecFace for identity (or for likeness, where none is trained for
-    identity; on the evaluated pairs it gets less by every measure). The published transform, at its own number of
-    steps, meets the filters alone: what these leave is less than what learners would, so that shares of it are the
-    harder goal.
+    identity; on the evaluated pairs fewer are recognised in what that makes, and what the de-obfuscator makes is more
+    like the photograph). The published transform, at its own number of steps, meets the filters alone: what these leave
+    is less than what learners would, so that shares of it are the harder goal.
     """
     settings = audit.settings
     if not settings.again_steps or not settings.pair_people or not {PLAIN, VARIANT} <= set(settings.variants):
@@ -100,8 +102,8 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
                 attacked[DEOBFUSCATOR] = audit.through(audit.deobfuscator(name), uploads)
                 restored = audit.through(audit.inverter(name, identity=identity), features)
                 attacked[IDENTITY_RECFACE if identity else RECFACE] = restored
-            found[name] = {attack: _seen(other.opinions(photographs, images)) for attack, images in attacked.items()}
-        found[PHOTOGRAPH] = {PHOTOGRAPH: _seen(other.opinions(photographs, photographs.originals))}
+            found[name] = {attack: seen(other, photographs, images) for attack, images in attacked.items()}
+        found[PHOTOGRAPH] = {PHOTOGRAPH: seen(other, photographs, photographs.originals)}
         return {
             "same": photographs.same.astype(int).tolist(),
             "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
@@ -110,13 +112,6 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
 
     request = audit.request("audit", f"{dataset}--other-people", VERSION, parameters, (settings.authorised,))
     return not_yet(other.obtain(request, other.source(dataset), compute))
-
-
-def _seen(opinions: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "networks": {network: scores["other"] for network, scores in opinions["networks"].items()},
-        "ssim": opinions["ssim"],
-    }
 
 
 def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
@@ -139,22 +134,13 @@ def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFr
         same = np.array(values["same"], dtype=bool)
         made = outcome.result.request.parameters["made"]
         for variant, attacks in values["attacks"].items():
+            about = {"dataset": dataset, "variant": variant, "n": int(same.sum())}
+            about["steps"] = made[variant][1]["steps"] if variant in made else 0
             for attack, entry in attacks.items():
-                line: dict[str, Any] = {"dataset": dataset, "variant": variant, "attack": attack, "n": int(same.sum())}
-                line["steps"] = made[variant][1]["steps"] if variant in made else 0
-                accepted = {
-                    network: np.array(cosines)[same] > at[FAR_NAME]
-                    for network, cosines in entry["networks"].items()
-                    if (at := values["thresholds"][network]) is not None
-                }
-                own = accepted.pop(settings.authorised)
-                low, high = metrics.wilson(int(own.sum()), len(own))
-                line |= {"service": float(own.mean()), "service_low": low, "service_high": high}
-                share = np.mean(list(accepted.values()), axis=0)
-                interval = metrics.bootstrap(share, seed=0)
-                line |= {"others": float(share.mean()), "others_low": interval.low, "others_high": interval.high}
-                line["ssim"] = float(np.mean(entry["ssim"]))
-                lines.append(line)
+                asked = entry["networks"], values["thresholds"]
+                share = share_of_others(*asked, None, settings.authorised, same)
+                rates = {**service_rate(*asked, settings.authorised, same), **others_rate("others", share)}
+                lines.append({**about, "attack": attack, **rates, "ssim": float(np.mean(entry["ssim"]))})
     return pd.DataFrame(lines)
 
 
@@ -171,28 +157,20 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         by the means; surely: by the intervals' nearer ends too.
     """
     lines = []
-    for dataset, part in frame.groupby("dataset", sort=False) if len(frame) else ():
+    for _, part in frame.groupby("dataset", sort=False) if len(frame) else ():
         mine, theirs = (part[part["variant"] == name] for name in (VARIANT, PLAIN))
         best = max(mine.to_dict("records"), key=lambda line: float(line["others"]))
         upload = mine[mine["attack"] == UPLOAD].iloc[0]
         clean = float(part[part["variant"] == PHOTOGRAPH].iloc[0]["service"])
-        line: dict[str, Any] = {"dataset": dataset, "steps": int(upload["steps"]), "n": int(upload["n"])}
-        line["clean"] = clean
-        line |= {name: float(upload[name]) for name in ("service", "service_low", "service_high")}
-        line |= {name: best[name] for name in ("others", "others_low", "others_high", "attack")}
+        line: dict[str, Any] = {name: upload[name] for name in ("dataset", "steps", "n", *_SERVICE)}
+        line |= {name: best[name] for name in (*_OTHERS, "attack")}
+        line |= {"clean": clean, "ssim": float(mine["ssim"].max())}
         line |= {"published": float(theirs["others"].max()), "published_ssim": float(theirs["ssim"].max())}
-        line["ssim"] = float(mine["ssim"].max())
-        _, least, most_others, most_ssim = _GOAL
-        line["reached"] = bool(
-            line["service"] >= least * clean
-            and line["others"] <= most_others * line["published"]
-            and line["ssim"] <= most_ssim * line["published_ssim"]
-        )
-        line["surely"] = bool(
-            line["reached"]
-            and line["service_low"] >= least * clean
-            and line["others_high"] <= most_others * line["published"]
-        )
+        ssim = share_of(line["ssim"], line["published_ssim"])
+        # By the means, and by the ends of the intervals that lie nearer to the limits.
+        for verdict, service, others in (("reached", "service", "others"), ("surely", "service_low", "others_high")):
+            shares = share_of(line[service], clean), share_of(line[others], line["published"])
+            line[verdict] = reaches(_GOAL, *shares, ssim)
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -205,7 +183,7 @@ def reading(judged: pd.DataFrame) -> str:
     """
     if not len(judged):
         return "*Not computed: no other number of steps was tested here.*"
-    what, least, most_others, most_ssim = _GOAL
+    what, least, most_others, most_ssim = GOALS[_GOAL]
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, fixed before it, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
@@ -234,14 +212,11 @@ def summary(judged: pd.DataFrame) -> dict[str, float]:
 
     ``again_reached`` is the number of sets on which the goal is reached.
     """
-    found = {
-        f"again_{line['dataset']}_{kind}": value * (1 if kind == "ssim" else 100)
-        for line in judged.to_dict("records")
-        for kind, value in ((kind, float(line[kind])) for kind in ("service", "others", "ssim"))
-    }
-    return found | ({"again_reached": int(judged["reached"].sum())} if len(judged) else {})
-
-
-def provenance(outcomes: Mapping[str, Outcome]) -> Sequence[tuple[str, str, Outcome]]:
-    """Set, row and outcome, for the provenance table."""
-    return [(name, "other people", outcome) for name, outcome in outcomes.items()]
+    found: dict[str, float] = {}
+    for line in judged.to_dict("records"):
+        key = f"again_{line['dataset']}"
+        found |= {f"{key}_service": 100 * line["service"], f"{key}_others": 100 * line["others"]}
+        found[f"{key}_ssim"] = line["ssim"]
+    if len(judged):
+        found["again_reached"] = int(judged["reached"].sum())
+    return found

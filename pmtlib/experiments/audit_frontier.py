@@ -129,10 +129,8 @@ def bound_points(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd
             continue
         same = np.array(outcome.result.values["same"], dtype=bool)
         for cut, entry in outcome.result.values["cuts"].items():
-            share = _share(entry["networks"], {}, entry["translated_at"], settings.authorised, same)
-            interval = metrics.bootstrap(share, seed=0)
-            rates = {"bound": float(share.mean()), "bound_low": interval.low, "bound_high": interval.high}
-            lines.append({"dataset": dataset, "cut": cut, **rates, "n": int(same.sum())})
+            share = share_of_others(entry["networks"], {}, entry["translated_at"], settings.authorised, same)
+            lines.append({"dataset": dataset, "cut": cut, **others_rate("bound", share), "n": int(same.sum())})
     return pd.DataFrame(lines)
 
 
@@ -329,9 +327,7 @@ def _measured(
             attacked = {beyond.UPLOAD: uploads, **{f"{one.name} {one.strength:g}": one(uploads) for one in filters}}
             entry: dict[str, Any] = {"cut": str(cut), "attacks": {}}
             for attack, what in attacked.items():
-                seen = audit.opinions(photographs, what)
-                networks = {network: scores["other"] for network, scores in seen["networks"].items()}
-                entry["attacks"][attack] = {"networks": networks, "ssim": seen["ssim"]}
+                entry["attacks"][attack] = seen(audit, photographs, what)
             entry["attacks"][beyond.TRANSLATION] = {"networks": _translated(audit, photographs, teller, uploads)}
             if examples is not None:
                 pupil, at = beyond.translator(audit, shared, people, examples)
@@ -347,6 +343,13 @@ def _measured(
         "settings": found,
         "people": about,
     }
+
+
+def seen(audit: Audit, photographs: Photographs, images: Tensor) -> dict[str, Any]:
+    """What is stored about attacked uploads (U, 3, 112, 112): each pair's cosines, each image's SSIM."""
+    opinions = audit.opinions(photographs, images)
+    networks = {network: scores["other"] for network, scores in opinions["networks"].items()}
+    return {"networks": networks, "ssim": opinions["ssim"]}
 
 
 def _translated(audit: Audit, photographs: Photographs, teller: Translator, uploads: Tensor) -> dict[str, list[float]]:
@@ -383,18 +386,15 @@ def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -
             line: dict[str, Any] = {"dataset": dataset, "setting": setting, "steps": int(steps), "cut": entry["cut"]}
             line["n"] = int(same.sum())
             shares: dict[str, Any] = {}
-            for attack, seen in entry["attacks"].items():
+            for attack, found in entry["attacks"].items():
                 at = {
                     beyond.TRANSLATION: values["translated_at"][entry["cut"]],
                     beyond.LEARNED_TRANSLATION: entry.get("learned_at"),
                 }.get(attack)
-                shares[attack] = _share(seen["networks"], values["thresholds"], at, settings.authorised, same)
-            own = values["thresholds"][settings.authorised]
-            if own is not None:
-                cosines = np.array(entry["attacks"][beyond.UPLOAD]["networks"][settings.authorised])[same]
-                accepted = cosines > own[beyond.FAR_NAME]
-                low, high = metrics.wilson(int(accepted.sum()), len(accepted))
-                line |= {"service": float(accepted.mean()), "service_low": low, "service_high": high}
+                shares[attack] = share_of_others(found["networks"], values["thresholds"], at, settings.authorised, same)
+            line |= service_rate(
+                entry["attacks"][beyond.UPLOAD]["networks"], values["thresholds"], settings.authorised, same
+            )
             translating = (beyond.TRANSLATION, beyond.LEARNED_TRANSLATION)
             plain = [attack for attack in shares if attack not in translating]
             kinds = {"filters": plain, "translated": [beyond.TRANSLATION], "best": list(shares)}
@@ -403,17 +403,36 @@ def points(outcomes: Mapping[str, Sequence[Outcome]], settings: AuditSettings) -
             line |= dict.fromkeys(("learned", "learned_low", "learned_high"), np.nan)
             for kind, attacks in kinds.items():
                 best = max(attacks, key=lambda attack: float(shares[attack].mean()))
-                interval = metrics.bootstrap(shares[best], seed=0)
-                line |= {kind: float(shares[best].mean()), f"{kind}_low": interval.low, f"{kind}_high": interval.high}
-                line[f"{kind}_attack"] = best
+                line |= {**others_rate(kind, shares[best]), f"{kind}_attack": best}
             line["ssim"] = max(float(np.mean(entry["attacks"][attack]["ssim"])) for attack in plain)
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _share(
+Thresholds = Mapping[str, Mapping[str, float] | None]
+
+
+def service_rate(
+    networks: Mapping[str, Sequence[float]], thresholds: Thresholds, authorised: str, same: Any
+) -> dict[str, float]:
+    """TAR of the authorised network with its 95% Wilson interval; nothing where it has no threshold."""
+    own = thresholds[authorised]
+    if own is None:
+        return {}
+    accepted = np.array(networks[authorised])[same] > own[beyond.FAR_NAME]
+    low, high = metrics.wilson(int(accepted.sum()), len(accepted))
+    return {"service": float(accepted.mean()), "service_low": low, "service_high": high}
+
+
+def others_rate(name: str, share: Any) -> dict[str, float]:
+    """The mean of a share over pairs, with its 95% bootstrap interval (``_low``, ``_high``)."""
+    interval = metrics.bootstrap(share, seed=0)
+    return {name: float(share.mean()), f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def share_of_others(
     networks: Mapping[str, Sequence[float]],
-    thresholds: Mapping[str, Mapping[str, float] | None],
+    thresholds: Thresholds,
     translated_at: Mapping[str, float] | None,
     authorised: str,
     same: Any,

@@ -279,22 +279,22 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
         published = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == PLAIN)]
         if point["variant"] == PLAIN or not len(published):
             continue
-        share = _share(point["service"], point["clean"])
+        service = share_of(point["service"], point["clean"])
         own = bool(point["own"])
-        for against, (_, least, most_others, most_ssim) in GOALS.items():
+        for against in GOALS:
             if (against == "filters" and not own) or (against == "all" and pd.isna(point["translated"])):
                 continue
             part = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == point["variant"])]
             theirs = _met(published, against)
             found = _strongest(_met(part, against)) if own else _at_point(point, against)
-            others, ssim = (_share(found[name], theirs[name].max()) for name in ("others", "ssim"))
+            others, ssim = (share_of(found[name], theirs[name].max()) for name in ("others", "ssim"))
             lines.append(
                 {
                     "dataset": point["dataset"], "variant": point["variant"], "steps": point["steps"], "own": own,
-                    "against": against, "service": share, "others": others, "ssim": ssim,
+                    "against": against, "service": service, "others": others, "ssim": ssim,
                     "others_value": found["others"], "others_low": found["low"], "others_high": found["high"],
                     "ssim_value": found["ssim"], "attack": found["attack"], "n": point["n"],
-                    "reached": share >= least and others <= most_others and ssim <= most_ssim,
+                    "reached": reaches(against, service, others, ssim),
                 }
             )  # fmt: skip
     return pd.DataFrame(lines)
@@ -458,7 +458,13 @@ def chosen_steps(choice: Outcome, candidate: str) -> int | None:
     return min(steps, default=None)
 
 
-def _share(part: float, whole: float) -> float:
+def reaches(against: str, service: float, others: float, ssim: float) -> bool:
+    """Whether a goal is reached: the service's share of its TAR on photographs, and the others' shares."""
+    _, least, most_others, most_ssim = GOALS[against]
+    return bool(service >= least and others <= most_others and ssim <= most_ssim)
+
+
+def share_of(part: float, whole: float) -> float:
     """A part of a whole; of nothing, nothing is 0 and anything infinite."""
     if whole == 0:
         return 0.0 if part == 0 else float("inf")

@@ -410,13 +410,13 @@ def mixed_reading() -> str:
     A loss is called one where its 95% bootstrap interval over images lies above 0.
     """
     stored = _stored(BENCHMARK)
+    if stored is None:
+        return ""
+    judged = stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
+    timed = {network: entry["mixed"] for network, entry in stored["networks"].items() if "mixed" in entry}
     told = []
-    for network, entry in (stored or {"networks": {}})["networks"].items():
-        mixed = entry.get("mixed")
-        if mixed is None:
-            continue
+    for network, mixed in timed.items():
         ratios, loss = mixed["ratios"], mixed["loss"]
-        judged = stored is not None and stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
         against = [
             f"{_times(ratios[way])} as fast as *{way}*"
             + (f" (goal {goal:g}: {'reached' if ratios[way]['median'] >= goal else 'missed'})" if judged else "")
@@ -432,7 +432,7 @@ def mixed_reading() -> str:
         return ""
     return (
         "*Mixed precision*, `pmt protect --precision bfloat16`, in the same rounds. It is not the default: the images "
-        "are others, and a processor without instructions for it is slower so.\n\n" + "\n".join(told)
+        "are others, and what it gains hangs on the processor's instructions for it.\n\n" + "\n".join(told)
     )
 
 

@@ -55,7 +55,7 @@ def styled(frame: pd.DataFrame, caption: str, name: str, data: pd.DataFrame | No
         name: of the file with its numbers, see :func:`pmtlib.page_data.keep`.
         data: the numbers that it was written from; by default those that are read back from its cells.
     """
-    # Cells without a style of their own need no id, which would be a third of a large table.
+    # Nothing refers to the ids of cells without a style of their own.
     table = Table(frame, cell_ids=False)
     table.address = page_data.keep(name, page_data.split(frame) if data is None else data)
     # An id made from the caption keeps an executed notebook the same from run to run, and tables apart on one page.
