@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
+from pmtlib.faces import SIZE
+from pmtlib.networks import fused
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import freeze
+from pmtlib.networks.fused import FusedMobileFaceNet
 
 Layout = Literal["contiguous", "channels_last"]
 DEFAULT_CUT = 5
@@ -91,6 +94,7 @@ class ShallowModel(nn.Module):
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
         freeze(self)
+        self._fused: tuple[torch.device, FusedMobileFaceNet | None] | None = None
         self.layout = layout
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,6 +105,23 @@ class ShallowModel(nn.Module):
         if self.layout == "channels_last":
             prepared = prepared.contiguous(memory_format=torch.channels_last)
         return self.network.run_units(prepared, 0, self.cut)
+
+    def fused(self, images: Tensor, window: int) -> FusedMobileFaceNet | None:
+        """The shared units as one function from images to means over windows, where there are kernels for that.
+
+        It computes in bfloat16, as autocast does (:mod:`pmtlib.networks.fused`).
+
+        Args:
+            images: what it is for, (N, 3, H, W); its shape and device are looked at.
+            window: of the means.
+        """
+        device = images.device
+        if not fused.usable(device) or images.dtype != torch.float32 or images.shape[2:] != (SIZE, SIZE):
+            return None
+        if self._fused is None or self._fused[0] != device:
+            self._fused = (device, fused.fuse(self.network, self.cut))
+        found = self._fused[1]
+        return found if found is not None and window <= found.smallest(images) else None
 
     @property
     def unit_names(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
+from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
@@ -169,7 +170,13 @@ def image_seed(seed: int, image: Tensor) -> int:
 
     Seeds that come from the content give the same image on a laptop and on a cluster, in whatever batch or order.
     """
-    return derived_seed(f"pmt:{seed}:", to_uint8(image[None]).tobytes())
+    return image_seeds(seed, image[None])[0]
+
+
+def image_seeds(seed: int, images: Tensor) -> list[int]:
+    """:func:`image_seed` of each of the images (N, 3, H, W)."""
+    # Copied from the device once, not image by image.
+    return [derived_seed(f"pmt:{seed}:", eight_bit.tobytes()) for eight_bit in to_uint8(images)]
 
 
 def protect(
@@ -325,7 +332,7 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
 _State = Mapping[str, Tensor]
 _MADE = MappingProxyType({"current": 0, "trace": 0, "steps": 0, "finite": 0, "kept": 1})
 """What becomes of images, of a :class:`Run`'s state, with the axis of the images."""
-_GIVEN = MappingProxyType({"original": 0, "active": 0, "at": 0})
+_GIVEN = MappingProxyType({"original": 0, "active": 0, "at": 0, "seeded": 0, "draws": 0})
 """The rest of it that is a tensor with a row an image."""
 
 
@@ -378,8 +385,13 @@ class Run:
         self.config = config
         count = len(images)
         device = images.device
-        self.seeds = [image_seed(base, image) for image in self.original]
+        self.seeds = image_seeds(base, self.original)
         self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in self.seeds]
+        # One kernel draws for all images, where there is one; its numbers are not those of the generators.
+        self.kernels = images.dtype == torch.float32 and fused.usable(device)
+        self.seeded = torch.tensor(self.seeds, dtype=torch.int64, device=device)
+        self.draws = torch.zeros(count, dtype=torch.int64, device=device)
+        self.fused = [self._fuse(model) for model in models]
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         self.current = self._start()
@@ -419,7 +431,9 @@ class Run:
         if self.config.may_stop:
             self._stop_where_reached(errors, features, target)
         gradient = torch.autograd.grad(loss.sum(), candidate)[0].contiguous()
-        healthy = torch.isfinite(loss.detach()) & torch.isfinite(gradient).flatten(1).all(1)
+        moving = self._moving(gradient)
+        finite = torch.isfinite(gradient).flatten(1).all(1) if moving is None else torch.isfinite(moving)
+        healthy = torch.isfinite(loss.detach()) & finite
         self.finite &= healthy | ~self.active
         self.active &= self.finite
         told = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
@@ -431,11 +445,29 @@ class Run:
             # Nothing here waits for the device.
             self.trace[:, int(self.at[0])] = told
         self.steps += self.active.to(self.steps)
-        update = self._direction(gradient)
-        moved = (self.current - self._by_step(self._step_size) * update).clamp_(0.0, 1.0)
-        self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
+        self._move(gradient, moving)
         self.at += 1
         self._keep()
+
+    def _moving(self, gradient: Tensor) -> Tensor | None:
+        """The gradients' L1 norms (N,), where one kernel makes the step from them; NaN or infinite as they are."""
+        plain = type(self)._direction is Run._direction and self.config.rule in ("l1", "mean-abs")
+        if not (plain and self.kernels and self.kernel is not None):
+            return None
+        return fused.row_sizes(gradient.flatten(1))
+
+    def _move(self, gradient: Tensor, norms: Tensor | None) -> None:
+        """Lines 6 to 8 of Algorithm 1: a step downhill, within [0, 1], of the images that have not stopped."""
+        size = self._by_step(self._step_size)
+        if norms is None or self.kernel is None:
+            moved = (self.current - size * self._direction(gradient)).clamp_(0.0, 1.0)
+            self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
+            return
+        scale = norms / gradient[0].numel() if self.config.rule == "mean-abs" and len(norms) else norms
+        size = size.flatten() if isinstance(size, Tensor) else size
+        factor = size / scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
+        factor = torch.where(self.active, factor, torch.zeros_like(factor))
+        self.current = fused.move(self.current, gradient, factor, self.kernel)
 
     def _by_step(self, value: Callable[[int], float]) -> float | Tensor:
         """What depends on how many steps an image has made: a number, or (N, 1, 1, 1) where these may differ."""
@@ -494,7 +526,10 @@ class Run:
         """Features and agreement of the final images, without augmentation."""
         with torch.no_grad(), self._arithmetic():
             own = [model(self.current) for model in self.models]
-        own_parts = [self._aggregate(outputs, m) for m, outputs in enumerate(own)]
+        own_parts = [
+            self._aggregate(outputs, m) if self.fused[m] is None else self._compared(self.current, m)
+            for m, outputs in enumerate(own)
+        ]
         goal_parts = self.fixed_target or self._features(self.original)
         pairs = list(zip(own_parts, goal_parts, strict=True))
         return Protected(
@@ -512,7 +547,7 @@ class Run:
         """The initial obfuscated images (Section 5.3, "Initialization for PMT")."""
         config, x = self.config, self.original
         if config.initialisation == "noise":
-            return (0.5 + config.noise_start * self._gaussian()).clamp_(0.0, 1.0)
+            return (0.5 + self._gaussian(config.noise_start)).clamp_(0.0, 1.0)
         if config.initialisation == "blur":
             if not len(x):
                 return x.clone()
@@ -527,17 +562,22 @@ class Run:
             shuffled[i] = pixels[i][:, order].view_as(x[i])
         return shuffled
 
-    def _gaussian(self) -> Tensor:
+    def _gaussian(self, scale: float) -> Tensor:
+        """Normal numbers of a standard deviation, as the images, from each image's own seed."""
+        if self.kernels and self.original[0:1].numel() % 4 == 0:
+            noise = fused.normal_rows(self.seeded, self.draws, self.original, scale)
+            self.draws += 1
+            return noise
         noise = torch.empty_like(self.original)
         for row, generator in zip(noise, self.generators, strict=True):
             row.normal_(generator=generator)
-        return noise
+        return noise * scale
 
     def _draw_augmentation(self) -> Transform:
         """This step's T: one draw an image, used for photograph and obfuscated image alike."""
         kind = self.config.augmentation
         matrix = self._affine() if kind in ("affine", "mix") else None
-        noise = self._gaussian() * self.config.noise_std if kind in ("noise", "mix") else None
+        noise = self._gaussian(self.config.noise_std) if kind in ("noise", "mix") else None
 
         def transform(images: Tensor) -> Tensor:
             if matrix is not None:
@@ -567,7 +607,24 @@ class Run:
 
     def _features(self, images: Tensor, *, gradient: bool = False) -> list[list[Tensor]]:
         with torch.set_grad_enabled(gradient), self._arithmetic():
-            return [self._aggregate(model(images), m) for m, model in enumerate(self.models)]
+            return [self._compared(images, m) for m in range(len(self.models))]
+
+    def _compared(self, images: Tensor, model: int) -> list[Tensor]:
+        """What is compared of one model's outputs for images."""
+        found = self.fused[model]
+        if found is None:
+            return self._aggregate(self.models[model](images), model)
+        last = found.units - 1
+        if self.config.aggregate:
+            return found.means(images, range(found.units), self.config.pool)
+        return found.means(images, [last], 1)
+
+    def _fuse(self, model: ShallowModel) -> fused.FusedMobileFaceNet | None:
+        """A shallow model as one function, where there are kernels for it and what is compared is as published."""
+        as_published = type(self)._aggregate is Run._aggregate
+        if not (self.kernels and as_published and self.config.precision == "bfloat16"):
+            return None
+        return model.fused(self.original, self.config.pool if self.config.aggregate else 1)
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         """The features that are compared: (N, F) parts whose concatenation is z of Algorithm 2."""
@@ -652,11 +709,22 @@ def row_sums(values: Tensor) -> Tensor:
 
 
 def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
+    if _by_kernel([*own, *goal]) and not any(part.requires_grad for part in goal):
+        pairs = zip(own, goal, strict=True)
+        return torch.stack([fused.squared_distance(o.contiguous(), g.contiguous()) for o, g in pairs]).sum(0)
     return torch.stack([row_sums((o - g).square()) for o, g in zip(own, goal, strict=True)]).sum(0)
 
 
+def _by_kernel(parts: list[Tensor]) -> bool:
+    """Whether sums over rows of features are taken by one kernel that reads them once."""
+    return all(part.dtype == torch.float32 and part.ndim == 2 for part in parts) and fused.usable(parts[0].device)
+
+
 def _size(goal: list[Tensor]) -> Tensor:
-    squares = torch.stack([row_sums(g.square()) for g in goal]).sum(0)
+    if _by_kernel(goal):
+        squares = torch.stack([fused.row_squares(g.contiguous()) for g in goal]).sum(0)
+    else:
+        squares = torch.stack([row_sums(g.square()) for g in goal]).sum(0)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny)
 
 

@@ -88,7 +88,7 @@ class DecoyRun(Run):
         config = self.config
         if config.initialisation != "noise" or config.noise_about != "decoy":
             return super()._start()
-        return (self.decoys + config.noise_start * self._gaussian()).clamp_(0.0, 1.0)
+        return (self.decoys + self._gaussian(config.noise_start)).clamp_(0.0, 1.0)
 
     def _step_size(self, step: int) -> float:
         config = self.config

@@ -1,0 +1,156 @@
+"""What the kernels for GPUs compute, by Triton's interpreter on the processor: run by test_fused.py, on its own.
+
+Triton decides when it is imported whether it interprets, so this has an interpreter of Python of its own. Its bfloat16
+is not to be relied on there: networks are float32 here.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import torch.nn.functional as F
+
+import pmtlib.shallow
+from pmtlib.networks import fused
+from pmtlib.networks.mobilefacenet import CASIA, MS1M, SIRIUS, MobileFaceNet
+from pmtlib.shallow import ShallowModel
+from pmtlib.transform import PMTConfig, Run, protect, smoothing_kernel
+
+CPU = torch.device("cpu")
+
+
+def network(variant, seed=0):
+    torch.manual_seed(seed)
+    made = MobileFaceNet(variant)
+    for module in made.modules():
+        if isinstance(module, torch.nn.PReLU):
+            module.weight.data.normal_(0.2, 0.5)  # slopes of both signs
+    return made.eval().requires_grad_(False)
+
+
+def off(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def of_units(variant, shape, cut, wanted, window):
+    """Largest relative difference of the means and of the image's derivative, to the plain network."""
+    plain = network(variant)
+    one = fused.fuse(plain, cut, torch.float32)
+    images = torch.rand((2, 3, *shape))
+    given, same = images.clone().requires_grad_(True), images.clone().requires_grad_(True)
+    outputs = plain.run_units(plain.prepare(given), 0, cut)
+    usual = [F.avg_pool2d(outputs[place], window).permute(0, 2, 3, 1).flatten(1) for place in wanted]
+    means = one.means(same, wanted, window)
+    above = [torch.randn_like(part) for part in usual]
+    with torch.no_grad():
+        without = one.means(images, wanted, window)
+    gradients = torch.autograd.grad(usual, given, above)[0], torch.autograd.grad(means, same, above)[0]
+    return {
+        "means": max(off(a.detach(), b.detach()) for a, b in zip(means, usual, strict=True)),
+        "without": max(off(a, b.detach()) for a, b in zip(without, usual, strict=True)),
+        "gradient": off(gradients[1], gradients[0]),
+    }
+
+
+def draws():
+    seeds, like = torch.tensor([5, 2**62 + 7, 5, 9]), torch.empty(4, 3, 112, 112)
+    places = torch.tensor([0, 3, 1, 0])
+    made = fused.normal_rows(seeds, places, like, 2.0)
+    again = fused.normal_rows(seeds.flip(0), places.flip(0), like, 2.0).flip(0)
+    rows = made.flatten(1) / 2
+    correlations = torch.corrcoef(rows) - torch.eye(4)
+    return {
+        "mean": float(rows.mean()),
+        "std": float(rows.std()),
+        "fourth": float((rows**4).mean()),
+        "correlation": float(correlations.abs().max()),
+        "order": torch.equal(made, again),
+        "next_differs": not torch.equal(made[0], made[2]),
+    }
+
+
+def sums():
+    own, goal = torch.randn(3, 9001, requires_grad=True), torch.randn(3, 9001)
+    found, usual = fused.squared_distance(own, goal), (own - goal).double().square().sum(1)
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    gradients = [torch.autograd.grad((one * weights).sum(), own)[0] for one in (found, usual)]
+    return {
+        "distance": off(found.detach(), usual.detach()),
+        "gradient": off(gradients[0], gradients[1]),
+        "squares": off(fused.row_squares(goal), goal.double().square().sum(1)),
+        "sizes": off(fused.row_sizes(goal), goal.double().abs().sum(1)),
+        "infinite": bool(torch.isinf(fused.row_sizes(torch.tensor([[1.0, float("inf")]]))).all()),
+    }
+
+
+def moves():
+    kernel = smoothing_kernel("linear", 2).float()
+    current, gradient = torch.rand(2, 3, 20, 17), torch.randn(2, 3, 20, 17)
+    factor = torch.tensor([0.1, 0.0])
+    smooth = F.conv2d(gradient, kernel[None, None].expand(3, 1, 5, 5), padding=2, groups=3)
+    usual = (current - factor.view(-1, 1, 1, 1) * smooth).clamp(0, 1)
+    gradient[1, 0, 0, 0] = float("nan")
+    found = fused.move(current, gradient, factor, kernel[None])
+    return {"moved": float((found - usual).abs().max()), "still": torch.equal(found[1], current[1])}
+
+
+def transform():
+    """Two steps by kernels against two by torch, from the same draws, of small images."""
+    shallow = ShallowModel(network(replace(SIRIUS, columns=(0, 32))), 3)
+    images = torch.rand((2, 3, 32, 32))
+    half = PMTConfig(steps=2, batch_size=2, precision="bfloat16")
+    pmtlib.shallow.SIZE = 32
+    fuse, fused.fuse = fused.fuse, partial(fused.fuse, dtype=torch.float32)
+    taken = ShallowModel.fused
+    by_kernels = protect(images, [shallow], half)
+    was_fused = shallow._fused is not None and shallow._fused[1] is not None
+    fused.fuse, ShallowModel.fused = fuse, lambda *given: None
+    fused.usable, gaussian = (lambda device: False), Run._gaussian
+
+    def drawn(self, scale):
+        noise = fused.normal_rows(self.seeded, self.draws, self.original, scale)
+        self.draws += 1
+        return noise
+
+    Run._gaussian = drawn
+    plain = protect(images, [shallow], half.model_copy(update={"precision": "float32"}))
+    ShallowModel.fused, Run._gaussian = taken, gaussian
+    return {
+        "fused": was_fused,
+        "images": float((by_kernels.images - plain.images).abs().max()),
+        "moved": float((plain.images - plain.images.mean()).abs().mean()),
+        "trace": off(by_kernels.trace, plain.trace),
+        "error": off(by_kernels.error, plain.error),
+    }
+
+
+def main():
+    sirius, casia = replace(SIRIUS, columns=(0, 32)), replace(CASIA, columns=(4, 28))
+    counted = []
+    with fused.watched(counted.append):
+        whole = of_units(sirius, (32, 32), 5, range(5), 2)
+    found = {
+        "separable stem, all units": whole,
+        "plain stem, fewer columns": of_units(casia, (32, 32), 4, range(4), 2),
+        "last unit alone": of_units(sirius, (32, 32), 4, [3], 1),
+        "odd maps": of_units(replace(SIRIUS, columns=(0, 26)), (30, 26), 4, range(4), 2),
+        "windows of 3": of_units(sirius, (32, 32), 3, range(3), 3),
+        "some units": of_units(sirius, (32, 32), 4, [1, 2], 2),
+        "draws": draws(),
+        "sums": sums(),
+        "moves": moves(),
+        "transform": transform(),
+        "bytes": sum(counted),
+        "none": [fused.fuse(network(MS1M), 3) is None, fused.fuse(network(SIRIUS), 1) is None],
+        "no image": list(fused.fuse(network(sirius), 3).means(torch.empty(0, 3, 32, 32), [0, 2], 2)[1].shape),
+    }
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

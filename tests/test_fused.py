@@ -1,0 +1,142 @@
+"""The kernels for GPUs: by Triton's interpreter everywhere, on a GPU where there is one."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from pmtlib import transform
+from pmtlib.networks import fused
+from pmtlib.networks.mobilefacenet import SIRIUS, MobileFaceNet
+from pmtlib.shallow import ShallowModel
+
+pytest.importorskip("triton", reason="no Triton here: kernels for GPUs are not tested")
+SAME = 2e-6
+"""Float32 sums in another order."""
+
+
+@pytest.fixture(scope="module")
+def found():
+    script = Path(__file__).with_name("interpreted.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "separable stem, all units",
+        "plain stem, fewer columns",
+        "last unit alone",
+        "odd maps",
+        "windows of 3",
+        "some units",
+    ],
+)
+def test_fused_units_are_the_plain_ones(found, case):
+    assert max(found[case].values()) < SAME
+
+
+def test_draws_are_normal_and_a_row_depends_on_its_seed_and_place_alone(found):
+    draws = found["draws"]
+    assert draws["order"]
+    assert draws["next_differs"]
+    # Of 150,528 numbers: four standard errors, which are 0.0026, 0.0018 and 0.025.
+    assert abs(draws["mean"]) < 0.0103
+    assert abs(draws["std"] - 1) < 0.0073
+    assert abs(draws["fourth"] - 3) < 0.1
+    assert draws["correlation"] < 0.021
+
+
+def test_sums_over_rows_are_those_of_torch(found):
+    sums = found["sums"]
+    assert sums.pop("infinite")
+    assert max(sums.values()) < SAME
+
+
+def test_an_image_that_has_stopped_stays_whatever_its_gradient_is(found):
+    assert found["moves"]["moved"] < 1e-6
+    assert found["moves"]["still"]
+
+
+def test_a_step_of_the_transform_by_kernels_is_one_by_torch(found):
+    made = found["transform"]
+    assert made["fused"]
+    # A twentieth of an 8-bit level: where a value is near 0, rounding may choose the other slope.
+    assert made["images"] < 2e-4
+    assert made["moved"] > 0.1
+    assert max(made["trace"], made["error"]) < 1e-5
+
+
+def test_bytes_are_counted_and_what_has_no_kernels_is_left_to_torch(found):
+    assert found["bytes"] > 2 * 32 * 32 * 3 * 4
+    assert found["none"] == [True, True]
+    assert found["no image"] == [0, 8 * 8 * 64 // 4]
+
+
+def test_without_a_gpu_nothing_is_fused():
+    shallow = ShallowModel(MobileFaceNet(SIRIUS), 3)
+    assert not fused.usable(torch.device("cpu"))
+    assert shallow.fused(torch.rand(1, 3, 112, 112), 2) is None
+
+
+def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
+    def broken(*given):
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(fused, "normal_rows", broken)
+    monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(fused.torch.cuda, "get_device_name", lambda device: "A GPU")
+    monkeypatch.setattr(fused.torch, "zeros", lambda *given, **others: None)
+    monkeypatch.setattr(fused.torch, "empty", lambda *given, **others: None)
+    fused._works.cache_clear()
+    with pytest.warns(UserWarning, match=r"A GPU is used without fused kernels.*Failed to find C compiler.*Remedy"):
+        assert not fused.usable(torch.device("cuda", 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not fused.usable(torch.device("cuda", 0))  # told once
+    monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not fused.usable(torch.device("cuda", 1))
+    fused._works.cache_clear()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: kernels are not run on one")
+
+
+@needs_gpu
+def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is():
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    shallow = ShallowModel(MobileFaceNet(SIRIUS).to(device), 5)
+    images = torch.rand((4, 3, 112, 112), device=device)
+    one = shallow.fused(images, 2)
+    assert one is not None
+    plain = transform.PMTConfig(precision="float32")
+    run = transform.Run(images, [shallow], [1.0], plain, 0, [])
+    wanted = [part.view(len(images), -1) for part in run._aggregate(shallow(images), 0)]
+    with torch.autocast("cuda", torch.bfloat16):
+        rounded = run._aggregate(shallow(images), 0)
+    for place, mine in enumerate(one.means(images, range(5), 2)):
+        channels = mine.shape[1] // 28**2 if place < 2 else mine.shape[1] // 14**2
+        mine = mine.view(len(images), -1, channels).transpose(1, 2).flatten(1)
+        assert (mine - wanted[place]).norm() < 1.5 * (rounded[place] - wanted[place]).norm()
+
+
+@needs_gpu
+def test_on_a_gpu_an_image_has_the_same_bits_in_any_batch_and_twice():
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    shallow = ShallowModel(MobileFaceNet(SIRIUS).to(device), 5)
+    images = torch.rand((5, 3, 112, 112), device=device)
+    config = transform.PMTConfig(steps=4, precision="bfloat16", batch_size=3)
+    together = transform.protect(images, [shallow], config).images
+    assert torch.equal(together, transform.protect(images, [shallow], config).images)
+    alone = torch.cat([transform.protect(one[None], [shallow], config).images for one in images])
+    assert torch.equal(together, alone)
