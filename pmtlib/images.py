@@ -38,8 +38,9 @@ def to_tensor(images: Sequence[UInt8Image] | UInt8Image, device: torch.device | 
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """A tensor (N, 3, H, W) in [0, 1] to 8-bit images (N, H, W, 3), rounded to nearest, clipped."""
-    scaled = images.detach().to("cpu", torch.float32).clamp(0.0, 1.0).mul(255.0).round()
-    array: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    # On their device, from which a byte a number is copied then.
+    scaled = images.detach().to(torch.float32).clamp(0.0, 1.0).mul(255.0).round()
+    array: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return array
 
 

@@ -168,7 +168,8 @@ def smoothing_kernel(kind: Kernel, length: int) -> Tensor | None:
 def image_seed(seed: int, image: Tensor) -> int:
     """Seed of one image (3, H, W): a hash of the base seed and the 8-bit pixels.
 
-    Seeds that come from the content give the same image on a laptop and on a cluster, in whatever batch or order.
+    Seeds that come from the content give the same image on a laptop and on a cluster, in whatever batch or order, where
+    they compute on devices of one kind.
     """
     return image_seeds(seed, image[None])[0]
 
@@ -199,7 +200,8 @@ def protect(
         shallow_models: one authorised model or more, on the device of the images.
         config: every choice; the paper's values by default.
         generator: source of the base seed in place of ``config.seed``. Each image then has a generator of its own,
-            seeded from the base seed and its pixels: the result does not depend on the batch it was in.
+            seeded from the base seed and its pixels: the result does not depend on the batch it was in. On an NVIDIA
+            GPU with Triton the noise is drawn from the same seeds by another generator (Philox).
         progress: called with the number of image-steps done since its last call.
         keep: numbers of steps after which to keep a copy of the images; 0 is the start. Such a copy is what a run with
             that K gives, unless a variant's step size depends on K.

@@ -259,6 +259,29 @@ def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run == "Median and range over the rounds of `python d.py`: cpu, 2 thread(s), 2026-01-01."
 
 
+def test_what_a_gpu_did_is_told_beside_the_goals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert speed.on_gpu()[1] == ""
+    (tmp_path / "benchmarks").mkdir()
+    stored = json.loads((ROOT / speed.GPU).read_text())
+    fused = {"batch": 8, "steps": 100, "image_steps_a_second": 120_000.0, "cosine": 0.9}
+    plain = {"batch": 8, "steps": 10, "image_steps_a_second": 10_000.0, "cosine": 0.1}
+    stored |= {"rates": {"float32": [plain], "fused": [{**fused, "image_steps_a_second": 9.0}, fused]}}
+    stored["step"] |= {"of_memory": 0.4, "of_arithmetic": 0.1}
+    (tmp_path / speed.GPU).write_text(json.dumps(stored))
+    frame, said = speed.on_gpu()
+    assert frame["images_a_second"].tolist() == [100.0, 0.09, 1200.0]
+    assert "1,200 images a second at K = 100 (goal on one NVIDIA H200: 1,000, reached), 12.0 times as many" in said
+    assert "That is 40% of the" in said
+    assert "(goal on one NVIDIA H200: 50%, missed)" in said
+    html = figures.gpu_table(frame).to_html()
+    for cell in ("fused", "120,000", "1,200", "0.900"):
+        assert cell in html, cell
+    stored["manifest"]["hardware"]["device"] = "another"
+    (tmp_path / speed.GPU).write_text(json.dumps(stored))
+    assert "goal" not in speed.on_gpu()[1]
+
+
 def test_whole_runs_are_broken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert speed.of_command() == []

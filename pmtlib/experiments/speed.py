@@ -436,6 +436,63 @@ def mixed_reading() -> str:
     )
 
 
+GPU = "benchmarks/gpu.json"
+"""What ``benchmarks/gpu.py --json`` wrote."""
+GPU_GOAL, GPU_STEPS, GPU_SHARE, GPU_OF = 1000, 100, 0.5, "NVIDIA H200"
+"""Set out for: images a second at so many steps, and a share of the limit of memory or arithmetic, on that GPU."""
+
+
+def on_gpu() -> tuple[pd.DataFrame, str]:
+    """The stored run of ``benchmarks/gpu.py``.
+
+    Returns:
+        DataFrame with columns layers, batch, steps (K), image_steps_a_second, images_a_second (at ``GPU_STEPS``, from
+        the former) and cosine (of the service's embeddings of images and photographs, mean of 64); and what it comes
+        to, in words (Markdown). Empty where there is no such file.
+    """
+    stored = _stored(GPU)
+    if stored is None:
+        return pd.DataFrame(), ""
+    lines = [
+        {"layers": name, **entry, "images_a_second": entry["image_steps_a_second"] / GPU_STEPS}
+        for name, entries in stored["rates"].items()
+        for entry in entries
+    ]
+    frame = pd.DataFrame(lines)
+    return frame, _gpu_reading(frame, stored)
+
+
+def _gpu_reading(frame: pd.DataFrame, stored: Mapping[str, Any]) -> str:
+    step, limits, held, passes, manifest = (
+        stored[name] for name in ("step", "limits", "agreement", "passes", "manifest")
+    )
+    hardware, (network,) = manifest["hardware"]["device"], manifest["weights"]
+    best, plain = (
+        frame[mine]["images_a_second"].max() for mine in (frame["layers"] == "fused", frame["layers"] == "float32")
+    )
+    share = max(step["of_memory"], step["of_arithmetic"])
+    judged = [
+        f" (goal on one {GPU_OF}: {goal}, {'reached' if met else 'missed'})" if hardware == GPU_OF else ""
+        for goal, met in ((f"{GPU_GOAL:,}", best >= GPU_GOAL), (f"{100 * GPU_SHARE:.0f}%", share >= GPU_SHARE))
+    ]
+    told = [
+        f"- One {hardware}, `{network}`: {best:,.0f} images a second at K = {GPU_STEPS}{judged[0]}, "
+        f"{best / plain:.1f} times as many as with torch's layers in float32.",
+        f"- A step of an image moves {step['megabytes']:.1f} MB through fused kernels; one operation after another in "
+        f"float32, it would be {step['megabytes_of_layers']:.0f} MB. That is {100 * step['of_memory']:.0f}% of the "
+        f"{limits['gigabytes_a_second']:,.0f} GB/s at which an array is copied, and "
+        f"{100 * step['of_arithmetic']:.0f}% of the {limits['bfloat16_teraflops']:.0f} Tflop/s of a product of matrices "
+        f"in bfloat16{judged[1]}.",
+        f"- Forwards and backwards, a batch of {passes['batch']} takes {passes['fused_milliseconds']:.2f} ms by these "
+        f"kernels and {passes['compiled_milliseconds']:.2f} ms by `torch.compile`.",
+        f"- Off float32 (relative): means {held['fused_means']:.3f}, by autocast {held['autocast_means']:.3f}; the "
+        f"image's derivative {held['fused_derivative']:.3f}, by autocast {held['autocast_derivative']:.3f}.",
+    ]
+    packages = ", ".join(f"{name} {version}" for name, version in manifest["packages"].items())
+    note = f" {manifest['note']}" if "note" in manifest else ""
+    return "\n".join(told) + f"\n\nOne run of `{manifest['command']}`, {manifest['date']}, {packages}.{note}"
+
+
 def _cores() -> str:
     return f"{GOAL_THREADS} processor cores"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from pmtlib.experiments.common import with_interval
-from pmtlib.experiments.speed import BATCH, CUT, SIDE, STEPS, Run, memory_growth
+from pmtlib.experiments.speed import BATCH, CUT, GPU_STEPS, SIDE, STEPS, Run, memory_growth
 from pmtlib.figures.common import styled
 from pmtlib.page_data import keep
 
@@ -93,6 +93,26 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
         "are counted, of a step of one image, and the shares of the limits, like images/s, are pmtlib's"
     )
     return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
+
+
+def gpu_table(frame: pd.DataFrame) -> Styler:
+    """Rates on a GPU, of :func:`pmtlib.experiments.speed.on_gpu`."""
+    rows = [
+        {
+            "layers": line["layers"],
+            "images at once": f"{line['batch']:,}",
+            "K": line["steps"],
+            "image-steps a second": f"{line['image_steps_a_second']:,.0f}",
+            f"images/s at K = {GPU_STEPS}": f"{line['images_a_second']:,.0f}",
+            "service's cosine": f"{line['cosine']:.3f}",
+        }
+        for line in frame.to_dict("records")
+    ]
+    caption = (
+        "The transform on a GPU by its layers, fused kernels or torch's; images/s follow from the image-steps. The "
+        "cosine, of images and photographs, grows with K and is the mean of 64"
+    )
+    return styled(pd.DataFrame(rows), caption, "on-a-gpu", frame).hide(axis="index")
 
 
 def command_table(runs: Sequence[Mapping[str, Any]]) -> Styler:

@@ -1,7 +1,7 @@
 """MobileFaceNet's shallow model in fused kernels, for the transform on an NVIDIA GPU in bfloat16.
 
 The transform compares means of maps over windows, and needs the derivative by the image alone. So this is one function
-from images to such means, and maps stay inside (:mod:`pmtlib.networks.kernels`). It computes what autocast does, but
+from images to such means, and maps stay inside (``pmtlib/networks/_kernels.py``). It computes what autocast does, but
 for the order of sums and for maps that are not rounded between layers that are one here.
 
 :meth:`pmtlib.shallow.ShallowModel.fused` gives it where it can be had. The plain path is its reference in the tests,
@@ -34,7 +34,7 @@ def kernels() -> Any:
     """The kernels, or None where there is no Triton."""
     if importlib.util.find_spec("triton") is None:
         return None
-    from pmtlib.networks import kernels as found
+    from pmtlib.networks import _kernels as found
 
     return found
 
