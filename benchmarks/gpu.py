@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plain = min(256, max(given.batches))
     for name, (precision, layout) in PLAIN.items():
         with without():
-            rates[name] = [rate(network, images[:plain], min(10, given.steps), precision, layout)]
+            rates[name] = [rate(network, images[:plain], given.steps, precision, layout)]
     rates["fused"] = [rate(network, images[:size], given.steps, "bfloat16", "contiguous") for size in given.batches]
     for name, entries in rates.items():
         for entry in entries:

@@ -467,8 +467,14 @@ def _gpu_reading(frame: pd.DataFrame, stored: Mapping[str, Any]) -> str:
         stored[name] for name in ("step", "limits", "agreement", "passes", "manifest")
     )
     hardware, (network,) = manifest["hardware"]["device"], manifest["weights"]
-    best, plain = (
-        frame[mine]["images_a_second"].max() for mine in (frame["layers"] == "fused", frame["layers"] == "float32")
+    fastest = frame.loc[frame[frame["layers"] == "fused"]["images_a_second"].idxmax()]
+    best = fastest["images_a_second"]
+    # What is done once an image weighs more where steps are few.
+    alike = frame[(frame["layers"] == "float32") & (frame["steps"] == fastest["steps"])]
+    against = (
+        f", {best / alike['images_a_second'].max():.1f} times as many as with torch's layers in float32"
+        if len(alike)
+        else ""
     )
     share = max(step["of_memory"], step["of_arithmetic"])
     judged = [
@@ -476,13 +482,12 @@ def _gpu_reading(frame: pd.DataFrame, stored: Mapping[str, Any]) -> str:
         for goal, met in ((f"{GPU_GOAL:,}", best >= GPU_GOAL), (f"{100 * GPU_SHARE:.0f}%", share >= GPU_SHARE))
     ]
     told = [
-        f"- One {hardware}, `{network}`: {best:,.0f} images a second at K = {GPU_STEPS}{judged[0]}, "
-        f"{best / plain:.1f} times as many as with torch's layers in float32.",
+        f"- One {hardware}, `{network}`: {best:,.0f} images a second at K = {GPU_STEPS}{judged[0]}{against}.",
         f"- A step of an image moves {step['megabytes']:.1f} MB through fused kernels; one operation after another in "
         f"float32, it would be {step['megabytes_of_layers']:.0f} MB. That is {100 * step['of_memory']:.0f}% of the "
         f"{limits['gigabytes_a_second']:,.0f} GB/s at which an array is copied, and "
-        f"{100 * step['of_arithmetic']:.0f}% of the {limits['bfloat16_teraflops']:.0f} Tflop/s of a product of matrices "
-        f"in bfloat16{judged[1]}.",
+        f"{100 * step['of_arithmetic']:.0f}% of the {limits['bfloat16_teraflops']:.0f} Tflop/s of a product of "
+        f"matrices in bfloat16{judged[1]}.",
         f"- Forwards and backwards, a batch of {passes['batch']} takes {passes['fused_milliseconds']:.2f} ms by these "
         f"kernels and {passes['compiled_milliseconds']:.2f} ms by `torch.compile`.",
         f"- Off float32 (relative): means {held['fused_means']:.3f}, by autocast {held['autocast_means']:.3f}; the "
