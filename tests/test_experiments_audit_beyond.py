@@ -306,6 +306,23 @@ def test_a_few_pairs_are_balanced_and_keep_their_photographs() -> None:
         assert few.originals[few.place[row], 0, 0, 0] == place[old]
 
 
+def test_pairs_of_one_person_alone() -> None:
+    same = np.arange(6) % 2 == 0
+    place = np.array([3, 0, 3, 1, 2, 4])
+    originals = torch.arange(5.0).view(5, 1, 1, 1)
+    alone = audit.some(Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same), 9, strangers=False)
+    assert alone.same.tolist() == [True] * 3
+    assert alone.others.flatten().tolist() == [0, 2, 4]
+    assert alone.originals[alone.place].flatten().tolist() == [3, 3, 2]
+    values = attacked({"inversion with priors": 0.9}).result.values
+    one = outcome("alone", values | {"same": [1] * len(values["same"])})
+    frame = numbers.table([dataclasses.replace(block(), attacks={**block().attacks, "inversion": one})], SETTINGS)
+    line = frame.set_index("attack")["false"]
+    assert np.isnan(line["inversion with priors"])
+    assert not np.isnan(line["upload"])
+    assert figures.audit_table(frame, "lfw", "pmt", SETTINGS).data.set_index("attack")["false %"].tolist()[-1] == ""
+
+
 def test_linkage_and_its_table() -> None:
     draw = np.random.default_rng(1)
     probes, gallery = draw.normal(size=(6, 4)), draw.normal(size=(7, 4))

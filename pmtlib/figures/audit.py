@@ -36,7 +36,7 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
                 f"{100 * line['others_high']:.1f}]",
                 "highest of them": f"{100 * line['highest']:.1f}<br>{line['network']}",
                 "own photograph %": f"{100 * line['own']:.1f}",
-                "false %": f"{100 * line['false']:.1f}",
+                "false %": "" if pd.isna(line["false"]) else f"{100 * line['false']:.1f}",
                 "service %": "" if pd.isna(line["service"]) else f"{100 * line['service']:.1f}",
                 **_likeness(line),
             }
