@@ -323,6 +323,25 @@ def test_pairs_of_one_person_alone() -> None:
     assert figures.audit_table(frame, "lfw", "pmt", SETTINGS).data.set_index("attack")["false %"].tolist()[-1] == ""
 
 
+def test_the_inversion_meets_pairs_of_one_person_and_their_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.ready()
+    settings = audit.AuditSettings(
+        datasets=("samples",), networks=("mobilefacenet",), pairs=6, strengths={"gaussian": 1.5}, pmt=PMTConfig(steps=1),
+        inversion_pairs=1, inversion_steps=1, prior_steps=1,
+    )  # fmt: skip
+    monkeypatch.setattr(audit, "first_pictures", lambda *_: gathered(smooth(2), 2))
+    monkeypatch.setattr(audit, "far_thresholds", lambda *_: None)
+    bench = audit.Audit(settings, torch.device("cpu"))
+    result = bench.inverted("samples", "pmt").result
+    assert result is not None
+    assert result.request.parameters["few"] == 1
+    assert result.request.parameters["strangers"] is False
+    assert result.values["same"] == [1]
+    assert list(result.values["attacks"]) == [audit.INVERSION, f"photograph, {audit.INVERSION}"]
+    for entry in result.values["attacks"].values():
+        assert len(entry["ssim"]) == len(entry["lpips"]) == 1
+
+
 def test_linkage_and_its_table() -> None:
     draw = np.random.default_rng(1)
     probes, gallery = draw.normal(size=(6, 4)), draw.normal(size=(7, 4))

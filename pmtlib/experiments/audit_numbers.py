@@ -256,7 +256,7 @@ _WITHOUT_LEARNING = ("purification", "averaging")
 _AGAINST = {
     "filters": _WITHOUT_LEARNING,
     "restored": (*_WITHOUT_LEARNING, "learning"),
-    "all": (*_WITHOUT_LEARNING, "learning", "translation"),
+    "all": (*_WITHOUT_LEARNING, "learning", "inversion", "translation"),
 }
 
 
