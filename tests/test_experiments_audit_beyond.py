@@ -326,8 +326,8 @@ def test_pairs_of_one_person_alone() -> None:
 def test_the_inversion_meets_pairs_of_one_person_and_their_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
     photographs.ready()
     settings = audit.AuditSettings(
-        datasets=("samples",), networks=("mobilefacenet",), pairs=6, strengths={"gaussian": 1.5}, pmt=PMTConfig(steps=1),
-        inversion_pairs=1, inversion_steps=1, prior_steps=1,
+        datasets=("samples",), networks=("mobilefacenet",), pairs=6, pmt=PMTConfig(steps=1), inversion_pairs=1,
+        inversion_steps=1, prior_steps=1,
     )  # fmt: skip
     monkeypatch.setattr(audit, "first_pictures", lambda *_: gathered(smooth(2), 2))
     monkeypatch.setattr(audit, "far_thresholds", lambda *_: None)
