@@ -306,6 +306,42 @@ def test_a_few_pairs_are_balanced_and_keep_their_photographs() -> None:
         assert few.originals[few.place[row], 0, 0, 0] == place[old]
 
 
+def test_pairs_of_one_person_alone() -> None:
+    same = np.arange(6) % 2 == 0
+    place = np.array([3, 0, 3, 1, 2, 4])
+    originals = torch.arange(5.0).view(5, 1, 1, 1)
+    alone = audit.some(Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same), 9, strangers=False)
+    assert alone.same.tolist() == [True] * 3
+    assert alone.others.flatten().tolist() == [0, 2, 4]
+    assert alone.originals[alone.place].flatten().tolist() == [3, 3, 2]
+    values = attacked({"inversion with priors": 0.9}).result.values
+    one = outcome("alone", values | {"same": [1] * len(values["same"])})
+    frame = numbers.table([dataclasses.replace(block(), attacks={**block().attacks, "inversion": one})], SETTINGS)
+    line = frame.set_index("attack")["false"]
+    assert np.isnan(line["inversion with priors"])
+    assert not np.isnan(line["upload"])
+    assert figures.audit_table(frame, "lfw", "pmt", SETTINGS).data.set_index("attack")["false %"].tolist()[-1] == ""
+
+
+def test_the_inversion_meets_pairs_of_one_person_and_their_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.ready()
+    settings = audit.AuditSettings(
+        datasets=("samples",), networks=("mobilefacenet",), pairs=6, pmt=PMTConfig(steps=1), inversion_pairs=1,
+        inversion_steps=1, prior_steps=1,
+    )  # fmt: skip
+    monkeypatch.setattr(audit, "first_pictures", lambda *_: gathered(smooth(2), 2))
+    monkeypatch.setattr(audit, "far_thresholds", lambda *_: None)
+    bench = audit.Audit(settings, torch.device("cpu"))
+    result = bench.inverted("samples", "pmt").result
+    assert result is not None
+    assert result.request.parameters["few"] == 1
+    assert result.request.parameters["strangers"] is False
+    assert result.values["same"] == [1]
+    assert list(result.values["attacks"]) == [audit.INVERSION, f"photograph, {audit.INVERSION}"]
+    for entry in result.values["attacks"].values():
+        assert len(entry["ssim"]) == len(entry["lpips"]) == 1
+
+
 def test_linkage_and_its_table() -> None:
     draw = np.random.default_rng(1)
     probes, gallery = draw.normal(size=(6, 4)), draw.normal(size=(7, 4))

@@ -100,7 +100,8 @@ class AuditSettings(VariantSettings):
             recognise the person in what is made. One of the networks that are not authorised.
         identity_variants: variants that meet this RecFace.
         identity_training: its training.
-        inversion_pairs: pairs for the white-box inversion with priors, which costs most; 0 leaves it out.
+        inversion_pairs: pairs of one person for the white-box inversion with priors, which costs most and is spared
+            those of two people; 0 leaves it out.
         inversion_steps: of that inversion, from each start.
         inversion_tv: its weights of the total variation.
         prior_steps: of the deep image prior, which competes with it.
@@ -624,7 +625,8 @@ class Audit(Variants[AuditSettings]):
     def inverted(self, dataset: str, variant: str) -> Outcome:
         """White-box inversion of the features with priors: several starts and smoothness weights, and a network.
 
-        The attempt with the lowest objective counts. As a control the photograph's own features are inverted too.
+        The attempt with the lowest objective counts. As a control the photograph's own features are inverted too. The
+        pairs are of one person alone.
         """
         settings = self.settings
         if not settings.inversion_pairs:
@@ -652,7 +654,9 @@ class Audit(Variants[AuditSettings]):
                 found[name] = self._judged(photographs, quantise(best.images.cpu()))
             return found
 
-        return self._attack(dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs)
+        return self._attack(
+            dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs, strangers=False
+        )
 
     # -- what the learners are --------------------------------------------------------------------------------------
 
@@ -806,22 +810,25 @@ class Audit(Variants[AuditSettings]):
         compute: Callable[[Photographs], dict[str, Any]],
         *,
         few: int = 0,
+        strangers: bool = True,
     ) -> Outcome:
         """The result of an attack, with what all of them need: who is whom, and thresholds of another data set.
 
-        ``few`` pairs, if not 0, stand for all.
+        ``few`` pairs, if not 0, stand for all; without ``strangers`` they are of one person each.
         """
         authorised = self.settings.authorised
         parameters = {**self.common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
         if few:
             parameters["few"] = few
+        if not strangers:
+            parameters["strangers"] = False
         file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
         request = self.request("audit", file, VERSION, parameters, (authorised,))
 
         def whole() -> dict[str, Any]:
             photographs = self.photographs(dataset)
             if few:
-                photographs = some(photographs, few)
+                photographs = some(photographs, few, strangers=strangers)
             return {
                 "same": photographs.same.astype(int).tolist(),
                 "photograph": photographs.place.tolist(),
@@ -862,10 +869,13 @@ def two_pictures(count: int, seed: int) -> datasets.People:
     return people.subset(np.array(rows))
 
 
-def some(photographs: Photographs, pairs: int) -> Photographs:
-    """The first pairs of one person and as many of two people, ``pairs`` in all or as many as there are."""
-    half = pairs // 2
-    rows = np.sort(np.concatenate([np.flatnonzero(kind)[:half] for kind in (photographs.same, ~photographs.same)]))
+def some(photographs: Photographs, pairs: int, *, strangers: bool = True) -> Photographs:
+    """The first pairs of one person and as many of two people, ``pairs`` in all or as many as there are.
+
+    Without ``strangers``, the first pairs of one person alone.
+    """
+    kinds = (photographs.same, ~photographs.same) if strangers else (photographs.same,)
+    rows = np.sort(np.concatenate([np.flatnonzero(kind)[: pairs // len(kinds)] for kind in kinds]))
     kept, place = np.unique(photographs.place[rows], return_inverse=True)
     return Photographs(photographs.originals[kept], place, photographs.others[rows], photographs.same[rows])
 

@@ -29,10 +29,10 @@ def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame
         service: TAR of the authorised network; others: mean TAR of the other networks, with its 95% bootstrap interval
         over pairs (``others_low``, ``others_high``); highest and network: the other network with the highest TAR;
         own: share of photographs that the other networks recognise in what was made of their own upload, mean;
-        false: share of pairs of two people that they accept, mean; ssim, ssim_low, ssim_high, ssim_worst (the highest
-        of any image), lpips and lpips_worst (the lowest). TAR is at a FAR of 1e-2 and compares what the attacker made
-        with the person's *other* photograph. A translation is no image: it has no likeness, and the service has no part
-        in it.
+        false: share of pairs of two people that they accept, mean (NaN where there are none); ssim, ssim_low,
+        ssim_high, ssim_worst (the highest of any image), lpips and lpips_worst (the lowest). TAR is at a FAR of 1e-2
+        and compares what the attacker made with the person's *other* photograph. A translation is no image: it has no
+        likeness, and the service has no part in it.
     """
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for block in blocks:
@@ -82,7 +82,7 @@ def _rates(
         highest = max(rates, key=lambda network: rates[network])
         line |= {"highest": rates[highest], "network": highest}
         line["own"] = float(np.mean([own[network] for network in others]))
-        line["false"] = float(np.mean([accepted[network][~same] for network in others]))
+        line["false"] = float("nan" if same.all() else np.mean([accepted[network][~same] for network in others]))
     return line
 
 
@@ -256,7 +256,7 @@ _WITHOUT_LEARNING = ("purification", "averaging")
 _AGAINST = {
     "filters": _WITHOUT_LEARNING,
     "restored": (*_WITHOUT_LEARNING, "learning"),
-    "all": (*_WITHOUT_LEARNING, "learning", "translation"),
+    "all": (*_WITHOUT_LEARNING, "learning", "inversion", "translation"),
 }
 
 

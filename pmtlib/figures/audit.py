@@ -36,7 +36,7 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
                 f"{100 * line['others_high']:.1f}]",
                 "highest of them": f"{100 * line['highest']:.1f}<br>{line['network']}",
                 "own photograph %": f"{100 * line['own']:.1f}",
-                "false %": f"{100 * line['false']:.1f}",
+                "false %": "" if pd.isna(line["false"]) else f"{100 * line['false']:.1f}",
                 "service %": "" if pd.isna(line["service"]) else f"{100 * line['service']:.1f}",
                 **_likeness(line),
             }
@@ -45,8 +45,8 @@ def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: Audit
         f"{TITLES.get(dataset, dataset)}, {variant}: what {settings.authorised}'s upload gives to someone who knows "
         "the filter. TAR at a FAR of 10⁻² against the person's other photograph, mean over the pairs of one person and "
         "the other networks, with 95% bootstrap interval; own photograph: the same against the photograph itself, of "
-        "all images; false: pairs of two people accepted; SSIM and LPIPS (VGG) to the photograph, mean and worst case. "
-        f" Lines that begin with '{PHOTOGRAPH}' are controls."
+        "all images; false: pairs of two people accepted, where any were met; SSIM and LPIPS (VGG) to the "
+        f"photograph, mean and worst case. Lines that begin with '{PHOTOGRAPH}' are controls."
     )
     return styled(pd.DataFrame(rows), caption, slug("attacks", dataset, variant), part).hide(axis="index")
 
