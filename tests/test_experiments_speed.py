@@ -259,6 +259,21 @@ def test_what_was_timed_aside_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run == "Median and range over the rounds of `python d.py`: cpu, 2 thread(s), 2026-01-01."
 
 
+def test_counts_have_a_line_a_network_and_a_column_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert not len(speed.counted())
+    (tmp_path / "benchmarks").mkdir()
+    cost = {"megaflops": 1234.4, "megabytes": 56.7}
+    counts = {"one": {"1": cost, "5": {**cost, "megabytes": 99.0}}, "other": {"1": cost}}
+    (tmp_path / speed.COUNTS).write_text(json.dumps({"counts": counts}))
+    frame = speed.counted()
+    assert frame.to_dict("records")[1] == {"network": "one", "cut": 5, "megaflops": 1234.4, "megabytes": 99.0}
+    html = figures.counts_table(frame).to_html()
+    for cell in ("1 unit<", "5 units<", "1,234, 57", "1,234, 99"):
+        assert cell in html, cell
+    assert "nan" not in html
+
+
 def test_what_a_gpu_did_is_told_beside_the_goals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert speed.on_gpu()[1] == ""

@@ -436,6 +436,24 @@ def mixed_reading() -> str:
     )
 
 
+COUNTS = "benchmarks/counts.json"
+"""What ``benchmarks/transform.py --count-only --json`` wrote."""
+
+
+def counted() -> pd.DataFrame:
+    """What a step of the transform computes and moves, by the stored count.
+
+    Returns:
+        DataFrame with columns network, cut (shared units), megaflops and megabytes (of an image's step, each operation
+        reading and writing the device's memory). Empty where there is no such file.
+    """
+    stored = _stored(COUNTS)
+    counts = {} if stored is None else stored["counts"]
+    return pd.DataFrame(
+        [{"network": name, "cut": int(cut), **cost} for name, by_cut in counts.items() for cut, cost in by_cut.items()]
+    )
+
+
 GPU = "benchmarks/gpu.json"
 """What ``benchmarks/gpu.py --json`` wrote."""
 GPU_GOAL, GPU_STEPS, GPU_SHARE, GPU_OF = 1000, 100, 0.5, "NVIDIA H200"

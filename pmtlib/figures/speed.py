@@ -95,6 +95,22 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
     return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
 
 
+def counts_table(frame: pd.DataFrame) -> Styler:
+    """What a step of an image computes and moves, of :func:`pmtlib.experiments.speed.counted`: a line a network."""
+    rows = []
+    for network, part in frame.groupby("network", sort=False):
+        row = {"network": network}
+        for line in part.to_dict("records"):
+            units = f"{line['cut']} unit{'' if line['cut'] == 1 else 's'}"
+            row[units] = f"{line['megaflops']:,.0f}, {line['megabytes']:,.0f}"
+        rows.append(row)
+    caption = (
+        "A step of one image by network and cut: Mflop of convolutions and matrix products (a multiplication and an "
+        "addition each), and MB that operations in float32 read and write. Counted, so the same on every machine"
+    )
+    return styled(pd.DataFrame(rows).fillna(""), caption, "counts", frame).hide(axis="index")
+
+
 def gpu_table(frame: pd.DataFrame) -> Styler:
     """Rates on a GPU, of :func:`pmtlib.experiments.speed.on_gpu`."""
     rows = [
