@@ -626,7 +626,8 @@ class Run:
         as_published = type(self)._aggregate is Run._aggregate
         if not (self.kernels and as_published and self.config.precision == "bfloat16"):
             return None
-        return model.fused(self.original, self.config.pool if self.config.aggregate else 1)
+        found = model.fused(self.original, self.config.pool if self.config.aggregate else 1)
+        return None if found is not None and found.head is not None and self.config.aggregate else found
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         """The features that are compared: (N, F) parts whose concatenation is z of Algorithm 2."""

@@ -138,6 +138,7 @@ def main():
         "separable stem, all units": whole,
         "plain stem, fewer columns": of_units(casia, (32, 32), 4, range(4), 2),
         "last unit alone": of_units(sirius, (32, 32), 4, [3], 1),
+        "a 1x1 convolution last": of_units(sirius, (32, 32), 18, [17], 1),
         "odd maps": of_units(replace(SIRIUS, columns=(0, 26)), (30, 26), 4, range(4), 2),
         "windows of 3": of_units(sirius, (32, 32), 3, range(3), 3),
         "some units": of_units(sirius, (32, 32), 4, [1, 2], 2),

@@ -35,6 +35,7 @@ def found():
         "separable stem, all units",
         "plain stem, fewer columns",
         "last unit alone",
+        "a 1x1 convolution last",
         "odd maps",
         "windows of 3",
         "some units",
@@ -105,6 +106,64 @@ def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
     monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not fused.usable(torch.device("cuda", 1))
     fused._works.cache_clear()
+
+
+TYPES = {
+    **dict.fromkeys(("x", "weight", "residual", "gradient", "gathered"), "*bf16"),
+    **dict.fromkeys(("slope", "slope_in", "depthwise", "depthwise_bias", "bias", "pooled", "pooled_in"), "*fp32"),
+    **dict.fromkeys(("shift", "means", "image", "own", "goal", "current", "factor", "smoothing"), "*fp32"),
+    "scale": "*fp32",
+    "signs": "*i8",
+    "seeds": "*i64",
+    "draws": "*i64",
+    "out": "*bf16",
+}
+BUILT = {
+    "normal_rows": ({"out": "*fp32", "scale": "fp32"}, {"BLOCK": 1024}),
+    "stem": ({}, {"KEEP": True, "MEANS": True, "FOLDED": True, "BLOCK": 64, "OUT": 64}),
+    "stem_backward": ({"out": "*fp32"}, {"BLOCK": 256}),
+    "pointwise": ({}, {"KEEP": True, "BLOCK": 64, "IN": 64, "OUT": 128, "PART": 128}),
+    "depthwise_pointwise": (
+        {},
+        {"RESIDUAL": True, "KEEP": True, "MEANS": True, "FOLDED": True, "STRIDE": 1, "BLOCK": 32, "IN": 128, "OUT": 64,
+         "PART": 128},
+    ),
+    "pointwise_backward": (
+        {}, {"GRADIENT": True, "POOLED": True, "WINDOW": 2, "BLOCK": 128, "IN": 128, "OUT": 64, "PART": 128},
+    ),
+    "depthwise_backward": (
+        {},
+        {"POOLED_IN": True, "RESIDUAL": True, "POOLED": True, "WINDOW": 2, "STRIDE": 2, "BLOCK": 32, "IN": 128,
+         "OUT": 64, "PART": 128},
+    ),
+    "window_means": ({"out": "*fp32"}, {"WINDOW": 3, "BLOCK": 32, "CHANNELS": 64}),
+    "row_sums": ({"out": "*fp32"}, {"KIND": "distance", "BLOCK": 4096}),
+    "scaled_difference": ({"out": "*fp32"}, {"BLOCK": 4096}),
+    "descend": ({"out": "*fp32", "gradient": "*fp32"}, {"RADIUS": 1, "BLOCK": 512}),
+}  # fmt: skip
+"""Every kernel: types of its arguments that differ from those above, and constants as they are used."""
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_kernel_is_built_for_an_nvidia_gpu(name):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as build
+
+    kernel = getattr(fused.kernels(), name)
+    types, constants = BUILT[name]
+    signature = {one: types.get(one, TYPES.get(one, "i32")) for one in kernel.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    places = {(kernel.arg_names.index(one),): value for one, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    made = build(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    assert f".entry {name}(" in made.asm["ptx"]
+
+
+def test_no_kernel_is_left_out():
+    kernels = vars(fused.kernels())
+    public = {name for name, one in kernels.items() if hasattr(one, "arg_names") and not name.startswith("_")}
+    assert public == set(BUILT)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: kernels are not run on one")

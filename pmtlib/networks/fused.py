@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet
@@ -174,6 +175,7 @@ class FusedMobileFaceNet:
 
     Attributes:
         units: how many.
+        head: the 1x1 convolution behind the bottlenecks, where it is the last unit: weight (O, I), bias and slopes.
     """
 
     def __init__(
@@ -182,11 +184,13 @@ class FusedMobileFaceNet:
         separable: Sequence[_Separable],
         columns: tuple[int, int],
         normalised: tuple[Any, Any],
+        head: tuple[Tensor, Tensor, Tensor] | None = None,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         weight = stem.conv.weight.detach()
         device = weight.device
-        self.units = 1 + len(separable)
+        self.units = 1 + len(separable) + (head is not None)
+        self.head = head
         self.separable = list(separable)
         self.columns = columns
         self.tf_same = stem.tf_same
@@ -214,7 +218,18 @@ class FusedMobileFaceNet:
 
         Returns:
             (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C).
+
+        Raises:
+            ValueError: there is a head, and other means than its output itself are asked for.
         """
+        if self.head is not None:
+            if list(wanted) != [self.units - 1] or window != 1:
+                raise ValueError(f"of {self.units} units with a head only the last output can be had")
+            weight, bias, slope = self.head
+            (below,) = _Fused.apply(images.contiguous(), self, (self.units - 2,), 1)  # type: ignore[no-untyped-call]
+            # Few numbers, in a product of matrices: torch's own.
+            found = F.linear(below.view(len(below), -1, weight.shape[1]).to(self.dtype), weight, bias)
+            return [torch.where(found > 0, found, found * slope).flatten(1).float()]
         return list(_Fused.apply(images.contiguous(), self, tuple(wanted), window))  # type: ignore[no-untyped-call]
 
     def smallest(self, images: Tensor) -> int:
@@ -424,6 +439,11 @@ def fuse(network: FaceNetwork, cut: int, dtype: torch.dtype = torch.bfloat16) ->
     if not isinstance(network, MobileFaceNet) or cut < 2:
         return None
     units = list(network.units)[:cut]
+    head = None
+    if isinstance(units[-1], ConvLayer):
+        head = _head(units.pop(), dtype)
+        if head is None:
+            return None
     stem = units[0]
     slope = _slope(stem.activation, stem.conv.out_channels, stem.conv.weight) if isinstance(stem, ConvLayer) else None
     second = _stem_separable(units[1], slope, dtype) if slope is not None else None
@@ -436,7 +456,16 @@ def fuse(network: FaceNetwork, cut: int, dtype: torch.dtype = torch.bfloat16) ->
             return None
         separable.append(layer)
     variant = network.variant
-    return FusedMobileFaceNet(stem, separable, variant.columns, (variant.mean, variant.std), dtype)
+    return FusedMobileFaceNet(stem, separable, variant.columns, (variant.mean, variant.std), head, dtype)
+
+
+def _head(unit: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+    assert isinstance(unit, ConvLayer)
+    slope = _slope(unit.activation, unit.conv.out_channels, unit.conv.weight)
+    if slope is None or unit.conv.kernel_size != (1, 1):
+        return None
+    _, weight, bias = _matrix(unit, dtype)
+    return weight, bias.to(dtype), slope.to(dtype)
 
 
 def _stem_separable(unit: nn.Module, slope_in: Tensor, dtype: torch.dtype) -> _Separable | None:
@@ -507,6 +536,7 @@ def move(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) -
         factor: (N,).
         smoothing: an odd square kernel; beyond the border there are zeros.
     """
+    current, gradient = current.contiguous(), gradient.contiguous()
     made = torch.empty_like(current)
     height, width = current.shape[2:]
     grid = (-(-height * width // _MOVE_BLOCK), 3 * len(current))
