@@ -926,8 +926,8 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     assert "40 points under the attacker who was there before, 3 under the one who comes after" in words
     assert words.count("No *deep* here serves the service about as well") == 1
     headline = audit_frontier.loop_summary(told)
-    assert headline["loop_guarded_k2_learned"] == pytest.approx(72)
-    assert (headline["loop_deep_k1_service"], headline["loop_deep_k2_learned"]) == (
+    assert headline["loop_samples_guarded_k2_learned"] == pytest.approx(72)
+    assert (headline["loop_samples_deep_k1_service"], headline["loop_samples_deep_k2_learned"]) == (
         pytest.approx(50),
         pytest.approx(75),
     )

@@ -583,18 +583,16 @@ def loop_reading(frame: pd.DataFrame) -> str:
 
 
 def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers of each setting that met an attacker who came after, percent, of the first data set.
+    """Headline numbers of each setting that met an attacker who came after, percent.
 
-    A key is ``loop_VARIANT_kSTEPS_KIND``, with the kinds service, translated and learned; the first setting of a
+    A key is ``loop_SET_VARIANT_kSTEPS_KIND``, with the kinds service, translated and learned; the first setting of a
     variant counts.
     """
     found: dict[str, float] = {}
-    if not len(frame):
-        return found
-    for line in frame[frame["dataset"] == frame["dataset"].iloc[0]].to_dict("records"):
+    for line in frame.to_dict("records"):
         variant = line["setting"].split(",")[0].split(" ")[0]
         for kind in ("service", "translated", "learned"):
-            found.setdefault(f"loop_{variant}_k{int(line['steps'])}_{kind}", 100 * float(line[kind]))
+            found.setdefault(f"loop_{line['dataset']}_{variant}_k{int(line['steps'])}_{kind}", 100 * float(line[kind]))
     return found
 
 
