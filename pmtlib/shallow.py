@@ -22,7 +22,10 @@ DEFAULT_CUT = 5
 
 
 def fast_layout(device: torch.device) -> Layout:
-    """The layout in which a shallow model is the faster on a device, as far as that was measured: on processors."""
+    """The layout in which a shallow model is the faster in float32 on a device, as far as that was measured.
+
+    On processors, and on one GPU (``benchmarks/gpu.py``), where the difference is small.
+    """
     return "channels_last" if device.type == "cpu" else "contiguous"
 
 
