@@ -509,6 +509,11 @@ def test_a_goal_is_held_against_what_filters_get_from_the_published_transform(
     assert ("**not reached**." in words) is not reached
     assert not judged["surely"].any()
     assert audit_again.summary(judged)["again_reached"] == int(reached)
+    # Without learning half of the pairs are too many.
+    without = audit_again.verdicts(frame, audit_again.FILTERS)
+    assert without["reached"].tolist() == [False]
+    assert "without learning: the service at least 95%" in audit_again.reading(without, audit_again.FILTERS)
+    assert audit_again.summary(without, audit_again.FILTERS)["again_filters_reached"] == 0
     assert "80" in figures.again_table(frame).to_html()
 
 
@@ -536,9 +541,12 @@ def test_who_is_asked_again_is_in_no_evaluated_pair() -> None:
 
 
 def test_nothing_is_tested_again_where_the_profile_does_not_ask() -> None:
-    found = audit_again.tested(audit.Audit(SETTINGS, torch.device("cpu")), "lfw", {})
+    bench = audit.Audit(SETTINGS, torch.device("cpu"))
+    found, without = (
+        audit_again.tested(bench, "lfw", {}, goal) for goal in (audit_again.RESTORED, audit_again.FILTERS)
+    )
     assert found.result is None
-    assert "tests no other number of steps" in found.note
+    assert "tests no other number of steps" in found.note == without.note
     assert len(audit_again.table({"lfw": found}, SETTINGS)) == 0
     assert "Not computed" in audit_again.reading(audit_again.verdicts(audit_again.table({"lfw": found}, SETTINGS)))
     assert audit_again.summary(audit_again.verdicts(pd.DataFrame())) == {}

@@ -140,7 +140,10 @@ class AuditSettings(VariantSettings):
         again_steps: a number of steps of the variant ``deep`` that is tested on pairs of people who are in no evaluated
             pair (:mod:`~.audit_again`); 0 leaves that out. 80 was seen to reach a goal on the frontier, and fixed
             before those pairs were drawn.
-        again_seed: of the draw of those pairs.
+        again_filter_steps: the same for the goal without learning; 0 leaves that out. 120 is the largest of
+            ``choice_steps`` at which, on the people of the choice, no blur leaves others more than a quarter of what
+            they get of photographs.
+        again_seed: of the draw of those pairs; the pairs of the goal without learning have the next one.
     """
 
     section: ClassVar[str] = "audit"
@@ -190,6 +193,7 @@ class AuditSettings(VariantSettings):
     guard_uploads: int = Field(320, ge=1)
     guard_held: int = Field(48, ge=2)
     again_steps: int = Field(0, ge=0)
+    again_filter_steps: int = Field(0, ge=0)
     again_seed: int = 1
 
 

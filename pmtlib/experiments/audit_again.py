@@ -1,9 +1,10 @@
-"""A number of steps that was seen to reach a goal, put to the test on pairs of other people.
+"""Numbers of steps that were fixed before, put to the test on pairs of other people.
 
 The frontier shows what a variant reaches at other numbers of steps than the one that was chosen for it. To pick one of
-them by looking, and to report it on the pairs that were looked at, would be to choose on the evaluated pairs. Here one
-number is fixed before, and pairs of people who are in none of those pairs decide, once. The goal is that against
-filters and networks that restore a face; translation goes beyond it, as the frontier says.
+them by looking, and to report it on the pairs that were looked at, would be to choose on the evaluated pairs. Here a
+number is fixed for a goal, and pairs of people who are in none of those pairs decide, once. One goal is that against
+filters and networks that restore a face, the other that without learning; translation goes beyond both, as the frontier
+says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from pmtlib import datasets
 from pmtlib.errors import DatasetError
@@ -33,11 +35,14 @@ from pmtlib.experiments.audit_numbers import GOALS, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome, balanced
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.images import quantise
+from pmtlib.transform import PMTConfig
 from pmtlib.variants import PLAIN
 
 VARIANT = "deep"
 VERSION = 1
-_GOAL = "restored"
+RESTORED, FILTERS = "restored", "filters"
+"""Goals that are tested: keys of :data:`~pmtlib.experiments.audit_numbers.GOALS`."""
+_AVERAGED = "2 copies"
 _SERVICE = ("service", "service_low", "service_high")
 _OTHERS = ("others", "others_low", "others_high")
 
@@ -57,25 +62,31 @@ class OtherPeople(Audit):
         return rest.sample(min(self.settings.pairs, balanced(rest)), self.settings.again_seed)
 
 
-def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
-    """Uploads of *deep* after ``again_steps`` and of the transform as published, on pairs of other people.
+def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) -> Outcome:
+    """Uploads of *deep* after a number of steps and of the transform as published, on pairs of other people.
+
+    That number is ``again_steps`` for the goal against who restores faces, ``again_filter_steps`` for the one without
+    learning.
 
     *deep* meets every filter at its best strength and learners that were trained on its uploads, whose numbers of steps
     have this one among them: the de-obfuscator, and RecFace for identity (or for likeness, where none is trained for
     identity; on the evaluated pairs fewer are recognised in what that makes, and what the de-obfuscator makes is more
-    like the photograph). The published transform, at its own number of steps, meets the filters alone: what these leave
-    is less than what learners would, so that shares of it are the harder goal.
+    like the photograph). Without learning it meets averages of two uploads instead. The published transform, at its own
+    number of steps, meets the filters alone: what these leave is less than what others would, so that shares of it are
+    the harder goal.
     """
-    settings = audit.settings
-    if not settings.again_steps or not settings.pair_people or not {PLAIN, VARIANT} <= set(settings.variants):
+    settings, learning = audit.settings, goal == RESTORED
+    steps, seed = (settings.again_steps, settings.again_seed) if learning else _without_learning(settings)
+    if not steps or (learning and not settings.pair_people) or not {PLAIN, VARIANT} <= set(settings.variants):
         return Outcome(None, "not run: this profile tests no other number of steps")
-    other = OtherPeople(settings, audit.device, recompute=audit.recompute)
+    drawn = settings.model_copy(update={"again_seed": seed})
+    other = OtherPeople(drawn, audit.device, recompute=audit.recompute)
     other.command = audit.command
     filters = {name: chosen_filters(tuned[name], settings) for name in (PLAIN, VARIANT)}
-    config = audit.config(VARIANT).model_copy(update={"steps": settings.again_steps})
-    identity = VARIANT in settings.identity_variants
+    config = audit.config(VARIANT).model_copy(update={"steps": steps})
+    identity = learning and VARIANT in settings.identity_variants
     parameters: dict[str, Any] = {
-        "again_seed": settings.again_seed,
+        "again_seed": seed,
         "authorised": settings.authorised,
         "made": {
             PLAIN: [audit.cut(PLAIN), audit.config(PLAIN).model_dump(mode="json")],
@@ -83,21 +94,28 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
         },
         "filters": {name: [[one.name, one.strength] for one in several] for name, several in filters.items()},
         "thresholds_of": threshold_set(dataset),
-        **audit.training(),
+        **(audit.training() if learning else {"averaged": _AVERAGED}),
     }
     if identity:
         parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
+
+    def made(originals: Tensor, name: str, one: PMTConfig) -> Tensor:
+        """Uploads, as 8-bit images hold them."""
+        what = f"{dataset}, {name}"
+        protected = other.protect(originals, settings.authorised, what, config=one, cut=audit.cut(name))
+        return quantise(protected.images)
 
     def compute() -> dict[str, Any]:
         photographs, shared = other.photographs(dataset), audit.shared(VARIANT)
         found: dict[str, Any] = {}
         for name, one in ((PLAIN, audit.config(PLAIN)), (VARIANT, config)):
-            made = other.protect(
-                photographs.originals, settings.authorised, f"{dataset}, {name}", config=one, cut=audit.cut(name)
-            )
-            uploads = quantise(made.images)
+            uploads = made(photographs.originals, name, one)
             attacked = {label(filtering): filtering(uploads) for filtering in filters[name]}
-            if name == VARIANT:
+            if name == VARIANT and not learning:
+                mean = (uploads + made(photographs.originals, name, one.model_copy(update={"seed": one.seed + 1}))) / 2
+                best = filters[name][-1]
+                attacked |= {_AVERAGED: mean, f"{_AVERAGED}, {label(best)}": best(mean)}
+            elif name == VARIANT:
                 features = audit._features(shared, uploads)
                 attacked[DEOBFUSCATOR] = audit.through(audit.deobfuscator(name), uploads)
                 restored = audit.through(audit.inverter(name, identity=identity), features)
@@ -110,8 +128,14 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
             "attacks": found,
         }
 
-    request = audit.request("audit", f"{dataset}--other-people", VERSION, parameters, (settings.authorised,))
+    file = f"{dataset}--other-people" + ("" if learning else "--without-learning")
+    request = audit.request("audit", file, VERSION, parameters, (settings.authorised,))
     return not_yet(other.obtain(request, other.source(dataset), compute))
+
+
+def _without_learning(settings: AuditSettings) -> tuple[int, int]:
+    """Number of steps and seed of the draw of pairs of the goal without learning."""
+    return settings.again_filter_steps, settings.again_seed + 1
 
 
 def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
@@ -144,11 +168,12 @@ def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFr
     return pd.DataFrame(lines)
 
 
-def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Whether the goal against filters and networks that restore a face is reached.
+def verdicts(frame: pd.DataFrame, goal: str = RESTORED) -> pd.DataFrame:
+    """Whether a goal is reached.
 
     Args:
         frame: of :func:`table`.
+        goal: which.
 
     Returns:
         DataFrame with columns dataset, steps, n; service, service_low, service_high, clean: TAR on uploads, with its
@@ -170,26 +195,33 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         # By the means, and by the ends of the intervals that lie nearer to the limits.
         for verdict, service, others in (("reached", "service", "others"), ("surely", "service_low", "others_high")):
             shares = share_of(line[service], clean), share_of(line[others], line["published"])
-            line[verdict] = reaches(_GOAL, *shares, ssim)
+            line[verdict] = reaches(goal, *shares, ssim)
         lines.append(line)
     return pd.DataFrame(lines)
 
 
-def reading(judged: pd.DataFrame) -> str:
+_BEFORE = {
+    RESTORED: "fixed before it",
+    FILTERS: "the largest number tried at which no blur leaves others a quarter on the people of the choice",
+}
+_MORE = {RESTORED: "learners get more of it, so that this asks for more", FILTERS: "averages may get more of it"}
+
+
+def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     """What came of the test, in words.
 
     Args:
         judged: of :func:`verdicts`.
+        goal: that was judged.
     """
     if not len(judged):
         return "*Not computed: no other number of steps was tested here.*"
-    what, least, most_others, most_ssim = GOALS[_GOAL]
+    what, least, most_others, most_ssim = GOALS[goal]
     return (
-        f"**The test of K = {int(judged['steps'].iloc[0])}**, fixed before it, on people who are in none of the pairs "
+        f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
         f"photographs; others at most {100 * most_others:.0f}%, and an SSIM of at most {100 * most_ssim:.0f}%, of what "
-        f"*{PLAIN}* leaves here to the best *filter* (learners get more of it, so that this asks for more). "
-        + " ".join(_told(judged))
+        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). " + " ".join(_told(judged))
     )
 
 
@@ -207,16 +239,18 @@ def _told(judged: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def summary(judged: pd.DataFrame) -> dict[str, float]:
+def summary(judged: pd.DataFrame, goal: str = RESTORED) -> dict[str, float]:
     """Headline numbers, ``again_SET_KIND`` with the kinds service, others (percent) and ssim, and ``again_reached``.
 
-    ``again_reached`` is the number of sets on which the goal is reached.
+    ``again_reached`` is the number of sets on which the goal is reached. Those of the goal without learning begin with
+    ``again_filters`` instead.
     """
     found: dict[str, float] = {}
+    start = "again" if goal == RESTORED else f"again_{goal}"
     for line in judged.to_dict("records"):
-        key = f"again_{line['dataset']}"
+        key = f"{start}_{line['dataset']}"
         found |= {f"{key}_service": 100 * line["service"], f"{key}_others": 100 * line["others"]}
         found[f"{key}_ssim"] = line["ssim"]
     if len(judged):
-        found["again_reached"] = int(judged["reached"].sum())
+        found[f"{start}_reached"] = int(judged["reached"].sum())
     return found

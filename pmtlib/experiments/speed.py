@@ -512,8 +512,8 @@ def _gpu_reading(frame: pd.DataFrame, stored: Mapping[str, Any]) -> str:
         f"image's derivative {held['fused_derivative']:.3f}, by autocast {held['autocast_derivative']:.3f}.",
     ]
     packages = ", ".join(f"{name} {version}" for name, version in manifest["packages"].items())
-    note = f" {manifest['note']}" if "note" in manifest else ""
-    return "\n".join(told) + f"\n\nOne run of `{manifest['command']}`, {manifest['date']}, {packages}.{note}"
+    run, note = ("An earlier form", f" {manifest['note']}") if "note" in manifest else ("One run", "")
+    return "\n".join(told) + f"\n\n{run} of `{manifest['command']}`, {manifest['date']}, {packages}.{note}"
 
 
 def _cores() -> str:

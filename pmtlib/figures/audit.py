@@ -390,8 +390,8 @@ def loop_table(frame: pd.DataFrame) -> Styler:
     return _settings(frame, columns, caption, "attacker-in-the-loop")
 
 
-def again_table(frame: pd.DataFrame) -> Styler:
-    """Every attack of the test on other people, a column pair a set."""
+def again_table(frame: pd.DataFrame, name: str = "again") -> Styler:
+    """Every attack of a test on other people, a column pair a set."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for line in frame.to_dict("records"):
         made = f"{line['variant']}, K = {line['steps']}" if line["steps"] else ""
@@ -407,7 +407,7 @@ def again_table(frame: pd.DataFrame) -> Styler:
         "People who are in no evaluated pair: TAR at a FAR of 10⁻² against the person's other photograph, the others' "
         f"with 95% bootstrap interval over {_pairs_of_one(frame)} pairs of one person a set"
     )
-    return styled(pd.DataFrame(list(rows.values())), caption, "again", frame).hide(axis="index")
+    return styled(pd.DataFrame(list(rows.values())), caption, name, frame).hide(axis="index")
 
 
 def _pairs_of_one(frame: pd.DataFrame) -> int:
