@@ -11,7 +11,11 @@ def main() -> None:
         from pmtlib.cli import main as command
 
         command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        from pmtlib.errors import interrupted
+
+        if not interrupted(error):
+            raise
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
 

@@ -27,7 +27,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from pmtlib import __version__
-from pmtlib.errors import ConfigError, PMTError
+from pmtlib.errors import ConfigError, PMTError, interrupted
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
@@ -110,7 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # Libraries' warnings are for programmers: commands say what a user must know. -W and PYTHONWARNINGS count.
             if not debug and not sys.warnoptions:
                 warnings.simplefilter("ignore")
-            code = _run(given)
+            try:
+                code = _run(given)
+            except ImportError as error:
+                if interrupted(error):
+                    raise KeyboardInterrupt from error
+                raise
             sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:

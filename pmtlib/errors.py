@@ -49,3 +49,10 @@ class ConfigError(PMTError):
 
 class ResultError(PMTError):
     """A stored result is absent, stale or damaged."""
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of Ctrl-C: an extension that is being loaded then says only that it failed."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

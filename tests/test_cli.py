@@ -426,3 +426,28 @@ def test_the_log_and_the_report_name_no_path_but_what_was_given(
     assert sum("link.jpg" in text for text in told) >= 2
     for text in told:
         assert not re.search(r"(?<![\w.])/[\w.-]+", text), text
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "said"), [(KeyboardInterrupt, 130, "interrupted;"), (OSError, 2, "unexpected ImportError")]
+)
+def test_an_import_that_ctrl_c_breaks_is_an_interruption(
+    cause: type[BaseException],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An extension that is being loaded then raises an error of its own from it."""
+
+    def loading(arguments: list[str]) -> int:
+        try:
+            raise cause
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("pmtlib.cli._run", loading)
+    with pytest.raises(SystemExit) as ended:
+        main(["networks"])
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(f"error: {said}")
