@@ -120,16 +120,17 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
-def measure(device: torch.device, *, size: int = 0, repeats: int = 5) -> Machine:
+def measure(device: torch.device, *, size: int = 0, repeats: int = 5, dtype: torch.dtype = torch.float32) -> Machine:
     """Measure a device: the best of some products of matrices and of some copies.
 
     Args:
         device: which.
         size: rows of the matrices; by default what keeps the device busy for a moment.
         repeats: of each.
+        dtype: of the matrices.
     """
     rows = size or (8192 if device.type == "cuda" else 1536)
-    left, right = (torch.randn(rows, rows, device=device) for _ in range(2))
+    left, right = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
     source = torch.randn((rows * rows * 8) if not size else rows * rows, device=device)
     target = torch.empty_like(source)
     left @ right, target.copy_(source)  # the first of each is slower

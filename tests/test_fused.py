@@ -166,15 +166,17 @@ def test_no_kernel_is_left_out():
     assert public == set(BUILT)
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: kernels are not run on one")
-
-
-@needs_gpu
-def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is():
-    device = torch.device("cuda")
+@pytest.fixture
+def on_gpu():
+    """A shallow model and five images on a GPU, where there is one."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here: kernels are not run on one")
     torch.manual_seed(0)
-    shallow = ShallowModel(MobileFaceNet(SIRIUS).to(device), 5)
-    images = torch.rand((4, 3, 112, 112), device=device)
+    return ShallowModel(MobileFaceNet(SIRIUS).cuda(), 5), torch.rand((5, 3, 112, 112), device="cuda")
+
+
+def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is(on_gpu):
+    shallow, images = on_gpu
     one = shallow.fused(images, 2)
     assert one is not None
     plain = transform.PMTConfig(precision="float32")
@@ -188,12 +190,8 @@ def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is():
         assert (mine - wanted[place]).norm() < 1.5 * (rounded[place] - wanted[place]).norm()
 
 
-@needs_gpu
-def test_on_a_gpu_an_image_has_the_same_bits_in_any_batch_and_twice():
-    device = torch.device("cuda")
-    torch.manual_seed(0)
-    shallow = ShallowModel(MobileFaceNet(SIRIUS).to(device), 5)
-    images = torch.rand((5, 3, 112, 112), device=device)
+def test_on_a_gpu_an_image_has_the_same_bits_in_any_batch_and_twice(on_gpu):
+    shallow, images = on_gpu
     config = transform.PMTConfig(steps=4, precision="bfloat16", batch_size=3)
     together = transform.protect(images, [shallow], config).images
     assert torch.equal(together, transform.protect(images, [shallow], config).images)

@@ -105,6 +105,17 @@ def test_what_it_says_of_the_test_on_other_people_is_stored(monkeypatch):
     assert settings.again_steps == 2 * bench.config("deep").steps
     assert judged["reached"].tolist() == [True, True]
     assert not judged["surely"].any()
+    # What the book says in words of the goal without learning.
+    assert settings.again_filter_steps == 120 == 3 * bench.config("deep").steps
+    goal = audit_again.FILTERS
+    without = audit_again.table(
+        {dataset: audit_again.tested(bench, dataset, tuned, goal) for dataset in settings.datasets}, settings
+    )
+    judged = audit_again.verdicts(without, goal).set_index("dataset")
+    missed = judged.loc["cfp_ff"]
+    one = 1 / missed["n"]
+    assert judged["reached"].tolist() == [True, False]
+    assert missed["service"] < 0.95 * missed["clean"] <= missed["service"] + one
 
 
 def test_its_commands_and_files_exist():

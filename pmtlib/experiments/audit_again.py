@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from pmtlib import datasets
+from pmtlib.attacks.adaptive.average import average_images
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.audit import (
     DEOBFUSCATOR,
@@ -76,7 +78,8 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
     the harder goal.
     """
     settings, learning = audit.settings, goal == RESTORED
-    steps, seed = (settings.again_steps, settings.again_seed) if learning else _without_learning(settings)
+    steps = settings.again_steps if learning else settings.again_filter_steps
+    seed = settings.again_seed + (not learning)
     if not steps or (learning and not settings.pair_people) or not {PLAIN, VARIANT} <= set(settings.variants):
         return Outcome(None, "not run: this profile tests no other number of steps")
     drawn = settings.model_copy(update={"again_seed": seed})
@@ -112,7 +115,8 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
             uploads = made(photographs.originals, name, one)
             attacked = {label(filtering): filtering(uploads) for filtering in filters[name]}
             if name == VARIANT and not learning:
-                mean = (uploads + made(photographs.originals, name, one.model_copy(update={"seed": one.seed + 1}))) / 2
+                copy = made(photographs.originals, name, one.model_copy(update={"seed": one.seed + 1}))
+                mean = average_images(torch.stack([uploads, copy]))
                 best = filters[name][-1]
                 attacked |= {_AVERAGED: mean, f"{_AVERAGED}, {label(best)}": best(mean)}
             elif name == VARIANT:
@@ -131,11 +135,6 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
     file = f"{dataset}--other-people" + ("" if learning else "--without-learning")
     request = audit.request("audit", file, VERSION, parameters, (settings.authorised,))
     return not_yet(other.obtain(request, other.source(dataset), compute))
-
-
-def _without_learning(settings: AuditSettings) -> tuple[int, int]:
-    """Number of steps and seed of the draw of pairs of the goal without learning."""
-    return settings.again_filter_steps, settings.again_seed + 1
 
 
 def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
