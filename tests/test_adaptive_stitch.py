@@ -9,7 +9,16 @@ import torch
 
 from pmtlib import metrics
 from pmtlib.attacks.adaptive import stitch
-from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, cosine_softmax, train_head
+from pmtlib.attacks.adaptive.stitch import (
+    Completion,
+    Head,
+    HeadConfig,
+    StitchConfig,
+    StitchedNetwork,
+    cosine_softmax,
+    stitch_network,
+    train_head,
+)
 from pmtlib.attacks.training import TRAINING
 from pmtlib.datasets import PairSet, People
 from pmtlib.errors import ConfigError, DatasetError, ResultError
@@ -22,6 +31,17 @@ from tests.small_network import SmallNetwork
 TINY = HeadConfig(
     steps=6, batch_size=4, width=4, embedding=8, validation_people=2, validate_every=3, average=0.5, margin=0.1
 )
+
+STITCH = StitchConfig(steps=6, batch_size=4, validation_people=2, validate_every=3, average=0.5)
+
+
+class Narrow(SmallNetwork):
+    """It sees the middle half of the columns."""
+
+    columns = (28, 84)
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return super().prepare(images[..., 28:84])
 
 
 def shallow(cut: int = 1) -> ShallowModel:
@@ -80,7 +100,7 @@ def test_what_comes_back_is_a_face_network(tmp_path: Path) -> None:
     torch.testing.assert_close(network(images), head(model.feature(images)))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
-    curve = stitch._FILES.read(tmp_path)["curve"]
+    curve = stitch._HeadTraining.files.read(tmp_path)["curve"]
     assert [point["step"] for point in curve] == [0, 3, 6]
     assert all(0 <= point["val_auc"] <= 1 for point in curve)
 
@@ -120,3 +140,95 @@ def test_a_head_of_the_usual_size_trains() -> None:
     widened = ShallowModel(SmallNetwork(), 1)
     widened.feature = lambda images: shallow.feature(images).repeat(1, 128, 1, 1)[..., ::8, ::8].contiguous()  # type: ignore[method-assign]
     assert train_head(widened, crowd(4, 16), config) is not None
+
+
+def test_a_network_stitched_to_its_own_first_units_is_that_network() -> None:
+    network, images = SmallNetwork(), smooth(3)
+    completion = Completion((4, 56, 56), network)
+    torch.nn.init.dirac_(completion.seam.weight)
+    torch.nn.init.zeros_(completion.seam.bias)  # type: ignore[arg-type]
+    torch.testing.assert_close(completion(shallow().feature(images)), network(images))
+
+
+def test_a_seam_looks_where_the_other_network_looks() -> None:
+    completion = Completion((4, 56, 56), Narrow())
+    assert completion.rows.shape == (56, 56)
+    assert torch.equal(completion.rows, torch.eye(56))
+    assert completion.columns.shape == (56, 28)
+    # Its cells are those of the middle: where grids agree, nothing is interpolated.
+    assert torch.equal(completion.columns, torch.eye(56)[:, 14:42])
+    assert completion(torch.randn(2, 4, 56, 56)).shape == (2, 5)
+
+
+def test_a_seam_interpolates_between_cells() -> None:
+    # Seven cells of 16 pixels, six cells from pixel 8 on: each lies half-way between two.
+    weights = stitch._resampling(7, 6, (8, 104))
+    expected = torch.zeros(7, 6)
+    for place in range(6):
+        expected[place : place + 2, place] = 0.5
+    torch.testing.assert_close(weights, expected)
+    # More cells than there are: weights of each still add up to one, also beyond the first centre.
+    torch.testing.assert_close(stitch._resampling(4, 9, (0, 112)).sum(0), torch.ones(9))
+
+
+def test_a_seam_learns_to_join_two_networks() -> None:
+    """Another network's later units learn to speak of the shared features as that network speaks of the faces."""
+    other = SmallNetwork(seed=7)
+    config = STITCH.model_copy(
+        update={"steps": 120, "batch_size": 12, "learning_rate": 2e-2, "noise": 0.0, "teaching": 1e4}
+    )
+    people = alike(12, 4)
+    before, after = (
+        stitch_network(shallow(), other, people, config.model_copy(update={"steps": steps})) for steps in (1, 120)
+    )
+    fresh = alike(12, 1, noise_seed=9).tensor(range(12))
+    first, last = (1 - float(metrics.cosine(network(fresh), other(fresh)).mean()) for network in (before, after))
+    assert last < 0.25 * first, (first, last)
+
+
+def test_the_loss_of_a_stitched_network_is_names_and_teaching() -> None:
+    people, other = alike(6, 3), SmallNetwork(seed=7)
+
+    def loss(**changes: float) -> float:
+        config = STITCH.model_copy(update={"noise": 0.0, "flip": False, **changes})
+        training = stitch._StitchTraining(shallow(), other, people, config, None, False)
+        return float(training.loss().detach())
+
+    taught = loss(teaching=1.0) - loss(teaching=0.0)
+    assert 0 < taught < 2
+    assert loss(teaching=3.0) == pytest.approx(loss(teaching=0.0) + 3 * taught, rel=1e-5)
+
+
+def test_prototypes_begin_where_the_network_puts_each_person() -> None:
+    people, other = alike(5, 3), SmallNetwork(seed=7)
+    config = STITCH.model_copy(update={"flip": False})
+    training = stitch._StitchTraining(shallow(), other, people, config, None, False)
+    for number, name in enumerate(training.names):
+        rows = [row for row, who in enumerate(people.identities) if who == name]
+        mean = torch.nn.functional.normalize(other(people.tensor(rows)), dim=1).mean(0)
+        own = training.model.prototypes[number].detach()
+        assert float(torch.nn.functional.cosine_similarity(own, mean, dim=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_stitched_network_is_told_from_others(tmp_path: Path) -> None:
+    people, other = alike(5, 2), SmallNetwork(seed=7)
+    network = stitch_network(shallow(), other, people, STITCH, folder=tmp_path)
+    assert network.unit_names == ("shallow", "head")
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    curve = stitch._StitchTraining.files.read(tmp_path)["curve"]
+    assert [point["step"] for point in curve] == [0, 3, 6]
+    images = people.tensor([0, 1])
+    again = stitch_network(shallow(), other, people, STITCH, folder=tmp_path)
+    assert torch.equal(again(images), network(images))
+    with pytest.raises(ConfigError, match="holds another stitched network"):
+        stitch_network(shallow(), SmallNetwork(seed=8), people, STITCH, folder=tmp_path)
+    with pytest.raises(ConfigError, match="before the head"):
+        stitch_network(shallow(3), other, people, STITCH)
+    with pytest.raises(ConfigError, match="give a smaller one"):
+        Completion((4, 112, 112), other)
+
+
+def test_an_interrupted_stitching_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    people, other = alike(5, 2), SmallNetwork(seed=7)
+    goes_on_to_the_same_bits(lambda **options: stitch_network(shallow(), other, people, STITCH, **options), tmp_path)

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -27,8 +27,9 @@ from pmtlib.checkpoints import read_state, refuse_another, write_state
 from pmtlib.datasets import People
 from pmtlib.errors import ResultError
 from pmtlib.faces import SIZE
-from pmtlib.images import write_atomic
+from pmtlib.images import batches, write_atomic
 from pmtlib.randomness import derived_generator, reproducible
+from pmtlib.shallow import ShallowModel
 
 TRAINING = "training.pt"
 """File of a training's last state."""
@@ -37,6 +38,10 @@ _BETAS = (0.9, 0.99)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 Progress = Callable[[int], Any]
+Teacher = Callable[[Tensor], Tensor | ArrayLike]
+"""From images (N, 3, 112, 112) in [0, 1] to embeddings (N, D); any network of the zoo is one."""
+Answers = tuple[Tensor, dict[str, Tensor]]
+"""Features (N, C, h, w) of images in half precision, and each teacher's embeddings (N, D) of them, on the CPU."""
 
 
 class TrainingConfig(BaseModel):
@@ -296,6 +301,25 @@ def checksum(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def answers(shallow: ShallowModel, teachers: Mapping[str, Teacher], eight_bit: Tensor) -> Answers:
+    """What a shared model sees in 8-bit images (N, 3, 112, 112), and what each teacher says of them.
+
+    Computed once, for a training that meets each image many times: two bytes a number of a feature are held.
+    """
+    if not len(eight_bit):
+        return torch.empty(0), {}
+    device = next(shallow.parameters()).device
+    features = []
+    said: dict[str, list[Tensor]] = {name: [] for name in teachers}
+    for chunk in batches(len(eight_bit), 64):
+        images = eight_bit[chunk].to(device).to(torch.float32).div(255.0)
+        features.append(shallow.feature(images).half().cpu())
+        for name, teacher in teachers.items():
+            said[name].append(torch.as_tensor(teacher(images)).to("cpu", torch.float32))
+    return torch.cat(features), {name: torch.cat(parts) for name, parts in said.items()}
 
 
 def read_eight_bit(people: People, rows: NDArray[np.int64]) -> Tensor:

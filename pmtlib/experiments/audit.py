@@ -34,7 +34,7 @@ from pmtlib.attacks.adaptive.deobfuscate import (
 )
 from pmtlib.attacks.adaptive.prior import PriorConfig, best_of, mean_image
 from pmtlib.attacks.adaptive.purify import Purification, candidates, tune
-from pmtlib.attacks.adaptive.stitch import HeadConfig
+from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchConfig
 from pmtlib.attacks.adaptive.translate import TranslatorConfig
 from pmtlib.attacks.reconstruction import ADAM, InversionConfig, RecFace, Start
 from pmtlib.attacks.training import read_eight_bit
@@ -88,8 +88,6 @@ class AuditSettings(VariantSettings):
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
-        copies_of_all: the same for all pairs, without learners; none leaves that out.
-        few: pairs for the averages of ``copies``, which cost an upload a copy.
         pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
             0 leaves them out.
         held_people: yet other people, on whom the trainings are followed.
@@ -97,7 +95,8 @@ class AuditSettings(VariantSettings):
         pair_seeds: of those uploads.
         deobfuscator: the training of the de-obfuscator, and of RecFace on the features of uploads.
         identity: the attacker's own network, for which another RecFace is trained on the features of uploads: it shall
-            recognise the person in what is made. One of the networks that are not authorised.
+            recognise the person in what is made. Its later units are stitched to the shared model, too. One of the
+            networks that are not authorised.
         identity_variants: variants that meet this RecFace.
         identity_training: its training.
         inversion_pairs: pairs of one person for the white-box inversion with priors, which costs most and is spared
@@ -107,7 +106,7 @@ class AuditSettings(VariantSettings):
         prior_steps: of the deep image prior, which competes with it.
         distractors: strangers in the gallery of the 1:N linkage; 0 leaves linkage out.
         attribute_networks: read from what attackers make of uploads; none leaves them out.
-        head: the training of the head stitched to the shared shallow model; None leaves it out.
+        stitching: the tuning of the network ``identity``, stitched to the shared shallow model; None leaves it out.
         translator: the training of the translator from shared features to the attacker's own embeddings; None leaves it
             out.
         qualities: of JPEG, at which a service may compress what it gets; none leaves out what a service does.
@@ -154,8 +153,6 @@ class AuditSettings(VariantSettings):
     tuning_seed: int = 0
     strengths: Mapping[str, float] = {}
     copies: tuple[int, ...] = (2, 4, 8)
-    copies_of_all: tuple[int, ...] = ()
-    few: int = Field(32, ge=2)
     pair_people: int = Field(480, ge=0)
     held_people: int = Field(32, ge=1)
     pair_factors: tuple[float, ...] = (0.6, 1.0, 2.0)
@@ -170,7 +167,7 @@ class AuditSettings(VariantSettings):
     prior_steps: int = Field(300, ge=1)
     distractors: int = Field(0, ge=0)
     attribute_networks: tuple[str, ...] = ()
-    head: HeadConfig | None = None
+    stitching: StitchConfig | None = None
     translator: TranslatorConfig | None = None
     qualities: tuple[int, ...] = ()
     choice_people: int = Field(0, ge=0)
@@ -283,7 +280,6 @@ class Audit(Variants[AuditSettings]):
         beyond: dict[str, Outcome] = {}
         if variant in self.settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
-            attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
@@ -507,47 +503,20 @@ class Audit(Variants[AuditSettings]):
             parameters |= self.training()
 
         def compute(photographs: Photographs) -> dict[str, Any]:
+            shared = self.shared(variant)
+            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(settings.copies))]
             inverter = self.inverter(variant) if settings.pair_people else None
-            return self._averages(photographs, dataset, variant, best, settings.copies, inverter)
+            found: dict[str, Any] = {}
+            for count in settings.copies:
+                mean = average_images(torch.stack(copies[:count]))
+                found[f"{count} copies"] = self._judged(photographs, mean)
+                found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+                if inverter is not None:
+                    features = average_features(torch.stack([self._features(shared, one) for one in copies[:count]]))
+                    found[f"{count} copies, {RECFACE}"] = self._judged(photographs, self.through(inverter, features))
+            return found
 
-        return self._attack(dataset, variant, "averaging", parameters, compute, few=settings.few)
-
-    def averaged_of_all(self, dataset: str, variant: str, best: Purification) -> Outcome:
-        """Means of a few uploads of each photograph of every pair, as they are and filtered.
-
-        The goals that exclude learning speak of these; with more copies the few pairs of :meth:`averaged` are met.
-        """
-        counts = self.settings.copies_of_all
-        if not counts:
-            return Outcome(None, "not run: this profile averages the uploads of few pairs alone")
-        parameters = {"copies": list(counts), "filter": [label(best), best.strength]}
-
-        def compute(photographs: Photographs) -> dict[str, Any]:
-            return self._averages(photographs, dataset, variant, best, counts)
-
-        return self._attack(dataset, variant, "averaging-of-all", parameters, compute)
-
-    def _averages(
-        self,
-        photographs: Photographs,
-        dataset: str,
-        variant: str,
-        best: Purification,
-        counts: Sequence[int],
-        inverter: RecFace | None = None,
-    ) -> dict[str, Any]:
-        shared = self.shared(variant)
-        copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(counts))]
-        features = [self._features(shared, one) for one in copies] if inverter is not None else []
-        found: dict[str, Any] = {}
-        for count in counts:
-            mean = average_images(torch.stack(copies[:count]))
-            found[f"{count} copies"] = self._judged(photographs, mean)
-            found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
-            if inverter is not None:
-                images = self.through(inverter, average_features(torch.stack(features[:count])))
-                found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
-        return found
+        return self._attack(dataset, variant, "averaging", parameters, compute)
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.
@@ -658,9 +627,7 @@ class Audit(Variants[AuditSettings]):
                 found[name] = self._judged(photographs, quantise(best.images.cpu()))
             return found
 
-        return self._attack(
-            dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs, strangers=False
-        )
+        return self._attack(dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs)
 
     # -- what the learners are --------------------------------------------------------------------------------------
 
@@ -814,25 +781,22 @@ class Audit(Variants[AuditSettings]):
         compute: Callable[[Photographs], dict[str, Any]],
         *,
         few: int = 0,
-        strangers: bool = True,
     ) -> Outcome:
         """The result of an attack, with what all of them need: who is whom, and thresholds of another data set.
 
-        ``few`` pairs, if not 0, stand for all; without ``strangers`` they are of one person each.
+        ``few`` pairs of one person each, if not 0, stand for all.
         """
         authorised = self.settings.authorised
         parameters = {**self.common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
         if few:
-            parameters["few"] = few
-        if not strangers:
-            parameters["strangers"] = False
+            parameters |= {"few": few, "strangers": False}
         file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
         request = self.request("audit", file, VERSION, parameters, (authorised,))
 
         def whole() -> dict[str, Any]:
             photographs = self.photographs(dataset)
             if few:
-                photographs = some(photographs, few, strangers=strangers)
+                photographs = of_one_person(photographs, few)
             return {
                 "same": photographs.same.astype(int).tolist(),
                 "photograph": photographs.place.tolist(),
@@ -873,13 +837,9 @@ def two_pictures(count: int, seed: int) -> datasets.People:
     return people.subset(np.array(rows))
 
 
-def some(photographs: Photographs, pairs: int, *, strangers: bool = True) -> Photographs:
-    """The first pairs of one person and as many of two people, ``pairs`` in all or as many as there are.
-
-    Without ``strangers``, the first pairs of one person alone.
-    """
-    kinds = (photographs.same, ~photographs.same) if strangers else (photographs.same,)
-    rows = np.sort(np.concatenate([np.flatnonzero(kind)[: pairs // len(kinds)] for kind in kinds]))
+def of_one_person(photographs: Photographs, pairs: int) -> Photographs:
+    """The first ``pairs`` pairs of one person each, or as many as there are."""
+    rows = np.flatnonzero(photographs.same)[:pairs]
     kept, place = np.unique(photographs.place[rows], return_inverse=True)
     return Photographs(photographs.originals[kept], place, photographs.others[rows], photographs.same[rows])
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pmtlib import attribute_zoo, cache, datasets, metrics, results, zoo
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
-from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
+from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchConfig, StitchedNetwork, stitch_network, train_head
 from pmtlib.attacks.adaptive.translate import (
     Translator,
     TranslatorConfig,
@@ -32,6 +32,7 @@ from pmtlib.attacks.adaptive.translate import (
 )
 from pmtlib.attacks.attributes import AttributeEstimates, estimate, label_agreement
 from pmtlib.attacks.reconstruction import split_people
+from pmtlib.attacks.training import TrainingConfig
 from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments.attributes import different_people
 from pmtlib.experiments.common import PEOPLE, Floats, Outcome, Source, first_pictures, rounded
@@ -367,17 +368,23 @@ def learned_from(people_set: str, sample: datasets.PairSet) -> tuple[datasets.Pe
 def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     """A recogniser that an unauthorised party completes from the shared shallow model (:mod:`~.stitch`).
 
-    Its threshold is that of a FAR of 1e-2 among the people held out of its training.
+    Completed by the later units of the network ``identity``, which the attacker holds. Its threshold is that of a FAR
+    of 1e-2 among the people held out of its training.
     """
     settings = audit.settings
-    if settings.head is None or dataset not in STITCHING_PEOPLE:
-        return Outcome(None, "not run: this profile stitches no head")
-    config, people_set = settings.head, STITCHING_PEOPLE[dataset]
-    parameters = {"head": config.model_dump(mode="json"), "people": people_set, "without": EVALUATED}
+    if settings.stitching is None or dataset not in STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile stitches nothing")
+    config, people_set = settings.stitching, STITCHING_PEOPLE[dataset]
+    parameters = {
+        "stitching": config.model_dump(mode="json"),
+        "completed_by": [settings.identity, zoo.weights_checksum(settings.identity)],
+        "people": people_set,
+        "without": EVALUATED,
+    }
 
     def compute(sample: datasets.PairSet) -> dict[str, Any]:
         people, about = learned_from(people_set, sample)
-        network = trained_head(audit.shared(variant), people, config)
+        network = trained_stitched(audit, audit.shared(variant), people, config)
         rows = split_people(people, config).validation
         held = _embedded(network, people.tensor(rows), audit)
         names = [people.identities[int(row)] for row in rows]
@@ -398,12 +405,30 @@ def stitched(audit: Audit, dataset: str, variant: str) -> Outcome:
     return _obtain(audit, dataset, variant, "stitching", parameters, compute)
 
 
+def trained_stitched(
+    audit: Audit, shared: ShallowModel, people: datasets.People, config: StitchConfig
+) -> StitchedNetwork:
+    """The attacker's network stitched to a shared model, tuned on people or found in the cache."""
+    own = audit.settings.identity
+    asked = [own, zoo.weights_checksum(own), *_trained_for(shared, people, config)]
+    with progress_bar(f"{own} stitched to {shared.name}, cut {shared.cut}", config.steps) as advance:
+        folder = _folder("stitched", asked)
+        return stitch_network(shared, audit.network(own), people, config, folder=folder, progress=advance)
+
+
 def trained_head(shared: ShallowModel, people: datasets.People, config: HeadConfig) -> StitchedNetwork:
     """A head on a shared model, trained on people or found in the cache."""
-    asked = [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, torch.__version__]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar(f"head on {shared.name}, cut {shared.cut}", config.steps) as advance:
-        return train_head(shared, people, config, folder=cache.folder("head") / key, progress=advance)
+        folder = _folder("head", _trained_for(shared, people, config))
+        return train_head(shared, people, config, folder=folder, progress=advance)
+
+
+def _trained_for(shared: ShallowModel, people: datasets.People, config: TrainingConfig) -> list[Any]:
+    return [shared.name, shared.cut, config.model_dump(mode="json"), people.fingerprint, torch.__version__]
+
+
+def _folder(kind: str, asked: Sequence[Any]) -> Path:
+    return cache.folder(kind) / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _embedded(network: StitchedNetwork, images: Tensor, audit: Audit) -> Floats:

@@ -8,6 +8,7 @@ chosen here: which variant the audit attacks thoroughly was settled on other peo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -488,6 +489,94 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
     for dataset, part in frame.groupby("dataset", sort=False):
         lines += [f"**{TITLES.get(str(dataset), str(dataset))}**, {line}" for line in _of_heads(part)]
     return "\n\n".join(lines)
+
+
+def mixtures(frame: pd.DataFrame, audited: pd.DataFrame, kind: str = "best") -> pd.DataFrame:
+    r"""What a user gains who draws a configuration anew for each photograph.
+
+    Rates of such a mixture are means of those of its settings, for an attacker who tries every attack that any of them
+    calls for. So what mixtures reach is the convex hull of what settings reach, and two settings are enough for the
+    least leak at a given utility:
+
+    .. math::
+        \min_{i, j, 0 \le p \le 1} \; p \ell_i + (1 - p) \ell_j
+        \quad \text{so that} \quad p u_i + (1 - p) u_j \ge u
+
+    with the leak l of a setting, its utility u and the utility that is needed, :data:`NEEDED` of that of photographs.
+
+    Args:
+        frame: of :func:`points`.
+        audited: of :func:`pmtlib.experiments.audit_numbers.frontier`; the service's TAR on photographs stands there.
+        kind: of leak: ``filters``, ``translated`` or ``best``.
+
+    Returns:
+        DataFrame with columns dataset, kind, n, service (of the mixture), leak, leak_low, leak_high (the ends of the
+        intervals mixed likewise, which is no narrower than an interval of the mixture's own); share, setting, steps: of
+        the first setting; rest, rest_steps: the other; alone, alone_low, alone_high, alone_setting, alone_steps: the
+        best setting alone.
+    """
+    lines: list[dict[str, Any]] = []
+    if not len(frame) or not len(audited):
+        return pd.DataFrame(lines)
+    clean = audited.groupby("dataset")["clean"].first()
+    for dataset, part in frame.groupby("dataset", sort=False):
+        needed, rows = NEEDED * clean[str(dataset)], part.to_dict("records")
+        serving = [line for line in rows if line["service"] >= needed]
+        if not serving:
+            continue
+        alone = min(serving, key=lambda line: float(line[kind]))
+        found = (1.0, alone, alone)
+        for one, other in itertools.product(serving, rows):
+            spare = one["service"] - other["service"]
+            share = (needed - other["service"]) / spare if spare > 0 else 1.0
+            if 0 < share < 1 and _mixed((share, one, other), kind) < _mixed(found, kind):
+                found = (share, one, other)
+        share, one, other = found
+        line: dict[str, Any] = {"dataset": dataset, "kind": kind, "n": one["n"], "service": _mixed(found, "service")}
+        line |= {f"leak{end}": _mixed(found, f"{kind}{end}") for end in _ENDS}
+        line |= {"share": share, "setting": one["setting"], "steps": one["steps"]}
+        line |= {"rest": other["setting"], "rest_steps": other["steps"]}
+        line |= {f"alone{end}": alone[f"{kind}{end}"] for end in _ENDS}
+        lines.append({**line, "alone_setting": alone["setting"], "alone_steps": alone["steps"]})
+    return pd.DataFrame(lines)
+
+
+_ENDS = ("", "_low", "_high")
+
+
+def _mixed(mixture: tuple[float, Mapping[Any, Any], Mapping[Any, Any]], column: str) -> float:
+    share, one, other = mixture
+    return share * float(one[column]) + (1 - share) * float(other[column])
+
+
+def mixed_reading(frame: pd.DataFrame) -> str:
+    """What a draw among the settings for each photograph gains, in words.
+
+    Args:
+        frame: of :func:`mixtures`.
+    """
+    if not len(frame):
+        return "*Not computed: these settings have not been measured yet.*"
+    told = []
+    for line in frame.to_dict("records"):
+        first = f"*{line['setting']}* (K = {int(line['steps'])})"
+        alone = f"*{line['alone_setting']}* (K = {int(line['alone_steps'])}) alone {_rate(line, 'alone')}"
+        where = f"{TITLES.get(str(line['dataset']), line['dataset'])}, n = {int(line['n'])}"
+        if line["share"] == 1:
+            told.append(f"**{where}**: no mixture leaves less than {alone}.")
+            continue
+        told.append(
+            f"**{where}**: {first} for {100 * line['share']:.0f}% of the photographs and *{line['rest']}* "
+            f"(K = {int(line['rest_steps'])}) for the others leaves {_rate(line, 'leak')} to the best of these "
+            f"attackers, {alone}."
+        )
+    return (
+        "**Several random configurations**, one drawn for each photograph. An attacker can try every attack that any "
+        "of them calls for; a mixture then serves and leaks as its settings do in the mean, and lies on the straight "
+        "line between them. The least that any mixture leaves which keeps "
+        f"{100 * NEEDED:.0f}% of what the service recognises of photographs, picked here by looking, in the filter's "
+        "favour:\n\n" + "\n".join(f"- {one}" for one in told)
+    )
 
 
 def repeated(frame: pd.DataFrame, audited: pd.DataFrame, cut: str) -> str:

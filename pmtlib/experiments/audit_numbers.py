@@ -18,7 +18,7 @@ AGE = "age, years"
 _STEPS = "K = "
 """How the rows of the frontier's other numbers of steps begin."""
 _KINDS = ("purification", "learning", "translation")
-"""Attacks that meet all pairs, weakest knowledge first."""
+"""Attacks on a single upload that meet all pairs, weakest knowledge first."""
 
 
 def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame:
@@ -34,15 +34,14 @@ def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame
         and compares what the attacker made with the person's *other* photograph. A translation is no image: it has no
         likeness, and the service has no part in it.
     """
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for block in blocks:
-        for kind, outcome in block.attacks.items():
-            for line in _lines(block, kind.removesuffix(" of all"), outcome, settings):
-                key = (line["dataset"], line["variant"], line["attack"])
-                # An attack on few pairs and on all of them is one row, of all.
-                if not line["attack"].startswith(_STEPS) and (key not in lines or line["n"] > lines[key]["n"]):
-                    lines[key] = line
-    return pd.DataFrame(lines.values())
+    lines = [
+        line
+        for block in blocks
+        for kind, outcome in block.attacks.items()
+        for line in _lines(block, kind, outcome, settings)
+        if not line["attack"].startswith(_STEPS)
+    ]
+    return pd.DataFrame(lines)
 
 
 def _lines(block: AuditBlock, kind: str, outcome: Outcome, settings: AuditSettings) -> Iterator[dict[str, Any]]:

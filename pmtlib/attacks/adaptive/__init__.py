@@ -11,7 +11,7 @@ module           holds besides                                  wants
 ``deobfuscate``  other people's photographs, and the filter     the photograph, from the image or from the feature
 ``prior``        time; other people's photographs for a mean    the photograph, from the feature
 ``link``         other uploads or photographs of people         to know whether two uploads show one person
-``stitch``       other people's photographs with their names    a recogniser of its own on the shared shallow model
+``stitch``       photographs of others with names; a network    a recogniser of its own on the shared shallow model
 ``translate``    other people's photographs, networks, gallery  to recognise uploads by embeddings that it has already
 ===============  =============================================  ======================================================
 
@@ -50,12 +50,21 @@ from pmtlib.attacks.adaptive.prior import (
     mean_image,
 )
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, Purifier, Tuned, candidates, purify, tune
-from pmtlib.attacks.adaptive.stitch import Head, HeadConfig, StitchedNetwork, train_head
+from pmtlib.attacks.adaptive.stitch import (
+    Completion,
+    Head,
+    HeadConfig,
+    StitchConfig,
+    StitchedNetwork,
+    stitch_network,
+    train_head,
+)
 from pmtlib.attacks.adaptive.translate import Translator, TranslatorConfig, Uploads, train_translator
 
 __all__ = [
     "PURIFIERS",
     "Best",
+    "Completion",
     "Copies",
     "Deobfuscator",
     "DeobfuscatorConfig",
@@ -68,6 +77,7 @@ __all__ = [
     "PriorConfig",
     "Purification",
     "Purifier",
+    "StitchConfig",
     "StitchedNetwork",
     "Translator",
     "TranslatorConfig",
@@ -89,6 +99,7 @@ __all__ = [
     "mean_image",
     "protected_copies",
     "purify",
+    "stitch_network",
     "train_deobfuscator",
     "train_head",
     "train_protected_recface",

@@ -4,15 +4,23 @@ Threat model: the attacker holds the public shallow model and labelled photograp
 match that model's features, so a head that is trained on the features of clean photographs recognises the owner of an
 upload as the authorised service does, without any filter and without the service's hidden layers.
 
+Two heads. :func:`train_head` starts from random weights and knows names alone. :func:`stitch_network` has the later
+units of a recogniser that the attacker holds already, behind a seam of one 1x1 convolution, and learns from the names
+and from what that recogniser says of the photographs.
+
 Wang et al.: CosFace: large margin cosine loss for deep face recognition. CVPR 2018.
+Lenc, Vedaldi: Understanding image representations by measuring their equivariance and equivalence. CVPR 2015.
+Bansal, Nakkiran, Barak: Revisiting model stitching to compare neural representations. NeurIPS 2021.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +30,24 @@ from torch import Tensor, nn
 
 from pmtlib import metrics
 from pmtlib.attacks.reconstruction import split_people
-from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
+from pmtlib.attacks.training import (
+    Files,
+    Progress,
+    Training,
+    TrainingConfig,
+    answers,
+    checksum,
+    read_eight_bit,
+)
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError
+from pmtlib.faces import SIZE
 from pmtlib.images import batches
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.shallow import ShallowModel
+from pmtlib.randomness import reproducible
+from pmtlib.shallow import ShallowModel, resolve_cut
 
 _FORMAT = 1
-_FILES = Files("head.json", "head.safetensors")
 _SMALLEST = 8
 
 
@@ -55,6 +72,33 @@ class HeadConfig(TrainingConfig):
     embedding: int = Field(256, ge=2, le=4096)
     scale: float = Field(32.0, gt=0, allow_inf_nan=False)
     margin: float = Field(0.2, ge=0, lt=1)
+    validation_people: int = Field(100, ge=0, le=100_000)
+
+
+class StitchConfig(TrainingConfig):
+    """Every choice in the tuning of a network that is stitched to a shared model.
+
+    Attributes:
+        steps: updates.
+        batch_size: images an update.
+        learning_rate: of AdamW, at its highest; it rises over the first 2% of the steps and falls as a cosine to 0.
+        weight_decay: of AdamW.
+        scale: s of CosFace, the inverse temperature of the softmax.
+        margin: m of CosFace, by which the own identity's cosine must be ahead.
+        teaching: how much one minus the cosine with the network's own embedding counts beside CosFace.
+        noise: up to how much noise is added to a photograph's feature, its standard deviation in that of all features;
+            an upload matches its feature only so far.
+        validation_people: identities that are held out, each with all images.
+    """
+
+    steps: int = Field(300, ge=1, le=10_000_000)
+    batch_size: int = Field(64, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    scale: float = Field(32.0, gt=0, allow_inf_nan=False)
+    margin: float = Field(0.2, ge=0, lt=1)
+    teaching: float = Field(10.0, ge=0, allow_inf_nan=False)
+    noise: float = Field(0.5, ge=0, allow_inf_nan=False)
     validation_people: int = Field(100, ge=0, le=100_000)
 
 
@@ -92,19 +136,77 @@ class Head(nn.Module):
         return self.layers(features)  # type: ignore[no-any-return]
 
 
+class Completion(nn.Module):
+    """A seam, then the later units of a recogniser: from a map of the same height as the shared one to its embedding.
+
+    The seam is one 1x1 convolution between maps, on the other network's grid: where that sees a part of the columns
+    alone, or has another number of cells, the shared map is interpolated at the places of its cells.
+
+    Args:
+        feature: (C, h, w) of the shared features.
+        network: the recogniser. A copy is held of its units behind the deepest whose map has h rows or more.
+
+    Shape:
+        input: (N, C, h, w).
+        output: (N, D), the network's embedding, not normalised.
+
+    Raises:
+        ConfigError: the features are no map, or the network has none of that height.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, feature: Sequence[int], network: FaceNetwork) -> None:
+        super().__init__()
+        if len(feature) != 3 or min(feature) < 1:
+            raise ConfigError(f"a feature map (C, h, w) is needed, not {tuple(feature)}; choose a cut before the head")
+        channels, height, width = feature
+        start = resolve_cut(network, f"{height}x{height}")
+        parameter = next(network.parameters())
+        blank = torch.zeros((1, 3, SIZE, SIZE), device=parameter.device)
+        with torch.no_grad():
+            _, wanted, rows, columns = network.run_units(network.prepare(blank), 0, start)[-1].shape
+        self.seam = nn.Conv2d(channels, wanted, 1)
+        self.later = copy.deepcopy(network.units[start:]).requires_grad_(True).eval()
+        seen = getattr(network, "columns", (0, SIZE))
+        self.register_buffer("rows", _resampling(height, rows, (0, SIZE)))
+        self.register_buffer("columns", _resampling(width, columns, seen))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings (N, D) of features (N, C, h, w)."""
+        resampled = self.rows.T @ features @ self.columns
+        return self.later(self.seam(resampled))  # type: ignore[no-any-return]
+
+
+def _resampling(cells: int, wanted: int, seen: tuple[int, int]) -> Tensor:
+    """Weights (cells, wanted) of linear interpolation.
+
+    Args:
+        cells: that divide the whole side of a crop.
+        wanted: cells that divide a part of it.
+        seen: first and last pixel of that part, half open.
+    """
+    first, last = seen
+    centres = first + (torch.arange(wanted) + 0.5) * (last - first) / wanted
+    places = (centres * cells / SIZE - 0.5).clamp(0, cells - 1)
+    # The weight of a cell falls from 1 to 0 over the distance to the next one.
+    return (1 - (places - torch.arange(cells)[:, None]).abs()).clamp_min(0)
+
+
 class StitchedNetwork(FaceNetwork):
     """A shared shallow model with a head of one's own: two units, ``shallow`` and ``head``.
 
     Args:
         shallow: the shared model; a copy is held.
-        head: from its features to embeddings.
+        head: from its features to embeddings, such as a :class:`Head` or a :class:`Completion`.
 
     Shape:
         input: (N, 3, 112, 112), RGB in [0, 1].
         output: (N, D), the embedding, not normalised.
     """
 
-    def __init__(self, shallow: ShallowModel, head: Head) -> None:
+    def __init__(self, shallow: ShallowModel, head: nn.Module) -> None:
         super().__init__({"shallow": _Feature(copy.deepcopy(shallow)), "head": head})
         self.requires_grad_(False).eval()
 
@@ -171,28 +273,72 @@ def train_head(
         ConfigError: the cut gives no feature map, or the folder holds the training of something else.
         ResultError: the folder's state is damaged.
     """
-    classifier = _HeadTraining(shallow, people, config or HeadConfig(), folder, resume).train(
-        progress, checkpoint_seconds
-    )
-    return StitchedNetwork(shallow, classifier.head)
+    training = _HeadTraining(shallow, people, config or HeadConfig(), folder, resume)
+    return StitchedNetwork(shallow, training.train(progress, checkpoint_seconds).head)
+
+
+def stitch_network(
+    shallow: ShallowModel,
+    network: FaceNetwork,
+    people: People,
+    config: StitchConfig | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    checkpoint_seconds: float = 30.0,
+) -> StitchedNetwork:
+    """Stitch the later units of a recogniser that one holds to the shared model, and tune them.
+
+    Learned are the seam and the later units, from other people's photographs: CosFace on their names, whose prototypes
+    begin as the means of what the network says of each person's photographs, and one minus the cosine with what it
+    says of each. Features and embeddings are computed once, also those of the mirrored photographs where ``flip`` is
+    on, and held in the processor's memory: two bytes a number of a feature.
+
+    Args:
+        shallow: the shared model, on the device to train on.
+        network: the recogniser, on the same device. It is told from others by its weights.
+        people: who are not attacked, two or more after those that are held out for the curve.
+        config: every choice.
+        folder: for the weights, the state and the record with the curve; nothing is stored without one.
+        progress: called with the number of steps done since its last call.
+        resume: go on from the folder's last checkpoint; otherwise it is started anew and overwritten.
+        checkpoint_seconds: between two checkpoints. An interruption loses what came after the last one.
+
+    Returns:
+        StitchedNetwork: frozen, in evaluation mode, on the device of ``shallow``, with the averaged weights.
+
+    Raises:
+        DatasetError: fewer than two identities are left to train on.
+        ConfigError: the cut gives no feature map, the network has no map of its height, or the folder holds the
+            training of something else.
+        ResultError: the folder's state is damaged.
+    """
+    training = _StitchTraining(shallow, network, people, config or StitchConfig(), folder, resume)
+    return StitchedNetwork(shallow, training.train(progress, checkpoint_seconds).head)
 
 
 class _Classifier(nn.Module):
-    """A head and one prototype for each identity that it is trained on."""
+    """A head and one prototype (I, D) for each identity that it is trained on."""
 
-    def __init__(self, feature: Sequence[int], identities: int, config: HeadConfig) -> None:
+    def __init__(self, head: nn.Module, prototypes: Tensor) -> None:
         super().__init__()
-        self.head = Head(feature, width=config.width, embedding=config.embedding)
-        self.prototypes = nn.Parameter(torch.randn(identities, config.embedding))
+        self.head, self.prototypes = head, nn.Parameter(prototypes)
 
 
-class _HeadTraining(Training[_Classifier]):
-    """The training of one head."""
+class _Named(Training[_Classifier]):
+    """A training with names on the features of a shared model."""
 
-    title, stream, files = "head", "head", _FILES
+    config: HeadConfig | StitchConfig
 
     def __init__(
-        self, shallow: ShallowModel, people: People, config: HeadConfig, folder: Path | None, resume: bool
+        self,
+        shallow: ShallowModel,
+        people: People,
+        config: HeadConfig | StitchConfig,
+        folder: Path | None,
+        resume: bool,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.shallow, self.config = shallow, config
         split = split_people(people, config)
@@ -206,6 +352,7 @@ class _HeadTraining(Training[_Classifier]):
             "checksum": checksum(shallow),
             "config": config.model_dump(mode="json"),
             "people": {"name": people.name, "fingerprint": people.fingerprint, "identities": len(names)},
+            **more,
         }
         super().__init__(config, record, next(shallow.parameters()).device, folder, resume)
         numbers = {name: number for number, name in enumerate(names)}
@@ -213,25 +360,19 @@ class _HeadTraining(Training[_Classifier]):
         self.labels = torch.tensor([numbers[people.identities[int(row)]] for row in split.training])
         self.held = read_eight_bit(people, split.validation)
         self.held_names = [people.identities[int(row)] for row in split.validation]
-        shape = tuple(self._features(self.images[:1]).shape[1:])
-        self.record["feature"] = list(shape)
-        self.build(lambda: _Classifier(shape, len(names), config))
+        self.shape = tuple(self._features(self.images[:1]).shape[1:])
+        self.record["feature"] = list(self.shape)
+        self.names = names
 
     @torch.no_grad()
     def _features(self, eight_bit: Tensor) -> Tensor:
         return self.shallow.feature(self.floats(eight_bit))
 
     def begin(self) -> None:
-        """From random weights."""
+        """From the weights that the model was built with."""
 
-    def loss(self) -> Tensor:
-        """CosFace on this step's images."""
-        rows = self.rows(len(self.images))
-        (images,) = self.mirrored(self.images[rows])
-        # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
-        features = self._features(images).contiguous()
-        with self.arithmetic():
-            embeddings = self.model.head(features)
+    def named(self, embeddings: Tensor, rows: Tensor) -> Tensor:
+        """CosFace of the embeddings (N, D) of images, on their names."""
         return cosine_softmax(
             embeddings.float(),
             self.model.prototypes,
@@ -252,3 +393,80 @@ class _HeadTraining(Training[_Classifier]):
         ).cpu()
         first, second = np.array(pairs).T
         return {"val_auc": metrics.auc(metrics.cosine(embeddings[first], embeddings[second]), same)}
+
+
+class _HeadTraining(_Named):
+    """The training of one head."""
+
+    title, stream, files = "head", "head", Files("head.json", "head.safetensors")
+
+    config: HeadConfig
+
+    def __init__(
+        self, shallow: ShallowModel, people: People, config: HeadConfig, folder: Path | None, resume: bool
+    ) -> None:
+        super().__init__(shallow, people, config, folder, resume)
+        self.build(self._made)
+
+    def _made(self) -> _Classifier:
+        head = Head(self.shape, width=self.config.width, embedding=self.config.embedding)
+        return _Classifier(head, torch.randn(len(self.names), self.config.embedding))
+
+    def loss(self) -> Tensor:
+        """CosFace on this step's images."""
+        rows = self.rows(len(self.images))
+        (images,) = self.mirrored(self.images[rows])
+        # Not channels_last: torch 2.12 crashes in the backward pass of a group norm on such an input.
+        features = self._features(images).contiguous()
+        with self.arithmetic():
+            embeddings = self.model.head(features)
+        return self.named(embeddings, rows)
+
+
+class _StitchTraining(_Named):
+    """The tuning of one completion."""
+
+    title, stream, files = "stitched network", "stitched", Files("stitched.json", "stitched.safetensors")
+
+    config: StitchConfig
+
+    def __init__(
+        self,
+        shallow: ShallowModel,
+        network: FaceNetwork,
+        people: People,
+        config: StitchConfig,
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        super().__init__(shallow, people, config, folder, resume, {"completed_by": checksum(network)})
+        with reproducible():
+            sides = [self.images, self.images.flip(3)] if config.flip else [self.images]
+            # Of a training that is finished, the weights alone are needed.
+            sides = sides if not self.finished else [self.images[:1]]
+            known = [answers(shallow, {"": network}, side) for side in sides]
+        self.features, self.said = [one[0] for one in known], [one[1][""] for one in known]
+        self.spread = float(self.features[0][:512].float().std())
+        self.build(lambda: _Classifier(Completion(self.shape, network), self._means()))
+
+    def _means(self) -> Tensor:
+        """The mean direction of what the network says of each person, (I, D)."""
+        said = F.normalize(self.said[0], dim=1)
+        means = torch.zeros((len(self.names), said.shape[1]))
+        return F.normalize(means.index_add_(0, self.labels[: len(said)], said), dim=1)
+
+    def loss(self) -> Tensor:
+        """CosFace on this step's images, and one minus the cosine with what the network says of them."""
+        rows = self.rows(len(self.images))
+        draw = self.generator("draw", self.step)
+        sides = torch.randint(len(self.features), (len(rows),), generator=draw).tolist()
+        features, said = (
+            torch.stack([of[side][int(row)] for side, row in zip(sides, rows, strict=True)])
+            for of in (self.features, self.said)
+        )
+        amount = self.config.noise * self.spread * torch.rand((len(rows), 1, 1, 1), generator=draw)
+        noisy = features.float() + amount * torch.randn(features.shape, generator=draw)
+        with self.arithmetic():
+            embeddings = self.model.head(noisy.to(self.device))
+        taught = (1 - F.cosine_similarity(embeddings.float(), said.to(self.device), dim=1)).mean()
+        return self.named(embeddings, rows) + self.config.teaching * taught

@@ -18,14 +18,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -33,7 +33,17 @@ from pmtlib import cache
 from pmtlib.attacks.adaptive.link import link_scores
 from pmtlib.attacks.adaptive.stitch import Head
 from pmtlib.attacks.reconstruction import split_people
-from pmtlib.attacks.training import Files, Progress, Training, TrainingConfig, checksum, read_eight_bit
+from pmtlib.attacks.training import (
+    Answers,
+    Files,
+    Progress,
+    Teacher,
+    Training,
+    TrainingConfig,
+    answers,
+    checksum,
+    read_eight_bit,
+)
 from pmtlib.datasets import People
 from pmtlib.errors import ConfigError
 from pmtlib.faces import SIZE
@@ -41,9 +51,6 @@ from pmtlib.images import batches
 from pmtlib.metrics import Floats
 from pmtlib.randomness import reproducible
 from pmtlib.shallow import ShallowModel
-
-Teacher = Callable[[Tensor], Tensor | ArrayLike]
-"""From images (N, 3, 112, 112) in [0, 1] to embeddings (N, D); any network of the zoo is one."""
 
 _FORMAT = 1
 _OF_UPLOADS = 0.5
@@ -184,9 +191,9 @@ class _TranslatorTraining(Training[Head]):
         split = split_people(people, config)
         images = read_eight_bit(people, split.training)
         self.device = next(shallow.parameters()).device
-        one = self.floats(images[:1])
-        shape = tuple(shallow.feature(one).shape[1:])
-        self.sizes = {name: said.shape[1] for name, said in self._embedded(one).items()}
+        feature, said = self._answers(images[:1])
+        shape = tuple(feature.shape[1:])
+        self.sizes = {name: one.shape[1] for name, one in said.items()}
         record = {
             "format": _FORMAT,
             "network": shallow.name,
@@ -213,30 +220,15 @@ class _TranslatorTraining(Training[Head]):
                 self.protected = None if uploads is None else self._of_uploads(uploads, split.training)
             self.spread = float(self.known[0][0][:512].float().std())
 
-    @torch.no_grad()
-    def _answers(self, eight_bit: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (N, C, h, w) of images in half precision, and what each teacher says of them, on the CPU."""
-        features, said = [], []
-        for chunk in batches(len(eight_bit), 64):
-            images = self.floats(eight_bit[chunk])
-            features.append(self.shallow.feature(images).half().cpu())
-            said.append(self._embedded(images))
-        if not features:
-            return torch.empty(0), {}
-        return torch.cat(features), {name: torch.cat([one[name] for one in said]) for name in self.sizes}
+    def _answers(self, eight_bit: Tensor) -> Answers:
+        return answers(self.shallow, self.teachers, eight_bit)
 
     @torch.no_grad()
-    def _of_uploads(self, uploads: Uploads, training: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _of_uploads(self, uploads: Uploads, training: NDArray[np.int64]) -> Answers:
         """Features of uploads, and what each teacher says of their photographs."""
         places = torch.searchsorted(torch.from_numpy(training), uploads.rows)
         parts = [self.shallow.feature(self.floats(uploads.images[chunk])) for chunk in batches(len(places), 64)]
         return torch.cat(parts).half().cpu(), {name: said[places] for name, said in self.known[0][1].items()}
-
-    @torch.no_grad()
-    def _embedded(self, images: Tensor) -> dict[str, Tensor]:
-        return {
-            name: torch.as_tensor(teacher(images)).to("cpu", torch.float32) for name, teacher in self.teachers.items()
-        }
 
     def begin(self) -> None:
         """From random weights."""
