@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "deobfuscator": "trained networks that restore faces, and the state of their training",
         "translator": "trained heads that translate features, and the state of their training",
         "head": "trained heads on shared shallow models, and the state of their training",
+        "stitched": "recognisers completed from shared shallow models, and the state of their training",
         "recogniser": "recognition networks trained by the experiments, and the state of their training",
     }
 )

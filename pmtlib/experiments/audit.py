@@ -70,6 +70,8 @@ AS_IT_IS = Purification("none", 0.0, contrast=False)
 _STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
 STRIP_COPIES = 8
 """Copies that the pictures of the page average, at most: they are made whenever the page is."""
+Candidate = tuple[PMTConfig, int | str, Sequence[int]]
+"""A configuration, a cut, and the numbers of steps that are looked at; none for the configuration's own."""
 FAR = "far_1e2"
 """Thresholds at a false acceptance rate of 1e-2 (:func:`pmtlib.experiments.trade_off.far_thresholds`)."""
 
@@ -114,6 +116,9 @@ class AuditSettings(VariantSettings):
             chosen; 0 leaves the choice out.
         choice_cuts: the cuts that are tried.
         choice_steps: the numbers of steps that are tried.
+        decoy_cuts: cuts at which the variant ``decoy`` is tuned on the same people (:mod:`~.audit_decoy`); none leaves
+            that out.
+        decoy_purify_weights: what is tried there as the weight of a purification in each step.
         frontier_steps: numbers of steps of the transform as published at which every cut of ``choice_cuts`` is looked
             at on the evaluated sets, under filters and translation; none leaves all such settings out.
         frontier_deep_steps: the same of the variants that match a late map alone.
@@ -173,6 +178,8 @@ class AuditSettings(VariantSettings):
     choice_people: int = Field(0, ge=0)
     choice_cuts: tuple[str, ...] = ("28x28", "14x14", "7x7")
     choice_steps: tuple[int, ...] = (20, 40, 60, 80, 120, 160)
+    decoy_cuts: tuple[str, ...] = ()
+    decoy_purify_weights: tuple[float, ...] = (0.0, 1.0)
     frontier_steps: tuple[int, ...] = ()
     frontier_deep_steps: tuple[int, ...] = (20, 40, 80)
     frontier_windows: tuple[int, ...] = (3, 7)
@@ -401,10 +408,13 @@ class Audit(Variants[AuditSettings]):
         of each to the photograph that was uploaded; under ``photograph``, the same of photographs. The variant
         ``decoy`` is a candidate too, at the section's cut and at the deepest.
         """
+        return self.weighed("choice", self._candidates())
+
+    def weighed(self, name: str, tried: Mapping[str, Candidate]) -> Outcome:
+        """What is measured of candidates on other people, see :meth:`choice`; ``name`` is that of the result."""
         settings = self.settings
-        if not settings.choice_people:
+        if not settings.choice_people or not tried:
             return Outcome(None, "not run: this profile chooses nothing")
-        tried = self._candidates()
         source: Source | DatasetError
         try:
             people = two_pictures(settings.choice_people, settings.tuning_seed + 2)
@@ -414,37 +424,38 @@ class Audit(Variants[AuditSettings]):
         blurs = [Purification("gaussian", sigma) for sigma in (1.0, 1.5, 2.5)]
         parameters = {
             "authorised": settings.authorised,
-            "tried": {name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in tried.items()},
+            "tried": {
+                one: [config.model_dump(mode="json"), cut, list(keep)] for one, (config, cut, keep) in tried.items()
+            },
             "people": settings.choice_people,
             "seed": settings.tuning_seed + 2,
             "judged_by": "another photograph",
             "blurs": [one.strength for one in blurs],
         }
-        request = self.request("audit", f"{PEOPLE}--choice", VERSION, parameters, (settings.authorised,))
+        request = self.request("audit", f"{PEOPLE}--{name}", VERSION, parameters, (settings.authorised,))
 
         def compute() -> dict[str, Any]:
             originals, others = (people.tensor(range(start, len(people), 2)) for start in (0, 1))
             found = {PHOTOGRAPH: self._candidate([originals, *(one(originals) for one in blurs)], originals, others)}
-            for name, (config, cut, keep) in tried.items():
+            for candidate, (config, cut, keep) in tried.items():
                 made = self.protect(
-                    originals, settings.authorised, f"{PEOPLE}, {name}", config=config, cut=cut, keep=keep
+                    originals, settings.authorised, f"{PEOPLE}, {candidate}", config=config, cut=cut, keep=keep
                 )
-                for steps, images in zip(keep, made.kept, strict=True):
+                last = ((config.steps, made.images),)
+                for steps, images in zip(keep, made.kept, strict=True) if keep else last:
                     uploads = quantise(images)
                     attacked = [uploads, *(one(uploads) for one in blurs)]
-                    found[f"{name}, K = {steps}"] = self._candidate(attacked, originals, others)
+                    found[f"{candidate}, K = {steps}"] = self._candidate(attacked, originals, others)
             return found
 
         return self.obtain(request, source, compute)
 
-    def _candidates(self) -> dict[str, tuple[PMTConfig, int | str, Sequence[int]]]:
-        """Configuration, cut and numbers of steps of every candidate for a better filter."""
+    def _candidates(self) -> dict[str, Candidate]:
+        """Every candidate for a better filter."""
         settings, size = self.settings, self.settings.pmt.batch_size
         steps = settings.choice_steps
         deep = DeepConfig(batch_size=size, steps=max(steps))
-        tried: dict[str, tuple[PMTConfig, int | str, Sequence[int]]] = {
-            f"deep, {cut}": (deep, cut, steps) for cut in settings.choice_cuts
-        }
+        tried: dict[str, Candidate] = {f"deep, {cut}": (deep, cut, steps) for cut in settings.choice_cuts}
         decoy = DecoyConfig(batch_size=size)
         tried[f"decoy, first {settings.cut} units"] = (decoy, settings.cut, (decoy.steps,))
         late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}

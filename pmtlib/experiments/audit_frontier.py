@@ -76,12 +76,19 @@ def weighed(audit: Audit, dataset: str, filters: Sequence[Purification]) -> Outc
     The translator of a cut is that of the audit: trained on other people's photographs, thresholds from people held
     out. ``filters`` are met by every setting: the best of each audited variant.
     """
-    settings = audit.settings
-    if not settings.frontier_steps or settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+    if not audit.settings.frontier_steps:
         return Outcome(None, NOT_RUN)
-    candidates = tried(settings)
-    listed = {name: [one.model_dump(mode="json"), cut, list(keep)] for name, (one, cut, keep) in candidates.items()}
-    request = _request(audit, dataset, "settings", filters, {"tried": listed})
+    return settled(audit, dataset, "settings", filters, tried(audit.settings))
+
+
+def settled(
+    audit: Audit, dataset: str, name: str, filters: Sequence[Purification], candidates: Mapping[str, Setting]
+) -> Outcome:
+    """What :func:`weighed` says, of settings that need nobody to learn from; ``name`` is that of the result."""
+    if audit.settings.translator is None or dataset not in beyond.STITCHING_PEOPLE:
+        return Outcome(None, NOT_RUN)
+    listed = {one: [config.model_dump(mode="json"), cut, list(keep)] for one, (config, cut, keep) in candidates.items()}
+    request = _request(audit, dataset, name, filters, {"tried": listed})
     return audit.obtain(
         request, audit.source(dataset), lambda: _measured(audit, dataset, filters, lambda _: candidates)
     )

@@ -1,0 +1,123 @@
+"""The decoy, tuned: anchors of several scales, steps that fall to nothing, and purification inside the loop.
+
+The ways are weighed on the people on whom a better filter was chosen, by blurs alone. The one that leaves least to the
+other networks, of those that serve the service well enough, meets filters and translation on the evaluated sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pmtlib.attacks.adaptive.purify import Purification
+from pmtlib.experiments import audit_frontier as frontier
+from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, Candidate, not_yet
+from pmtlib.experiments.audit_numbers import ENOUGH, GOALS, reaches, share_of
+from pmtlib.experiments.common import TITLES, Outcome
+from pmtlib.variants.decoy import DecoyConfig
+from pmtlib.variants.deep import DeepConfig
+
+SIGMAS, WEIGHT = (1.0, 2.0, 4.0, 8.0), 10.0
+"""Scales of the anchors, pixels, and their weight. Neither was varied here."""
+_LATE = ("steps", "step_size", "aggregate", "augmentation")
+
+
+def tried(settings: AuditSettings) -> dict[str, Candidate]:
+    """Every way to tune the decoy: the steps of *deep*, each cut with and without a purification in each step."""
+    late: dict[str, Any] = {name: getattr(DeepConfig(), name) for name in _LATE}
+    anchors: dict[str, Any] = {"anchor_sigmas": SIGMAS, "anchor_weight": WEIGHT, "schedule": "cosine"}
+    found: dict[str, Candidate] = {}
+    for cut in settings.decoy_cuts:
+        for weight in settings.decoy_purify_weights:
+            config = DecoyConfig(batch_size=settings.pmt.batch_size, **late, **anchors, purify_weight=weight)
+            found[f"decoy tuned{f', purified {weight:g}' if weight else ''}, {cut}"] = (config, cut, ())
+    return found
+
+
+def tuned(audit: Audit) -> Outcome:
+    """All of them on other people, measured as in :meth:`~pmtlib.experiments.audit.Audit.choice`."""
+    return not_yet(audit.weighed("choice-of-decoys", tried(audit.settings)))
+
+
+def picked(outcome: Outcome) -> str | None:
+    """The way that leaves the others least after the best blur, of those with which the service keeps enough.
+
+    Returns:
+        Its name; None where nothing was measured or no way suffices.
+    """
+    if outcome.result is None:
+        return None
+    values = outcome.result.values
+    least = ENOUGH * values[PHOTOGRAPH]["service"]
+    leaks = {
+        name.partition(", K = ")[0]: max(entry["others"])
+        for name, entry in values.items()
+        if name != PHOTOGRAPH and entry["service"] >= least
+    }
+    return min(leaks, key=lambda name: leaks[name], default=None)
+
+
+def measured(audit: Audit, dataset: str, filters: Sequence[Purification], choice: Outcome) -> Outcome:
+    """The way that was picked, on the evaluated pairs, as :func:`~.audit_frontier.weighed` measures a setting."""
+    name = picked(choice)
+    if name is None:
+        return Outcome(None, choice.note or "not run: no way to tune the decoy serves the service well enough")
+    config, cut, _ = tried(audit.settings)[name]
+    candidate: frontier.Setting = (config, cut, (config.steps,))
+    return not_yet(frontier.settled(audit, dataset, "settings-decoy", filters, {name: candidate}))
+
+
+def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame) -> str:
+    """Which way was picked, and whether it reaches the goal without learning, in words.
+
+    Args:
+        choice: of :func:`tuned`.
+        points: of :func:`pmtlib.experiments.audit_frontier.points`, with the way that was picked among the settings.
+        published: of :func:`pmtlib.experiments.audit_numbers.goals`' first argument: what the published transform
+            leaves stands there.
+    """
+    name = picked(choice)
+    if name is None:
+        return "*The decoy was not tuned here.*"
+    assert choice.result is not None
+    n, ways = choice.result.data["n"], len(choice.result.values) - 1
+    lines = [
+        f"**The decoy, tuned.** Of {ways} ways, weighed on {n} people who are in no pair, *{name}* leaves least after "
+        f"the best blur among those with which the service keeps {100 * ENOUGH:.0f}%."
+    ]
+    what, *_ = GOALS["filters"]
+    for line in points[points["setting"] == name].to_dict("records") if len(points) else ():
+        theirs = published[(published["dataset"] == line["dataset"]) & (published["variant"] == "pmt")]
+        if not len(theirs):
+            continue
+        clean = float(theirs[theirs["attack"] == PHOTOGRAPH]["service"].iloc[0])
+        left = theirs[theirs["kind"].isin(("purification", "averaging"))]
+        left = left[~left["attack"].str.startswith(PHOTOGRAPH)]
+        service, others = share_of(line["service"], clean), share_of(line["filters"], left["others"].max())
+        ssim = share_of(line["ssim"], left["ssim"].max())
+        verdict = "reached by filters" if reaches("filters", service, others, ssim) else "not reached"
+        lines.append(
+            f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
+            f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
+            f"photographs {100 * clean:.0f}%), others {100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, "
+            f"{100 * line['filters_high']:.0f}] after the best filter ({100 * others:.0f}% of what *pmt* leaves) and "
+            f"{100 * line['translated']:.0f}% translated, SSIM {line['ssim']:.2f} ({100 * ssim:.0f}%): the goal "
+            f"against {what} is {verdict}."
+        )
+    return " ".join(lines)
+
+
+def summary(choice: Outcome, points: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of the way that was picked.
+
+    A key is ``decoy_SET_KIND``, with the kinds service, filters and translated, in percent, and ssim.
+    """
+    name, found = picked(choice), {}
+    rows: Sequence[Mapping[Any, Any]] = points[points["setting"] == name].to_dict("records") if len(points) else ()
+    for line in rows:
+        for kind in ("service", "filters", "translated"):
+            found[f"decoy_{line['dataset']}_{kind}"] = 100 * float(line[kind])
+        found[f"decoy_{line['dataset']}_ssim"] = float(line["ssim"])
+    return found
