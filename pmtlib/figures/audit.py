@@ -91,24 +91,8 @@ def tuning_table(tuned: dict[str, Outcome]) -> Styler:
 
 def choice_table(outcome: Outcome) -> Styler:
     """Candidates for a better filter, and what each leaves."""
-    rows = []
-    if outcome.result is not None:
-        for name, entry in outcome.result.values.items():
-            candidate, _, steps = name.partition(", K = ")
-            low, high = wilson(round(entry["service"] * outcome.result.data["n"]), outcome.result.data["n"])
-            rows.append(
-                {
-                    "candidate": candidate,
-                    "K": steps,
-                    "service %": f"{100 * entry['service']:.0f} [{100 * low:.0f}, {100 * high:.0f}]",
-                    "others % as it is": f"{100 * entry['others'][0]:.0f}",
-                    "others % after the best blur": f"{100 * max(entry['others']):.0f}",
-                    "highest SSIM": f"{max(entry['ssim'] if steps else entry['ssim'][1:]):.2f}",
-                }
-            )
     if outcome.result is None:
-        caption = f"Candidates for a better filter: {outcome.note}"
-        return styled(pd.DataFrame(rows), caption, "candidates").hide(axis="index")
+        return _candidates(outcome, f"Candidates for a better filter: {outcome.note}", "candidates")
     enough = chosen_steps(outcome, f"deep, {CUT}")
     wanted = "at none of the numbers tried" if enough is None else f"at K = {enough}"
     caption = (
@@ -119,7 +103,38 @@ def choice_table(outcome: Outcome) -> Styler:
         "by the very photograph. Of uploads of deep it recognises "
         f"{100 * ENOUGH:.0f}% of what it recognises of photographs {wanted}"
     )
-    return styled(pd.DataFrame(rows), caption, "candidates").hide(axis="index")
+    return _candidates(outcome, caption, "candidates")
+
+
+def decoys_table(outcome: Outcome) -> Styler:
+    """Ways to tune the decoy, and what each leaves."""
+    if outcome.result is None:
+        return _candidates(outcome, f"Ways to tune the decoy: {outcome.note}", "decoys")
+    caption = (
+        f"Ways to tune the decoy, on the same {outcome.result.data['n']} people and in the same numbers: anchors at "
+        "four scales, steps that fall as a cosine, and with or without a purification in each step, with its weight"
+    )
+    return _candidates(outcome, caption, "decoys")
+
+
+def _candidates(outcome: Outcome, caption: str, name: str) -> Styler:
+    rows = []
+    if outcome.result is not None:
+        n = outcome.result.data["n"]
+        for title, entry in outcome.result.values.items():
+            candidate, _, steps = title.partition(", K = ")
+            low, high = wilson(round(entry["service"] * n), n)
+            rows.append(
+                {
+                    "candidate": candidate,
+                    "K": steps,
+                    "service %": f"{100 * entry['service']:.0f} [{100 * low:.0f}, {100 * high:.0f}]",
+                    "others % as it is": f"{100 * entry['others'][0]:.0f}",
+                    "others % after the best blur": f"{100 * max(entry['others']):.0f}",
+                    "highest SSIM": f"{max(entry['ssim'] if steps else entry['ssim'][1:]):.2f}",
+                }
+            )
+    return styled(pd.DataFrame(rows), caption, name).hide(axis="index")
 
 
 def audit_figure(frame: pd.DataFrame) -> Figure:

@@ -1,0 +1,108 @@
+"""Draws among settings, and the tuned decoy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pmtlib.experiments import audit_decoy, audit_frontier
+from pmtlib.experiments import audit_numbers as numbers
+from pmtlib.experiments.common import Outcome
+from pmtlib.figures import audit as figures
+from tests.test_experiments_audit import SETTINGS, outcome
+from tests.test_experiments_audit_beyond import block
+
+
+def settings_of(*lines: tuple[str, float, float]) -> pd.DataFrame:
+    """Settings (name, service, leak to the best attacker) of one set."""
+    return pd.DataFrame(
+        [
+            {"dataset": "lfw", "setting": name, "steps": 40, "n": 52, "service": service}
+            | {f"{kind}{end}": leak + shift for kind in ("best", "filters", "translated")
+               for end, shift in (("", 0), ("_low", -0.1), ("_high", 0.1))}
+            for name, service, leak in lines
+        ]
+    )  # fmt: skip
+
+
+def test_a_mixture_lies_on_the_line_between_two_settings() -> None:
+    audited = pd.DataFrame([{"dataset": "lfw", "clean": 1.0}])
+    # 90% are needed: of b, 90% itself; of a and c, a share p with p + 0.4 (1 - p) = 0.9.
+    frame = settings_of(("a", 1.0, 0.6), ("b", 0.9, 0.8), ("c", 0.4, 0.1))
+    line = audit_frontier.mixtures(frame, audited).iloc[0]
+    share = 0.5 / 0.6
+    assert (line["setting"], line["rest"], line["alone_setting"]) == ("a", "c", "a")
+    assert line["share"] == pytest.approx(share)
+    assert line["service"] == pytest.approx(0.9)
+    assert line["leak"] == pytest.approx(0.6 * share + 0.1 * (1 - share))
+    assert line["leak_high"] == pytest.approx(line["leak"] + 0.1)
+    words = audit_frontier.mixed_reading(audit_frontier.mixtures(frame, audited))
+    assert "*a* (K = 40) for 83% of the photographs and *c* (K = 40) for the others leaves 52% [42, 62]" in words
+    assert "*a* (K = 40) alone 60% [50, 70]" in words
+
+
+def test_every_mixture_of_two_settings_is_looked_at() -> None:
+    draw = np.random.default_rng(0)
+    audited = pd.DataFrame([{"dataset": "lfw", "clean": 0.9}])
+    for _ in range(20):
+        numbers_of = draw.random((5, 2)).round(3)
+        frame = settings_of(*((str(row), *pair) for row, pair in enumerate(numbers_of)))
+        found = audit_frontier.mixtures(frame, audited)
+        shares = np.linspace(0, 1, 2001)[:, None, None]
+        service, leak = (shares * column[:, None] + (1 - shares) * column[None] for column in numbers_of.T)
+        allowed = leak[service >= 0.81 - 1e-9]
+        assert len(found) == bool(len(allowed))
+        if len(found):
+            assert found["leak"].iloc[0] <= allowed.min() + 1e-9
+            assert found["leak"].iloc[0] == pytest.approx(allowed.min(), abs=1e-3)
+            assert found["service"].iloc[0] >= 0.81 - 1e-9
+
+
+def test_no_mixture_is_made_up_where_none_helps() -> None:
+    audited = pd.DataFrame([{"dataset": "lfw", "clean": 1.0}])
+    frame = settings_of(("a", 1.0, 0.1), ("b", 0.5, 0.2))
+    assert "no mixture leaves less than *a* (K = 40) alone 10% [0, 20]" in audit_frontier.mixed_reading(
+        audit_frontier.mixtures(frame, audited)
+    )
+    assert not len(audit_frontier.mixtures(settings_of(("b", 0.5, 0.2)), audited))
+    assert "Not computed" in audit_frontier.mixed_reading(audit_frontier.mixtures(frame.head(0), audited))
+
+
+def decoys_weighed(*lines: tuple[str, float, float]) -> Outcome:
+    values = {name: {"service": service, "others": [0.0, leak], "ssim": [0.1, 0.2]} for name, service, leak in lines}
+    return outcome("choice-of-decoys", {"photograph": {"service": 1.0, "others": [1, 1], "ssim": [1, 1]}, **values})
+
+
+def test_the_decoy_is_picked_by_what_it_leaves_among_those_that_serve() -> None:
+    weighed = decoys_weighed(("a, K = 40", 0.94, 0.0), ("b, K = 40", 0.95, 0.3), ("c, K = 40", 1.0, 0.2))
+    assert audit_decoy.picked(weighed) == "c"
+    assert audit_decoy.picked(decoys_weighed(("a, K = 40", 0.94, 0.0))) is None
+    assert audit_decoy.picked(Outcome(None, "x")) is None
+    ways = audit_decoy.tried(SETTINGS.model_copy(update={"decoy_cuts": ("14x14", "7x7")}))
+    assert list(ways) == [
+        "decoy tuned, 14x14", "decoy tuned, purified 1, 14x14", "decoy tuned, 7x7", "decoy tuned, purified 1, 7x7",
+    ]  # fmt: skip
+    config, cut, _ = ways["decoy tuned, purified 1, 14x14"]
+    assert (config.steps, config.schedule, config.purify_weight, cut) == (40, "cosine", 1.0, "14x14")  # type: ignore[attr-defined]
+
+
+def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
+    weighed = decoys_weighed(("c, K = 40", 1.0, 0.2))
+    frame = numbers.table([block()], SETTINGS)
+    upload = frame[frame["kind"] == "purification"]
+    upload = upload[~upload["attack"].str.startswith("photograph")]
+    points = settings_of(("c", 1.0, 0.2 * float(upload["others"].max())))
+    points = points.assign(service_low=0.9, service_high=1.0, ssim=0.1 * float(upload["ssim"].max()))
+    words = audit_decoy.reading(weighed, points, frame)
+    assert "Of 1 ways, weighed on" in words
+    assert "*c* leaves least" in words
+    assert "(20% of what *pmt* leaves)" in words
+    assert "is reached by filters." in words
+    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), frame)
+    assert audit_decoy.reading(Outcome(None, "x"), points, frame) == "*The decoy was not tuned here.*"
+    found = audit_decoy.summary(weighed, points)
+    assert found["decoy_lfw_service"] == pytest.approx(100)
+    assert audit_decoy.summary(weighed, points.head(0)) == audit_decoy.summary(Outcome(None, "x"), points) == {}
+    assert "purification in each step" in figures.decoys_table(weighed).to_html()
+    assert "not run" in figures.decoys_table(Outcome(None, "not run")).to_html()
