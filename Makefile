@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 VENV ?= .venv
 PROFILE ?= paper
-# Two workers suit a small machine; each computes on one thread, so that they do not fight over the cores.
-WORKERS ?= 2
+# For two cores: each worker computes on one thread, and a quarter of the time waits for kernels, files and processes.
+WORKERS ?= 3
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := $(VENV)/bin

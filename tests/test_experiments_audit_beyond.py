@@ -585,7 +585,7 @@ def test_the_summary_and_the_words_have_the_stitched_recogniser_and_each_kind_of
     assert "recognises 75% [" in numbers.reading(frame, stitched)
     wrong = stitched.assign(false=[0.5, 0.25])
     assert "accepts 25% of the pairs of two people here (with photographs 50%)" in numbers.reading(frame, wrong)
-    assert "A stranger's head" not in numbers.reading(frame)
+    assert "A stranger's network" not in numbers.reading(frame)
 
 
 def test_attacks_on_fewer_pairs_do_not_count_as_the_strongest() -> None:
