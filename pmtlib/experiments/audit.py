@@ -90,6 +90,8 @@ class AuditSettings(VariantSettings):
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
+        copies_of_all: for a variant, the most copies that all pairs meet; more meet the pairs of one person alone,
+            since each costs an upload of every photograph. All pairs meet all of them where a variant is not named.
         pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
             0 leaves them out.
         held_people: yet other people, on whom the trainings are followed.
@@ -158,6 +160,7 @@ class AuditSettings(VariantSettings):
     tuning_seed: int = 0
     strengths: Mapping[str, float] = {}
     copies: tuple[int, ...] = (2, 4, 8)
+    copies_of_all: Mapping[str, int] = {}
     pair_people: int = Field(480, ge=0)
     held_people: int = Field(32, ge=1)
     pair_factors: tuple[float, ...] = (0.6, 1.0, 2.0)
@@ -287,6 +290,7 @@ class Audit(Variants[AuditSettings]):
         beyond: dict[str, Outcome] = {}
         if variant in self.settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
+            attacks["averaging of many"] = self.averaged(dataset, variant, filters[-1], many=True)
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
@@ -503,22 +507,36 @@ class Audit(Variants[AuditSettings]):
 
         return self._attack(dataset, variant, "purification", parameters, compute)
 
-    def averaged(self, dataset: str, variant: str, best: Purification) -> Outcome:
+    def averaged(self, dataset: str, variant: str, best: Purification, *, many: bool = False) -> Outcome:
         """Means of several uploads of one photograph, made with other seeds: as they are, filtered, and their features.
 
-        The mean of the features goes through the RecFace that was trained on uploads, where one is trained.
+        The mean of the features goes through the RecFace that was trained on uploads, where one is trained. With
+        ``many``, the numbers of copies that the pairs of one person alone meet.
         """
         settings = self.settings
-        parameters: dict[str, Any] = {"copies": list(settings.copies), "filter": [label(best), best.strength]}
+        most = settings.copies_of_all.get(variant, max(settings.copies))
+        counts = [count for count in settings.copies if (count > most) == many]
+        if not counts:
+            return Outcome(None, f"not run: this profile averages {'no more' if many else 'many'} copies")
+        parameters: dict[str, Any] = {"copies": counts, "filter": [label(best), best.strength]}
         if settings.pair_people:
             parameters |= self.training()
 
         def compute(photographs: Photographs) -> dict[str, Any]:
             shared = self.shared(variant)
-            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(settings.copies))]
+            everybody = self.photographs(dataset)
+            rows = np.unique(everybody.place[everybody.same]) if many else np.arange(len(everybody.originals))
+
+            def copy(seed: int) -> Tensor:
+                # Those that all pairs meet are there already.
+                if not many or seed < most:
+                    return self.uploads(dataset, variant, seed)[rows]
+                return self.copy(photographs.originals, dataset, variant, seed)
+
+            copies = [copy(seed) for seed in range(max(counts))]
             inverter = self.inverter(variant) if settings.pair_people else None
             found: dict[str, Any] = {}
-            for count in settings.copies:
+            for count in counts:
                 mean = average_images(torch.stack(copies[:count]))
                 found[f"{count} copies"] = self._judged(photographs, mean)
                 found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
@@ -527,7 +545,8 @@ class Audit(Variants[AuditSettings]):
                     found[f"{count} copies, {RECFACE}"] = self._judged(photographs, self.through(inverter, features))
             return found
 
-        return self._attack(dataset, variant, "averaging", parameters, compute)
+        few = self.settings.pairs if many else 0
+        return self._attack(dataset, variant, f"averaging{'-of-many' if many else ''}", parameters, compute, few=few)
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.

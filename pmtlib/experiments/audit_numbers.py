@@ -38,7 +38,7 @@ def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame
         line
         for block in blocks
         for kind, outcome in block.attacks.items()
-        for line in _lines(block, kind, outcome, settings)
+        for line in _lines(block, kind.removesuffix(" of many"), outcome, settings)
         if not line["attack"].startswith(_STEPS)
     ]
     return pd.DataFrame(lines)
