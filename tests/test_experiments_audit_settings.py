@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from pmtlib.experiments import audit_decoy, audit_frontier
+from pmtlib.experiments import audit, audit_decoy, audit_frontier
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
+from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
 from tests.test_experiments_audit import SETTINGS, outcome
 from tests.test_experiments_audit_beyond import block
@@ -106,3 +108,41 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
     assert audit_decoy.summary(weighed, points.head(0)) == audit_decoy.summary(Outcome(None, "x"), points) == {}
     assert "purification in each step" in figures.decoys_table(weighed).to_html()
     assert "not run" in figures.decoys_table(Outcome(None, "not run")).to_html()
+
+
+def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads of few copies are those that all pairs meet; of the others only what is needed is made."""
+    asked = {"datasets": ("samples",), "pair_people": 0, "copies": (2, 3), "copies_of_all": {"pmt": 2}, "store": False}
+    bench = audit.Audit(SETTINGS.model_copy(update=asked), torch.device("cpu"))
+    originals = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    place, same = np.array([0, 1, 3, 4, 3]), np.array([False, True, True, False, True])
+    everybody = Photographs(originals, place, originals, same)
+    made: list[tuple[int, list[float]]] = []
+
+    def copy(images: torch.Tensor, name: str, variant: str, seed: int) -> torch.Tensor:
+        made.append((seed, images[:, 0, 0, 0].tolist()))
+        return images + 10 * seed
+
+    judged: list[tuple[list[float], list[float]]] = []
+
+    def judge(photographs: Photographs, images: torch.Tensor) -> dict[str, float]:
+        judged.append((photographs.originals[:, 0, 0, 0].tolist(), images[:, 0, 0, 0].tolist()))
+        return {}
+
+    monkeypatch.setattr(bench, "photographs", lambda _: everybody)
+    monkeypatch.setattr(bench, "copy", copy)
+    monkeypatch.setattr(bench, "_judged", judge)
+    few, many = (bench.averaged("samples", "pmt", audit.AS_IT_IS, many=many) for many in (False, True))
+    assert few.result is not None
+    assert many.result is not None
+    assert list(few.result.values["attacks"]) == ["2 copies", "2 copies, upload"]
+    assert list(many.result.values["attacks"]) == ["3 copies", "3 copies, upload"]
+    assert (few.result.values["same"], many.result.values["same"]) == ([0, 1, 1, 0, 1], [1, 1, 1])
+    assert made == [(0, [0, 1, 2, 3, 4]), (1, [0, 1, 2, 3, 4])] * 2 + [(2, [1, 3])]
+    # The mean of three copies of photographs 1 and 3: each plus 0, 10 and 20.
+    assert judged[2] == ([1, 3], [11, 13])
+    assert judged[0] == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
+    other = bench.averaged("samples", "deep", audit.AS_IT_IS, many=True)
+    assert other.note == "not run: this profile averages no more copies"
+    frame = numbers.table([audit.AuditBlock("samples", "pmt", {"averaging of many": other}, other, {})], SETTINGS)
+    assert not len(frame)
