@@ -42,6 +42,9 @@ def test_a_mixture_lies_on_the_line_between_two_settings() -> None:
     words = audit_frontier.mixed_reading(audit_frontier.mixtures(frame, audited))
     assert "*a* (K = 40) for 83% of the photographs and *c* (K = 40) for the others leaves 52% [42, 62]" in words
     assert "*a* (K = 40) alone 60% [50, 70]" in words
+    found = audit_frontier.mixed_summary(audit_frontier.mixtures(frame, audited))
+    assert found == {"mixed_lfw": pytest.approx(100 * line["leak"]), "mixed_lfw_alone": pytest.approx(60)}
+    assert audit_frontier.mixed_summary(audit_frontier.mixtures(frame.head(0), audited)) == {}
 
 
 def test_every_mixture_of_two_settings_is_looked_at() -> None:

@@ -586,6 +586,15 @@ def mixed_reading(frame: pd.DataFrame) -> str:
     )
 
 
+def mixed_summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of :func:`mixtures`, percent: ``mixed_SET``, and of the best setting alone ``mixed_SET_alone``."""
+    found: dict[str, float] = {}
+    for line in frame.to_dict("records"):
+        key = f"mixed_{line['dataset']}"
+        found |= {key: 100 * float(line["leak"]), f"{key}_alone": 100 * float(line["alone"])}
+    return found
+
+
 def repeated(frame: pd.DataFrame, audited: pd.DataFrame, cut: str) -> str:
     """How far rates moved where one setting was measured twice: here, and by the audit's thorough attacks.
 
