@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 VENV ?= .venv
 PROFILE ?= paper
-# For two cores: each worker computes on one thread, and a quarter of the time waits for kernels, files and processes.
+# For two cores: each worker computes on one thread, and waits about a quarter of its time for kernels and processes.
 WORKERS ?= 3
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)

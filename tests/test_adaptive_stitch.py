@@ -22,6 +22,7 @@ from pmtlib.attacks.adaptive.stitch import (
 from pmtlib.attacks.training import TRAINING
 from pmtlib.datasets import PairSet, People
 from pmtlib.errors import ConfigError, DatasetError, ResultError
+from pmtlib.networks.mobilefacenet import CASIA, MobileFaceNet
 from pmtlib.protocols import embed
 from pmtlib.shallow import ShallowModel
 from tests.crowd import crowd, gathered, smooth
@@ -160,6 +161,17 @@ def test_a_seam_looks_where_the_other_network_looks() -> None:
     assert completion(torch.randn(2, 4, 56, 56)).shape == (2, 5)
 
 
+def test_the_columns_of_a_real_network_are_its_own() -> None:
+    """A network of 112x96 has maps of 7x6, whose cells lie half-way between those of a map of 7x7."""
+    completion = Completion((512, 7, 7), MobileFaceNet(CASIA))
+    torch.testing.assert_close(completion.columns, stitch._resampling(7, 6, (8, 104)))
+    assert completion.seam.weight.shape == (512, 512, 1, 1)
+    wider = Completion((64, 28, 28), MobileFaceNet(CASIA))
+    assert torch.equal(wider.columns, torch.eye(28)[:, 2:26])
+    # What follows from the two networks is not stored with the weights.
+    assert not {"rows", "columns"} & set(completion.state_dict())
+
+
 def test_a_seam_interpolates_between_cells() -> None:
     # Seven cells of 16 pixels, six cells from pixel 8 on: each lies half-way between two.
     weights = stitch._resampling(7, 6, (8, 104))
@@ -197,6 +209,28 @@ def test_the_loss_of_a_stitched_network_is_names_and_teaching() -> None:
     taught = loss(teaching=1.0) - loss(teaching=0.0)
     assert 0 < taught < 2
     assert loss(teaching=3.0) == pytest.approx(loss(teaching=0.0) + 3 * taught, rel=1e-5)
+
+
+def test_mirrored_features_are_taught_what_is_said_of_mirrored_photographs() -> None:
+    people, other = alike(6, 3), SmallNetwork(seed=7)
+    training = stitch._StitchTraining(shallow(), other, people, STITCH, None, False)
+    images = people.tensor([row for row in range(18) if people.identities[row] in training.names])
+    for side, seen in enumerate((images, images.flip(3))):
+        torch.testing.assert_close(training.said[side], other(seen), atol=1e-4, rtol=0)
+        torch.testing.assert_close(training.features[side].float(), shallow().feature(seen), atol=5e-3, rtol=5e-3)
+    assert not torch.equal(training.said[0], training.said[1])
+
+
+def test_noise_is_in_units_of_the_features() -> None:
+    people, other = alike(6, 3), SmallNetwork(seed=7)
+    config = STITCH.model_copy(update={"flip": False, "noise": 0.5, "batch_size": 12, "validation_people": 0})
+    training = stitch._StitchTraining(shallow(), other, people, config, None, False)
+    given: list[torch.Tensor] = []
+    training.model.head.register_forward_pre_hook(lambda _, features: given.append(features[0].detach()))
+    training.loss()
+    added = (given[0] - training.features[0][training.rows(18)].float()).flatten(1).std(1)
+    # A photograph's amount is uniform between none and the largest.
+    assert 0 < float(added.min()) < 0.25 * training.spread < float(added.max()) < 1.02 * 0.5 * training.spread
 
 
 def test_prototypes_begin_where_the_network_puts_each_person() -> None:

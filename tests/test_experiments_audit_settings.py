@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from pmtlib.experiments import audit, audit_decoy, audit_frontier
+from pmtlib.experiments import audit, audit_beyond, audit_decoy, audit_frontier
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
-from tests.test_experiments_audit import SETTINGS, outcome
+from tests.test_experiments_audit import SETTINGS, attacked, outcome
 from tests.test_experiments_audit_beyond import block
 
 
@@ -103,9 +103,11 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
     assert "Of 1 ways, weighed on" in words
     assert "*c* leaves least" in words
     assert "(20% of what *pmt* leaves)" in words
-    assert "is reached by filters." in words
+    assert "as far as filters tell, the goal without learning is reached." in words
     assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), frame)
     assert audit_decoy.reading(Outcome(None, "x"), points, frame) == "*The decoy was not tuned here.*"
+    none = decoys_weighed(("c, K = 40", 0.5, 0.2))
+    assert "none lets the service keep 95%" in audit_decoy.reading(none, points, frame)
     found = audit_decoy.summary(weighed, points)
     assert found["decoy_lfw_service"] == pytest.approx(100)
     assert audit_decoy.summary(weighed, points.head(0)) == audit_decoy.summary(Outcome(None, "x"), points) == {}
@@ -145,7 +147,20 @@ def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.Monk
     # The mean of three copies of photographs 1 and 3: each plus 0, 10 and 20.
     assert judged[2] == ([1, 3], [11, 13])
     assert judged[0] == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
-    other = bench.averaged("samples", "deep", audit.AS_IT_IS, many=True)
-    assert other.note == "not run: this profile averages no more copies"
-    frame = numbers.table([audit.AuditBlock("samples", "pmt", {"averaging of many": other}, other, {})], SETTINGS)
-    assert not len(frame)
+    assert bench.averaged("samples", "deep", audit.AS_IT_IS, many=True).note == "not run: all pairs meet every average"
+    # A variant without a limit has no such attack.
+    monkeypatch.setattr(bench, "averaged", lambda *_, many=False: Outcome(None, str(many)))
+    monkeypatch.setattr(audit_beyond, "run", lambda *_: {})
+    monkeypatch.setattr(bench, "purified", lambda *_: Outcome(None, ""))
+    both = {"thorough": ("pmt", "deep"), "variants": {"pmt": {}, "deep": {}}, "inversion_pairs": 0}
+    bench.settings = bench.settings.model_copy(update=both)
+    met = {variant: bench.block("samples", variant, Outcome(None, "")).attacks for variant in ("pmt", "deep")}
+    assert "averaging of many" in met["pmt"]
+    assert "averaging" in met["deep"]
+    assert "averaging of many" not in met["deep"]
+
+
+def test_averages_of_many_are_averages_in_the_table() -> None:
+    entries = attacked({"32 copies": 0.5})
+    frame = numbers.table([audit.AuditBlock("lfw", "pmt", {"averaging of many": entries}, entries, {})], SETTINGS)
+    assert list(frame["kind"]) == ["averaging"]

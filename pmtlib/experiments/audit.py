@@ -90,8 +90,8 @@ class AuditSettings(VariantSettings):
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
-        copies_of_all: for a variant, the most copies that all pairs meet; more meet the pairs of one person alone,
-            since each costs an upload of every photograph. All pairs meet all of them where a variant is not named.
+        copies_of_all: by variant, the largest number of copies that all pairs meet; larger ones meet the pairs of one
+            person alone, since each copy costs an upload of every photograph. A variant that is not named has no limit.
         pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
             0 leaves them out.
         held_people: yet other people, on whom the trainings are followed.
@@ -281,16 +281,17 @@ class Audit(Variants[AuditSettings]):
         """One variant's uploads of one data set under every attack."""
         from pmtlib.experiments import audit_beyond
 
-        filters = chosen_filters(tuning, self.settings)
+        settings, filters = self.settings, chosen_filters(tuning, self.settings)
         attacks = {
             "purification": self.purified(dataset, variant, filters),
             "learning": self.learned(dataset, variant),
             "translation": audit_beyond.translated(self, dataset, variant),
         }
         beyond: dict[str, Outcome] = {}
-        if variant in self.settings.thorough:
+        if variant in settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
-            attacks["averaging of many"] = self.averaged(dataset, variant, filters[-1], many=True)
+            if max(settings.copies) > self._met_by_all(variant):
+                attacks["averaging of many"] = self.averaged(dataset, variant, filters[-1], many=True)
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
@@ -514,26 +515,25 @@ class Audit(Variants[AuditSettings]):
         ``many``, the numbers of copies that the pairs of one person alone meet.
         """
         settings = self.settings
-        most = settings.copies_of_all.get(variant, max(settings.copies))
+        most = self._met_by_all(variant)
         counts = [count for count in settings.copies if (count > most) == many]
         if not counts:
-            return Outcome(None, f"not run: this profile averages {'no more' if many else 'many'} copies")
+            return Outcome(None, f"not run: {'all pairs' if many else 'pairs of one person alone'} meet every average")
         parameters: dict[str, Any] = {"copies": counts, "filter": [label(best), best.strength]}
         if settings.pair_people:
             parameters |= self.training()
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            shared = self.shared(variant)
-            everybody = self.photographs(dataset)
+            shared, everybody = self.shared(variant), self.photographs(dataset)
             rows = np.unique(everybody.place[everybody.same]) if many else np.arange(len(everybody.originals))
-
-            def copy(seed: int) -> Tensor:
-                # Those that all pairs meet are there already.
-                if not many or seed < most:
-                    return self.uploads(dataset, variant, seed)[rows]
-                return self.copy(photographs.originals, dataset, variant, seed)
-
-            copies = [copy(seed) for seed in range(max(counts))]
+            # Uploads that all pairs meet are there already.
+            made = max((count for count in settings.copies if count <= most), default=0)
+            copies = [
+                self.uploads(dataset, variant, seed)[rows]
+                if seed < made
+                else self.copy(photographs.originals, dataset, variant, seed)
+                for seed in range(max(counts))
+            ]
             inverter = self.inverter(variant) if settings.pair_people else None
             found: dict[str, Any] = {}
             for count in counts:
@@ -545,8 +545,13 @@ class Audit(Variants[AuditSettings]):
                     found[f"{count} copies, {RECFACE}"] = self._judged(photographs, self.through(inverter, features))
             return found
 
-        few = self.settings.pairs if many else 0
+        # As many as there are.
+        few = settings.pairs if many else 0
         return self._attack(dataset, variant, f"averaging{'-of-many' if many else ''}", parameters, compute, few=few)
+
+    def _met_by_all(self, variant: str) -> int:
+        """The largest number of copies that all pairs may meet."""
+        return self.settings.copies_of_all.get(variant, max(self.settings.copies))
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.

@@ -1,4 +1,4 @@
-"""The decoy, tuned: anchors of several scales, steps that fall to nothing, and purification inside the loop.
+"""The decoy, tuned: anchors of several scales, a step size that falls to 0, and purification inside the loop.
 
 The ways are weighed on the people on whom a better filter was chosen, by blurs alone. The one that leaves least to the
 other networks, of those that serve the service well enough, meets filters and translation on the evaluated sets.
@@ -14,7 +14,7 @@ import pandas as pd
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.experiments import audit_frontier as frontier
 from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, Candidate, not_yet
-from pmtlib.experiments.audit_numbers import ENOUGH, GOALS, reaches, share_of
+from pmtlib.experiments.audit_numbers import ENOUGH, attacker, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.variants.decoy import DecoyConfig
 from pmtlib.variants.deep import DeepConfig
@@ -42,7 +42,7 @@ def tuned(audit: Audit) -> Outcome:
 
 
 def picked(outcome: Outcome) -> str | None:
-    """The way that leaves the others least after the best blur, of those with which the service keeps enough.
+    """The way that leaves the others least, as it is or after a blur, of those that serve the service well enough.
 
     Returns:
         Its name; None where nothing was measured or no way suffices.
@@ -75,36 +75,35 @@ def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame) -> s
     Args:
         choice: of :func:`tuned`.
         points: of :func:`pmtlib.experiments.audit_frontier.points`, with the way that was picked among the settings.
-        published: of :func:`pmtlib.experiments.audit_numbers.goals`' first argument: what the published transform
-            leaves stands there.
+        published: of :func:`pmtlib.experiments.audit_numbers.table`: what the published transform leaves to filters
+            stands there.
     """
-    name = picked(choice)
-    if name is None:
+    if choice.result is None:
         return "*The decoy was not tuned here.*"
-    assert choice.result is not None
-    n, ways = choice.result.data["n"], len(choice.result.values) - 1
+    name, n, ways = picked(choice), choice.result.data["n"], len(choice.result.values) - 1
+    start = f"**The decoy, tuned.** Of {ways} ways, weighed on {n} people who are in no pair,"
+    enough = f"{100 * ENOUGH:.0f}% of what it recognises of photographs"
+    if name is None:
+        return f"{start} none lets the service keep {enough}."
     lines = [
-        f"**The decoy, tuned.** Of {ways} ways, weighed on {n} people who are in no pair, *{name}* leaves least after "
-        f"the best blur among those with which the service keeps {100 * ENOUGH:.0f}%."
+        f"{start} *{name}* leaves least, as it is or after a blur, of those with which the service keeps {enough}."
     ]
-    what, *_ = GOALS["filters"]
     for line in points[points["setting"] == name].to_dict("records") if len(points) else ():
         theirs = published[(published["dataset"] == line["dataset"]) & (published["variant"] == "pmt")]
         if not len(theirs):
             continue
         clean = float(theirs[theirs["attack"] == PHOTOGRAPH]["service"].iloc[0])
-        left = theirs[theirs["kind"].isin(("purification", "averaging"))]
-        left = left[~left["attack"].str.startswith(PHOTOGRAPH)]
+        left = attacker(theirs[theirs["kind"] == "purification"])
         service, others = share_of(line["service"], clean), share_of(line["filters"], left["others"].max())
         ssim = share_of(line["ssim"], left["ssim"].max())
-        verdict = "reached by filters" if reaches("filters", service, others, ssim) else "not reached"
+        verdict = "is reached" if reaches("filters", service, others, ssim) else "is not reached"
         lines.append(
             f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
             f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
             f"photographs {100 * clean:.0f}%), others {100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, "
             f"{100 * line['filters_high']:.0f}] after the best filter ({100 * others:.0f}% of what *pmt* leaves) and "
-            f"{100 * line['translated']:.0f}% translated, SSIM {line['ssim']:.2f} ({100 * ssim:.0f}%): the goal "
-            f"against {what} is {verdict}."
+            f"{100 * line['translated']:.0f}% translated, SSIM {line['ssim']:.2f} ({100 * ssim:.0f}%): as far as "
+            f"filters tell, the goal without learning {verdict}."
         )
     return " ".join(lines)
 

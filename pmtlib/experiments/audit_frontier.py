@@ -498,12 +498,12 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
-def mixtures(frame: pd.DataFrame, audited: pd.DataFrame, kind: str = "best") -> pd.DataFrame:
+def mixtures(frame: pd.DataFrame, audited: pd.DataFrame) -> pd.DataFrame:
     r"""What a user gains who draws a configuration anew for each photograph.
 
-    Rates of such a mixture are means of those of its settings, for an attacker who tries every attack that any of them
-    calls for. So what mixtures reach is the convex hull of what settings reach, and two settings are enough for the
-    least leak at a given utility:
+    Rates of such a mixture are means of those of its settings, where the attacker is told which of them made an upload.
+    So what mixtures reach is the convex hull of what settings reach, and two settings are enough for the least leak at
+    a given utility:
 
     .. math::
         \min_{i, j, 0 \le p \le 1} \; p \ell_i + (1 - p) \ell_j
@@ -514,13 +514,12 @@ def mixtures(frame: pd.DataFrame, audited: pd.DataFrame, kind: str = "best") -> 
     Args:
         frame: of :func:`points`.
         audited: of :func:`pmtlib.experiments.audit_numbers.frontier`; the service's TAR on photographs stands there.
-        kind: of leak: ``filters``, ``translated`` or ``best``.
 
     Returns:
-        DataFrame with columns dataset, kind, n, service (of the mixture), leak, leak_low, leak_high (the ends of the
-        intervals mixed likewise, which is no narrower than an interval of the mixture's own); share, setting, steps: of
-        the first setting; rest, rest_steps: the other; alone, alone_low, alone_high, alone_setting, alone_steps: the
-        best setting alone.
+        DataFrame with columns dataset, n, service (of the mixture), leak (to the best attacker on each setting),
+        leak_low, leak_high (the ends of their intervals, mixed likewise; that the share is estimated too is left out);
+        share, setting, steps: of the first setting; rest, rest_steps: the other; alone, alone_low, alone_high,
+        alone_setting, alone_steps: the best setting alone.
     """
     lines: list[dict[str, Any]] = []
     if not len(frame) or not len(audited):
@@ -531,19 +530,19 @@ def mixtures(frame: pd.DataFrame, audited: pd.DataFrame, kind: str = "best") -> 
         serving = [line for line in rows if line["service"] >= needed]
         if not serving:
             continue
-        alone = min(serving, key=lambda line: float(line[kind]))
+        alone = min(serving, key=lambda line: float(line["best"]))
         found = (1.0, alone, alone)
         for one, other in itertools.product(serving, rows):
             spare = one["service"] - other["service"]
             share = (needed - other["service"]) / spare if spare > 0 else 1.0
-            if 0 < share < 1 and _mixed((share, one, other), kind) < _mixed(found, kind):
+            if 0 < share < 1 and _mixed((share, one, other), "best") < _mixed(found, "best"):
                 found = (share, one, other)
         share, one, other = found
-        line: dict[str, Any] = {"dataset": dataset, "kind": kind, "n": one["n"], "service": _mixed(found, "service")}
-        line |= {f"leak{end}": _mixed(found, f"{kind}{end}") for end in _ENDS}
+        line: dict[str, Any] = {"dataset": dataset, "n": one["n"], "service": _mixed(found, "service")}
+        line |= {f"leak{end}": _mixed(found, f"best{end}") for end in _ENDS}
         line |= {"share": share, "setting": one["setting"], "steps": one["steps"]}
         line |= {"rest": other["setting"], "rest_steps": other["steps"]}
-        line |= {f"alone{end}": alone[f"{kind}{end}"] for end in _ENDS}
+        line |= {f"alone{end}": alone[f"best{end}"] for end in _ENDS}
         lines.append({**line, "alone_setting": alone["setting"], "alone_steps": alone["steps"]})
     return pd.DataFrame(lines)
 
@@ -578,8 +577,8 @@ def mixed_reading(frame: pd.DataFrame) -> str:
             f"attackers, {alone}."
         )
     return (
-        "**Several random configurations**, one drawn for each photograph. An attacker can try every attack that any "
-        "of them calls for; a mixture then serves and leaks as its settings do in the mean, and lies on the straight "
+        "**Several random configurations**, one drawn for each photograph. To an attacker who is told which of them "
+        "made an upload, a mixture leaks as its settings do in the mean, and it serves so: it lies on the straight "
         "line between them. The least that any mixture leaves which keeps "
         f"{100 * NEEDED:.0f}% of what the service recognises of photographs, picked here by looking, in the filter's "
         "favour:\n\n" + "\n".join(f"- {one}" for one in told)
@@ -587,7 +586,7 @@ def mixed_reading(frame: pd.DataFrame) -> str:
 
 
 def mixed_summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers of :func:`mixtures`, percent: ``mixed_SET``, and of the best setting alone ``mixed_SET_alone``."""
+    """Headline numbers of :func:`mixtures`, percent: ``mixed_SET``, and ``mixed_SET_alone`` of one setting alone."""
     found: dict[str, float] = {}
     for line in frame.to_dict("records"):
         key = f"mixed_{line['dataset']}"

@@ -112,7 +112,8 @@ def decoys_table(outcome: Outcome) -> Styler:
         return _candidates(outcome, f"Ways to tune the decoy: {outcome.note}", "decoys")
     caption = (
         f"Ways to tune the decoy, on the same {outcome.result.data['n']} people and in the same numbers: anchors at "
-        "four scales, steps that fall as a cosine, and with or without a purification in each step, with its weight"
+        "four scales, a step size that falls to 0, and with or without a purification in each step; the number after "
+        "purified is its weight"
     )
     return _candidates(outcome, caption, "decoys")
 
@@ -504,8 +505,9 @@ def stitching_table(frame: pd.DataFrame) -> Styler:
         for line in frame.to_dict("records")
     ]
     caption = (
-        "A head trained by an unauthorised party on the shared shallow model, on labelled photographs of another data "
-        "set; TAR with 95% Wilson interval at the threshold of a FAR of 10⁻² among people held out of its training, "
+        "A network of an unauthorised party, stitched to the shared shallow model and tuned on labelled photographs of "
+        "another data set; TAR with 95% Wilson interval at the threshold of a FAR of 10⁻² among people held out of its "
+        "training, "
         f"n = {int(frame['n'].max())} pairs of one person a set; false: accepted pairs of two people"
     )
     return styled(pd.DataFrame(rows), caption, "stitching", frame).hide(axis="index")

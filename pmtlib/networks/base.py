@@ -21,6 +21,8 @@ class FaceNetwork(nn.Module):
     """
 
     units: nn.Sequential
+    columns: tuple[int, int] = (0, 112)
+    """Columns of the 112-wide crop that the network sees, half open."""
 
     def __init__(self, units: Mapping[str, nn.Module]) -> None:
         super().__init__()

@@ -199,14 +199,14 @@ class MobileFaceNet(FaceNetwork):
         units["linear7"] = nn.Sequential(*head)
         units["linear1"] = nn.Sequential(ConvLayer(512, variant.embedding, (1, 1)), nn.Flatten())
         super().__init__(units)
-        self.variant = variant
+        self.variant, self.columns = variant, variant.columns
 
     def prepare(self, images: Tensor) -> Tensor:
         """The variant's columns of (N, 3, 112, 112) in [0, 1], minus its mean, over its standard deviation.
 
-        The columns outside ``variant.columns`` have no influence, hence a zero gradient.
+        The columns outside ``columns`` have no influence, hence a zero gradient.
         """
-        left, right = self.variant.columns
+        left, right = self.columns
         mean = images.new_tensor(self.variant.mean).view(3, 1, 1)
         std = images.new_tensor(self.variant.std).view(3, 1, 1)
         return (images[..., left:right] - mean) / std
