@@ -147,8 +147,12 @@ def test_everything_is_timed_and_nothing_of_it_is_zero(monkeypatch: pytest.Monke
     before = torch.get_num_threads()
     outcome = speed.measure(bench, settings)
     assert outcome.result is not None
-    assert set(threads) == {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    assert set(threads) == {settings.threads} == {1}
     assert outcome.result.manifest["hardware"]["torch_threads"] == threads[0]
+    assert torch.get_num_threads() == before
+    with speed._threads(0):
+        every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert torch.get_num_threads() == every
     assert torch.get_num_threads() == before
     values = outcome.result.values
     for curve in ("batch", "steps", "cut", "side"):

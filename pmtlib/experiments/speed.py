@@ -50,6 +50,7 @@ class SpeedSettings(VariantSettings):
         images: aligned faces for the curves over steps and cuts, and how many photographs of each side.
         timed_steps: steps of the runs over batches and cuts.
         rounds: how often everything is timed, in turn.
+        threads: that torch computes with; 0 for one a processor, as ``pmt protect`` does.
         million: photographs of the simulation.
         side: their longer side, pixels.
         workers: machines of the simulation.
@@ -65,6 +66,7 @@ class SpeedSettings(VariantSettings):
     images: int = Field(8, ge=1)
     timed_steps: int = Field(5, ge=1)
     rounds: int = Field(3, ge=1)
+    threads: int = Field(0, ge=0)
     million: int = Field(1_000_000, ge=1)
     side: int = Field(1000, ge=1)
     workers: tuple[int, ...] = (1, 10, 100, 1000)
@@ -87,22 +89,23 @@ def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
     parameters = {name: getattr(settings, name) for name in fields}
     parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
     parameters |= {"pmt": settings.pmt.model_dump(mode="json"), "authorised": settings.authorised}
+    parameters |= {"threads": settings.threads} if settings.threads else {}
     request = bench.request("speed", "curves", VERSION, parameters)
 
     def compute() -> dict[str, Any]:
         return _timed(bench, settings)
 
     # A time is not reproduced to the digit, so a recomputation would always be a change.
-    with _all_processors():
+    with _threads(settings.threads):
         return bench.obtain(request, Source.of_pairs(sample), compute, recompute=False)
 
 
 @contextlib.contextmanager
-def _all_processors() -> Iterator[None]:
-    """As many threads as ``pmt protect`` has of itself, whatever this process was started with."""
+def _threads(wanted: int) -> Iterator[None]:
+    """So many threads, or for 0 as many as ``pmt protect`` has of itself, whatever this process was started with."""
     threads = torch.get_num_threads()
     known = getattr(os, "sched_getaffinity", None)
-    torch.set_num_threads((len(known(0)) if known is not None else os.cpu_count()) or 1)
+    torch.set_num_threads(wanted or (len(known(0)) if known is not None else os.cpu_count()) or 1)
     try:
         yield
     finally:
