@@ -93,21 +93,26 @@ def test_the_decoy_is_picked_by_what_it_leaves_among_those_that_serve() -> None:
 
 
 def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
-    weighed = decoys_weighed(("c, K = 40", 1.0, 0.2))
+    way = "decoy tuned, purified 1, 14x14"
+    settings = SETTINGS.model_copy(update={"decoy_cuts": ("14x14",)})
+    weighed = decoys_weighed((f"{way}, K = 40", 1.0, 0.2))
     frame = numbers.table([block()], SETTINGS)
     upload = frame[frame["kind"] == "purification"]
     upload = upload[~upload["attack"].str.startswith("photograph")]
-    points = settings_of(("c", 1.0, 0.2 * float(upload["others"].max())))
+    points = settings_of((way, 1.0, 0.2 * float(upload["others"].max())))
     points = points.assign(service_low=0.9, service_high=1.0, ssim=0.1 * float(upload["ssim"].max()))
-    words = audit_decoy.reading(weighed, points, frame)
+    words = audit_decoy.reading(weighed, points, frame, settings)
     assert "Of 1 ways, weighed on" in words
-    assert "*c* leaves least" in words
+    assert f"*{way}* leaves least" in words
+    assert "`--cut 14x14`, and in the configuration `steps: 40`" in words
+    assert "`purify_weight: 1.0`" in words
+    assert "`rule:" not in words
     assert "(20% of what *pmt* leaves)" in words
     assert "as far as filters tell, the goal without learning is reached." in words
-    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), frame)
-    assert audit_decoy.reading(Outcome(None, "x"), points, frame) == "*The decoy was not tuned here.*"
+    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), frame, settings)
+    assert audit_decoy.reading(Outcome(None, "x"), points, frame, settings) == "*The decoy was not tuned here.*"
     none = decoys_weighed(("c, K = 40", 0.5, 0.2))
-    assert "none lets the service keep 95%" in audit_decoy.reading(none, points, frame)
+    assert "none lets the service keep 95%" in audit_decoy.reading(none, points, frame, settings)
     found = audit_decoy.summary(weighed, points)
     assert found["decoy_lfw_service"] == pytest.approx(100)
     assert audit_decoy.summary(weighed, points.head(0)) == audit_decoy.summary(Outcome(None, "x"), points) == {}

@@ -6,6 +6,7 @@ other networks, of those that serve the service well enough, meets filters and t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,16 @@ def measured(audit: Audit, dataset: str, filters: Sequence[Purification], choice
     return not_yet(frontier.settled(audit, dataset, "settings-decoy", filters, {name: candidate}))
 
 
-def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame) -> str:
+def recipe(settings: AuditSettings, name: str) -> str:
+    """How a way is had from ``pmt config --variant decoy`` and ``pmt protect``: cut and changed fields (Markdown)."""
+    config, cut, _ = tried(settings)[name]
+    plain = DecoyConfig(batch_size=config.batch_size).model_dump(mode="json")
+    changed = {field: value for field, value in config.model_dump(mode="json").items() if value != plain[field]}
+    fields = ", ".join(f"`{field}: {json.dumps(value)}`" for field, value in changed.items())
+    return f"`--cut {cut}`, and in the configuration {fields}"
+
+
+def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame, settings: AuditSettings) -> str:
     """Which way was picked, and whether it reaches the goal without learning, in words.
 
     Args:
@@ -77,6 +87,7 @@ def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame) -> s
         points: of :func:`pmtlib.experiments.audit_frontier.points`, with the way that was picked among the settings.
         published: of :func:`pmtlib.experiments.audit_numbers.table`: what the published transform leaves to filters
             stands there.
+        settings: the audit's.
     """
     if choice.result is None:
         return "*The decoy was not tuned here.*"
@@ -86,7 +97,8 @@ def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame) -> s
     if name is None:
         return f"{start} none lets the service keep {enough}."
     lines = [
-        f"{start} *{name}* leaves least, as it is or after a blur, of those with which the service keeps {enough}."
+        f"{start} *{name}* leaves least, as it is or after a blur, of those with which the service keeps {enough}: "
+        f"{recipe(settings, name)}."
     ]
     for line in points[points["setting"] == name].to_dict("records") if len(points) else ():
         theirs = published[(published["dataset"] == line["dataset"]) & (published["variant"] == "pmt")]
