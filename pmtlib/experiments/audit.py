@@ -90,8 +90,10 @@ class AuditSettings(VariantSettings):
         strengths: of the filters, where they are not to be tuned but were found elsewhere, on other people. The last is
             the best; filters that are not named are left out.
         copies: how many uploads of one photograph are averaged.
-        copies_of_all: by variant, the largest number of copies that all pairs meet; larger ones meet the pairs of one
-            person alone, since each copy costs an upload of every photograph. A variant that is not named has no limit.
+        few: pairs for the averages of ``copies``, through a learner too.
+        copies_of_all: the same for all pairs, without learners; none leaves that out.
+        most_of_all: by variant, the largest of those numbers that all pairs meet; larger ones meet the pairs of one
+            person alone, since each copy costs an upload of every photograph. A variant not named has no limit.
         pair_people: people of LFW who are in no pair, one photograph each, on whose uploads the learners are trained;
             0 leaves them out.
         held_people: yet other people, on whom the trainings are followed.
@@ -160,7 +162,9 @@ class AuditSettings(VariantSettings):
     tuning_seed: int = 0
     strengths: Mapping[str, float] = {}
     copies: tuple[int, ...] = (2, 4, 8)
-    copies_of_all: Mapping[str, int] = {}
+    few: int = Field(32, ge=2)
+    copies_of_all: tuple[int, ...] = ()
+    most_of_all: Mapping[str, int] = {}
     pair_people: int = Field(480, ge=0)
     held_people: int = Field(32, ge=1)
     pair_factors: tuple[float, ...] = (0.6, 1.0, 2.0)
@@ -290,8 +294,9 @@ class Audit(Variants[AuditSettings]):
         beyond: dict[str, Outcome] = {}
         if variant in settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
-            if max(settings.copies) > self._met_by_all(variant):
-                attacks["averaging of many"] = self.averaged(dataset, variant, filters[-1], many=True)
+            attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
+            if max(settings.copies_of_all, default=0) > self._met_by_all(variant):
+                attacks["averaging of many"] = self.averaged_of_all(dataset, variant, filters[-1], many=True)
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
@@ -508,50 +513,78 @@ class Audit(Variants[AuditSettings]):
 
         return self._attack(dataset, variant, "purification", parameters, compute)
 
-    def averaged(self, dataset: str, variant: str, best: Purification, *, many: bool = False) -> Outcome:
+    def averaged(self, dataset: str, variant: str, best: Purification) -> Outcome:
         """Means of several uploads of one photograph, made with other seeds: as they are, filtered, and their features.
 
-        The mean of the features goes through the RecFace that was trained on uploads, where one is trained. With
-        ``many``, the numbers of copies that the pairs of one person alone meet.
+        The mean of the features goes through the RecFace that was trained on uploads, where one is trained. A few pairs
+        stand for all; without a learner all pairs are met by :meth:`averaged_of_all`.
         """
         settings = self.settings
-        most = self._met_by_all(variant)
-        counts = [count for count in settings.copies if (count > most) == many]
-        if not counts:
-            return Outcome(None, f"not run: {'all pairs' if many else 'pairs of one person alone'} meet every average")
-        parameters: dict[str, Any] = {"copies": counts, "filter": [label(best), best.strength]}
+        parameters: dict[str, Any] = {"copies": list(settings.copies), "filter": [label(best), best.strength]}
         if settings.pair_people:
             parameters |= self.training()
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            shared, everybody = self.shared(variant), self.photographs(dataset)
+            copies = [self.copy(photographs.originals, dataset, variant, seed) for seed in range(max(settings.copies))]
+            inverter = self.inverter(variant) if settings.pair_people else None
+            return self._averages(photographs, variant, best, settings.copies, copies, inverter)
+
+        return self._attack(dataset, variant, "averaging", parameters, compute, few=settings.few)
+
+    def averaged_of_all(self, dataset: str, variant: str, best: Purification, *, many: bool = False) -> Outcome:
+        """Means of several uploads of each photograph of every pair, as they are and filtered.
+
+        With ``many``, the numbers of copies that the pairs of one person alone meet.
+        """
+        settings = self.settings
+        most = self._met_by_all(variant)
+        counts = [count for count in settings.copies_of_all if (count > most) == many]
+        if not counts:
+            return Outcome(None, "not run: this profile averages the uploads of few pairs alone")
+        parameters = {"copies": counts, "filter": [label(best), best.strength]}
+
+        def compute(photographs: Photographs) -> dict[str, Any]:
+            everybody = self.photographs(dataset)
             rows = np.unique(everybody.place[everybody.same]) if many else np.arange(len(everybody.originals))
             # Uploads that all pairs meet are there already.
-            made = max((count for count in settings.copies if count <= most), default=0)
+            made = max((count for count in settings.copies_of_all if count <= most), default=0)
             copies = [
                 self.uploads(dataset, variant, seed)[rows]
                 if seed < made
                 else self.copy(photographs.originals, dataset, variant, seed)
                 for seed in range(max(counts))
             ]
-            inverter = self.inverter(variant) if settings.pair_people else None
-            found: dict[str, Any] = {}
-            for count in counts:
-                mean = average_images(torch.stack(copies[:count]))
-                found[f"{count} copies"] = self._judged(photographs, mean)
-                found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
-                if inverter is not None:
-                    features = average_features(torch.stack([self._features(shared, one) for one in copies[:count]]))
-                    found[f"{count} copies, {RECFACE}"] = self._judged(photographs, self.through(inverter, features))
-            return found
+            return self._averages(photographs, variant, best, counts, copies)
 
-        # As many as there are.
+        name = "averaging-of-many" if many else "averaging-of-all"
+        # As many pairs of one person as there are.
         few = settings.pairs if many else 0
-        return self._attack(dataset, variant, f"averaging{'-of-many' if many else ''}", parameters, compute, few=few)
+        return self._attack(dataset, variant, name, parameters, compute, few=few, strangers=not many)
+
+    def _averages(
+        self,
+        photographs: Photographs,
+        variant: str,
+        best: Purification,
+        counts: Sequence[int],
+        copies: Sequence[Tensor],
+        inverter: RecFace | None = None,
+    ) -> dict[str, Any]:
+        shared = self.shared(variant)
+        features = [self._features(shared, one) for one in copies] if inverter is not None else []
+        found: dict[str, Any] = {}
+        for count in counts:
+            mean = average_images(torch.stack(list(copies[:count])))
+            found[f"{count} copies"] = self._judged(photographs, mean)
+            found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+            if inverter is not None:
+                images = self.through(inverter, average_features(torch.stack(features[:count])))
+                found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
+        return found
 
     def _met_by_all(self, variant: str) -> int:
         """The largest number of copies that all pairs may meet."""
-        return self.settings.copies_of_all.get(variant, max(self.settings.copies))
+        return self.settings.most_of_all.get(variant, max(self.settings.copies_of_all, default=0))
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.
@@ -662,7 +695,8 @@ class Audit(Variants[AuditSettings]):
                 found[name] = self._judged(photographs, quantise(best.images.cpu()))
             return found
 
-        return self._attack(dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs)
+        few = settings.inversion_pairs
+        return self._attack(dataset, variant, "inversion", parameters, compute, few=few, strangers=False)
 
     # -- what the learners are --------------------------------------------------------------------------------------
 
@@ -816,22 +850,23 @@ class Audit(Variants[AuditSettings]):
         compute: Callable[[Photographs], dict[str, Any]],
         *,
         few: int = 0,
+        strangers: bool = True,
     ) -> Outcome:
         """The result of an attack, with what all of them need: who is whom, and thresholds of another data set.
 
-        ``few`` pairs of one person each, if not 0, stand for all.
+        ``few`` pairs, if not 0, stand for all; without ``strangers`` they are of one person each.
         """
         authorised = self.settings.authorised
         parameters = {**self.common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
         if few:
-            parameters |= {"few": few, "strangers": False}
+            parameters |= {"few": few} if strangers else {"few": few, "strangers": False}
         file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
         request = self.request("audit", file, VERSION, parameters, (authorised,))
 
         def whole() -> dict[str, Any]:
             photographs = self.photographs(dataset)
             if few:
-                photographs = of_one_person(photographs, few)
+                photographs = some(photographs, few, strangers=strangers)
             return {
                 "same": photographs.same.astype(int).tolist(),
                 "photograph": photographs.place.tolist(),
@@ -872,9 +907,13 @@ def two_pictures(count: int, seed: int) -> datasets.People:
     return people.subset(np.array(rows))
 
 
-def of_one_person(photographs: Photographs, pairs: int) -> Photographs:
-    """The first ``pairs`` pairs of one person each, or as many as there are."""
-    rows = np.flatnonzero(photographs.same)[:pairs]
+def some(photographs: Photographs, pairs: int, *, strangers: bool = True) -> Photographs:
+    """The first pairs of one person and as many of two people, ``pairs`` in all or as many as there are.
+
+    Without ``strangers``, the first pairs of one person alone.
+    """
+    kinds = (photographs.same, ~photographs.same) if strangers else (photographs.same,)
+    rows = np.sort(np.concatenate([np.flatnonzero(kind)[: pairs // len(kinds)] for kind in kinds]))
     kept, place = np.unique(photographs.place[rows], return_inverse=True)
     return Photographs(photographs.originals[kept], place, photographs.others[rows], photographs.same[rows])
 

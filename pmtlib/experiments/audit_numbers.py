@@ -34,14 +34,15 @@ def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame
         and compares what the attacker made with the person's *other* photograph. A translation is no image: it has no
         likeness, and the service has no part in it.
     """
-    lines = [
-        line
-        for block in blocks
-        for kind, outcome in block.attacks.items()
-        for line in _lines(block, kind.removesuffix(" of many"), outcome, settings)
-        if not line["attack"].startswith(_STEPS)
-    ]
-    return pd.DataFrame(lines)
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for block in blocks:
+        for kind, outcome in block.attacks.items():
+            for line in _lines(block, kind.partition(" of ")[0], outcome, settings):
+                key = (line["dataset"], line["variant"], line["attack"])
+                # An attack on few pairs and on all of them is one row, of all.
+                if not line["attack"].startswith(_STEPS) and (key not in lines or line["n"] > lines[key]["n"]):
+                    lines[key] = line
+    return pd.DataFrame(lines.values())
 
 
 def _lines(block: AuditBlock, kind: str, outcome: Outcome, settings: AuditSettings) -> Iterator[dict[str, Any]]:
