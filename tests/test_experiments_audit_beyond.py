@@ -211,7 +211,7 @@ def test_the_advice_says_what_copies_and_compression_do() -> None:
     values = one.attacks["purification"].result.values
     pairs = {name: values[name] for name in ("same", "photograph")}
     copies = outcome("copies", attacked({"2 copies": 0.6, "8 copies": 0.9}).result.values | pairs)
-    frame = numbers.table([dataclasses.replace(one, attacks={**one.attacks, "averaging": copies})], SETTINGS)
+    frame = numbers.table([dataclasses.replace(one, attacks={**one.attacks, "averaging of all": copies})], SETTINGS)
     rates = frame.set_index("attack")["others"]
     received = {
         "same": [1, 1, 0], "photograph": [0, 1, 2], "threshold": {"far_1e2": 0.5},
@@ -292,15 +292,30 @@ def test_a_share_of_nothing() -> None:
     assert numbers.share_of(0.1, 0.4) == pytest.approx(0.25)
 
 
+def test_a_few_pairs_are_balanced_and_keep_their_photographs() -> None:
+    draw = np.random.default_rng(0)
+    originals = torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 2, 2)
+    place, same = draw.integers(0, 20, 30), np.arange(30) % 3 == 0
+    others = torch.arange(100.0, 130.0).view(30, 1, 1, 1).expand(30, 3, 2, 2)
+    few = audit.some(Photographs(originals, place, others, same), 8)
+    assert (few.same.sum(), len(few.same)) == (4, 8)
+    assert len(few.originals) == len(set(few.place))
+    for row in range(8):
+        old = int(few.others[row, 0, 0, 0]) - 100
+        assert few.same[row] == same[old]
+        assert few.originals[few.place[row], 0, 0, 0] == place[old]
+
+
 def test_pairs_of_one_person_alone() -> None:
     same = np.arange(6) % 2 == 0
     place = np.array([3, 0, 3, 1, 2, 4])
     originals = torch.arange(5.0).view(5, 1, 1, 1)
-    alone = audit.of_one_person(Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same), 9)
+    alone = audit.some(Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same), 9, strangers=False)
     assert alone.same.tolist() == [True] * 3
     assert alone.others.flatten().tolist() == [0, 2, 4]
     assert alone.originals[alone.place].flatten().tolist() == [3, 3, 2]
-    first = audit.of_one_person(Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same), 1)
+    few = Photographs(originals, place, torch.arange(6.0).view(6, 1, 1, 1), same)
+    first = audit.some(few, 1, strangers=False)
     assert (first.originals.flatten().tolist(), first.place.tolist()) == ([3], [0])
     values = attacked({"inversion with priors": 0.9}).result.values
     one = outcome("alone", values | {"same": [1] * len(values["same"])})
@@ -596,19 +611,26 @@ def test_attacks_on_fewer_pairs_do_not_count_as_the_strongest() -> None:
     assert list(numbers.best(frame)["attack"]) != ["2 copies"]
 
 
-def test_averages_count_for_the_goals_without_learning() -> None:
+def test_averages_of_all_pairs_take_the_place_of_those_of_few_and_count_for_the_goals() -> None:
     one, other = block(), block("deep", -0.5)
+    few = outcome("few", attacked({"2 copies": 3.0, "32 copies": 3.0}).result.values | {"same": [1] * 4 + [0] * 36})
     values = one.attacks["purification"].result.values
-    pairs = {name: values[name] for name in ("same", "photograph")}
-    copies = outcome("copies", attacked({"2 copies": 0.9, "32 copies": 3.0}).result.values | pairs)
-    both = dataclasses.replace(one, attacks={**one.attacks, "averaging": copies})
-    frame = numbers.table([both, other], SETTINGS)
-    found = numbers.goals(frame, numbers.frontier([both, other], SETTINGS, STEPS))
-    against = found[found["against"] == "filters"].iloc[0]
-    theirs = frame[(frame["variant"] == "pmt") & (frame["attack"] == "32 copies")].iloc[0]
-    filters = numbers.attacker(frame[(frame["variant"] == "pmt") & (frame["kind"] == "purification")])
-    assert theirs["others"] > filters["others"].max()
-    assert against["others"] == pytest.approx(against["others_value"] / theirs["others"])
+    everybody = attacked({"2 copies": 0.9}).result.values | {"same": values["same"], "photograph": values["photograph"]}
+    everybody = outcome("everybody", everybody)
+    for order in (("averaging", "averaging of all"), ("averaging of all", "averaging")):
+        averages = dict(zip(order, (few, everybody) if order[0] == "averaging" else (everybody, few), strict=True))
+        both = dataclasses.replace(one, attacks={**one.attacks, **averages})
+        frame = numbers.table([both, other], SETTINGS)
+        line = frame[(frame["variant"] == "pmt") & (frame["attack"] == "2 copies")]
+        upload = frame[(frame["variant"] == "pmt") & (frame["attack"] == "upload")]
+        assert list(line["n"]) == list(upload["n"])
+        assert set(line["kind"]) == {"averaging"}
+        found = numbers.goals(frame, numbers.frontier([both, other], SETTINGS, STEPS))
+        against = found[found["against"] == "filters"].iloc[0]
+        # The published transform's best attack without learning is now the average, but never the one of 32 copies.
+        theirs = frame[(frame["variant"] == "pmt") & frame["kind"].isin(["purification", "averaging"])]
+        theirs = theirs[~theirs["attack"].str.startswith("photograph") & (theirs["attack"] != "32 copies")]
+        assert against["others"] == pytest.approx(against["others_value"] / theirs["others"].max())
 
 
 def weighed_by_hand() -> dict[str, Any]:
@@ -746,7 +768,8 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     bench = audit.Audit(SETTINGS.model_copy(update={"datasets": ("samples",), "pair_people": 0}), torch.device("cpu"))
     best = audit.Purification("gaussian", 1.5)
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
-    outcomes += [measure(bench, "samples", [best]) for measure in (audit_frontier.weighed, audit_frontier.embedded)]
+    outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
+    outcomes.append(audit_frontier.embedded(bench, "samples", [best]))
     outcomes += [measure(bench, "samples", [best]) for measure in (audit_frontier.guarded, audit_frontier.projected)]
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)

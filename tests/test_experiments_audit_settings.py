@@ -122,7 +122,13 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
 
 def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads of few copies are those that all pairs meet; of the others only what is needed is made."""
-    asked = {"datasets": ("samples",), "pair_people": 0, "copies": (2, 3), "copies_of_all": {"pmt": 2}, "store": False}
+    asked = {
+        "datasets": ("samples",),
+        "pair_people": 0,
+        "copies_of_all": (2, 3),
+        "most_of_all": {"pmt": 2},
+        "store": False,
+    }
     bench = audit.Audit(SETTINGS.model_copy(update=asked), torch.device("cpu"))
     originals = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     place, same = np.array([0, 1, 3, 4, 3]), np.array([False, True, True, False, True])
@@ -142,7 +148,7 @@ def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(bench, "photographs", lambda _: everybody)
     monkeypatch.setattr(bench, "copy", copy)
     monkeypatch.setattr(bench, "_judged", judge)
-    few, many = (bench.averaged("samples", "pmt", audit.AS_IT_IS, many=many) for many in (False, True))
+    few, many = (bench.averaged_of_all("samples", "pmt", audit.AS_IT_IS, many=many) for many in (False, True))
     assert few.result is not None
     assert many.result is not None
     assert list(few.result.values["attacks"]) == ["2 copies", "2 copies, upload"]
@@ -152,16 +158,16 @@ def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.Monk
     # The mean of three copies of photographs 1 and 3: each plus 0, 10 and 20.
     assert judged[2] == ([1, 3], [11, 13])
     assert judged[0] == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
-    assert bench.averaged("samples", "deep", audit.AS_IT_IS, many=True).note == "not run: all pairs meet every average"
     # A variant without a limit has no such attack.
-    monkeypatch.setattr(bench, "averaged", lambda *_, many=False: Outcome(None, str(many)))
+    monkeypatch.setattr(bench, "averaged", lambda *_: Outcome(None, ""))
+    monkeypatch.setattr(bench, "averaged_of_all", lambda *_, many=False: Outcome(None, str(many)))
     monkeypatch.setattr(audit_beyond, "run", lambda *_: {})
     monkeypatch.setattr(bench, "purified", lambda *_: Outcome(None, ""))
     both = {"thorough": ("pmt", "deep"), "variants": {"pmt": {}, "deep": {}}, "inversion_pairs": 0}
     bench.settings = bench.settings.model_copy(update=both)
     met = {variant: bench.block("samples", variant, Outcome(None, "")).attacks for variant in ("pmt", "deep")}
     assert "averaging of many" in met["pmt"]
-    assert "averaging" in met["deep"]
+    assert "averaging of all" in met["deep"]
     assert "averaging of many" not in met["deep"]
 
 
