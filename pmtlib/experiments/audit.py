@@ -295,8 +295,11 @@ class Audit(Variants[AuditSettings]):
         if variant in settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
             attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
-            if max(settings.copies_of_all, default=0) > self._met_by_all(variant):
+            attacks["translated averages"] = audit_beyond.averages_translated(self, dataset, variant)
+            if self.counts_of_all(variant, many=True):
                 attacks["averaging of many"] = self.averaged_of_all(dataset, variant, filters[-1], many=True)
+                of_many = audit_beyond.averages_translated(self, dataset, variant, many=True)
+                attacks["translated averages of many"] = of_many
             attacks["inversion"] = self.inverted(dataset, variant)
             beyond = audit_beyond.run(self, dataset, variant, filters)
         steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
@@ -536,30 +539,41 @@ class Audit(Variants[AuditSettings]):
 
         With ``many``, the numbers of copies that the pairs of one person alone meet.
         """
-        settings = self.settings
-        most = self._met_by_all(variant)
-        counts = [count for count in settings.copies_of_all if (count > most) == many]
+        counts = self.counts_of_all(variant, many=many)
         if not counts:
             return Outcome(None, "not run: this profile averages the uploads of few pairs alone")
         parameters = {"copies": counts, "filter": [label(best), best.strength]}
 
         def compute(photographs: Photographs) -> dict[str, Any]:
-            everybody = self.photographs(dataset)
-            rows = np.unique(everybody.place[everybody.same]) if many else np.arange(len(everybody.originals))
-            # Uploads that all pairs meet are there already.
-            made = max((count for count in settings.copies_of_all if count <= most), default=0)
-            copies = [
-                self.uploads(dataset, variant, seed)[rows]
-                if seed < made
-                else self.copy(photographs.originals, dataset, variant, seed)
-                for seed in range(max(counts))
-            ]
+            copies = self.copies_of_all(dataset, variant, many=many)
             return self._averages(photographs, variant, best, counts, copies)
 
         name = "averaging-of-many" if many else "averaging-of-all"
         # As many pairs of one person as there are.
-        few = settings.pairs if many else 0
+        few = self.settings.pairs if many else 0
         return self._attack(dataset, variant, name, parameters, compute, few=few, strangers=not many)
+
+    def counts_of_all(self, variant: str, *, many: bool = False) -> list[int]:
+        """How many uploads are averaged for all pairs or, with ``many``, for those of one person alone."""
+        settings = self.settings
+        most = settings.most_of_all.get(variant, max(settings.copies_of_all, default=0))
+        return [count for count in settings.copies_of_all if (count > most) == many]
+
+    def copies_of_all(self, dataset: str, variant: str, *, many: bool = False) -> list[Tensor]:
+        """Uploads to be averaged for all pairs, or for those of one person alone: each (U, 3, 112, 112).
+
+        Of these, only what all pairs do not meet is made for them.
+        """
+        everybody, made = self.photographs(dataset), max(self.counts_of_all(variant), default=0)
+        if not many:
+            return [self.uploads(dataset, variant, seed) for seed in range(made)]
+        rows = np.unique(everybody.place[everybody.same])
+        return [
+            self.uploads(dataset, variant, seed)[rows]
+            if seed < made
+            else self.copy(everybody.originals[rows], dataset, variant, seed)
+            for seed in range(max(self.counts_of_all(variant, many=True)))
+        ]
 
     def _averages(
         self,
@@ -571,7 +585,7 @@ class Audit(Variants[AuditSettings]):
         inverter: RecFace | None = None,
     ) -> dict[str, Any]:
         shared = self.shared(variant)
-        features = [self._features(shared, one) for one in copies] if inverter is not None else []
+        features = [self.features(shared, one) for one in copies] if inverter is not None else []
         found: dict[str, Any] = {}
         for count in counts:
             mean = average_images(torch.stack(list(copies[:count])))
@@ -581,10 +595,6 @@ class Audit(Variants[AuditSettings]):
                 images = self.through(inverter, average_features(torch.stack(features[:count])))
                 found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)
         return found
-
-    def _met_by_all(self, variant: str) -> int:
-        """The largest number of copies that all pairs may meet."""
-        return self.settings.most_of_all.get(variant, max(self.settings.copies_of_all, default=0))
 
     def learned(self, dataset: str, variant: str) -> Outcome:
         """What networks make of the uploads that were trained on other people.
@@ -607,7 +617,7 @@ class Audit(Variants[AuditSettings]):
             uploads, originals = self.uploads(dataset, variant), photographs.originals
             images, inverter, clean = self.deobfuscator(variant), self.inverter(variant), self.inverter(variant, True)
             shared = self.shared(variant)
-            of_uploads, of_photographs = (self._features(shared, one) for one in (uploads, originals))
+            of_uploads, of_photographs = (self.features(shared, one) for one in (uploads, originals))
             made = {
                 DEOBFUSCATOR: self.through(images, uploads),
                 RECFACE: self.through(inverter, of_uploads),
@@ -642,11 +652,11 @@ class Audit(Variants[AuditSettings]):
                     UPLOAD: uploads,
                     label(best): best(uploads),
                     DEOBFUSCATOR: self.through(images, uploads),
-                    RECFACE: self.through(inverter, self._features(shared, uploads)),
+                    RECFACE: self.through(inverter, self.features(shared, uploads)),
                 }
                 if identity:
                     own = self.inverter(variant, identity=True)
-                    attacks[IDENTITY_RECFACE] = self.through(own, self._features(shared, uploads))
+                    attacks[IDENTITY_RECFACE] = self.through(own, self.features(shared, uploads))
                 found |= {f"K = {steps}, {name}": self._judged(photographs, one) for name, one in attacks.items()}
             return found
 
@@ -688,7 +698,7 @@ class Audit(Variants[AuditSettings]):
             uploads = self.copy(photographs.originals, dataset, variant, 0)
             found = {}
             for name, images in ((INVERSION, uploads), (f"{PHOTOGRAPH}, {INVERSION}", photographs.originals)):
-                features = self._features(shared, images).to(self.device)
+                features = self.features(shared, images).to(self.device)
                 steps = len(images) * (settings.inversion_steps * len(_STARTS) * len(settings.inversion_tv))
                 with progress_bar(f"{dataset}, {variant}, {name}", steps + len(images) * settings.prior_steps) as bar:
                     best = best_of(features, shared, attempts, mean_image=face.to(self.device), progress=bar)
@@ -794,7 +804,7 @@ class Audit(Variants[AuditSettings]):
                 validation=validation, folder=folder, progress=advance,
             )  # fmt: skip
 
-    def _features(self, shared: ShallowModel, images: Tensor) -> Tensor:
+    def features(self, shared: ShallowModel, images: Tensor) -> Tensor:
         """Shallow features (N, C, h, w) of images, on the CPU."""
         with torch.no_grad():
             return torch.cat([shared.feature(images[part].to(self.device)).cpu() for part in batches(len(images), 16)])

@@ -120,7 +120,7 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
                 best = filters[name][-1]
                 attacked |= {_AVERAGED: mean, f"{_AVERAGED}, {label(best)}": best(mean)}
             elif name == VARIANT:
-                features = audit._features(shared, uploads)
+                features = audit.features(shared, uploads)
                 attacked[DEOBFUSCATOR] = audit.through(audit.deobfuscator(name), uploads)
                 restored = audit.through(audit.inverter(name, identity=identity), features)
                 attacked[IDENTITY_RECFACE if identity else RECFACE] = restored

@@ -25,6 +25,7 @@ from pmtlib.attacks.adaptive.translate import (
     Translator,
     TranslatorConfig,
     Uploads,
+    feature_translations,
     train_translator,
     translation_thresholds,
     translations,
@@ -484,6 +485,51 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         }
 
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
+
+
+def averages_translated(audit: Audit, dataset: str, variant: str, *, many: bool = False) -> Outcome:
+    """The mean of the features of several uploads of each photograph, translated as in :func:`translated`.
+
+    With ``many``, for the numbers of copies that the pairs of one person alone meet.
+    """
+    from pmtlib.experiments.audit import some
+
+    settings, counts = audit.settings, audit.counts_of_all(variant, many=many)
+    if settings.translator is None or not counts or dataset not in STITCHING_PEOPLE:
+        return Outcome(None, "not run: this profile translates no averages")
+    config, people_set = settings.translator, STITCHING_PEOPLE[dataset]
+    parameters: dict[str, Any] = {"translator": config.model_dump(mode="json"), "people": people_set, "copies": counts}
+    parameters |= {"without": EVALUATED, "strangers": not many}
+
+    def compute(sample: datasets.PairSet) -> dict[str, Any]:
+        people, about = learned_from(people_set, sample)
+        shared = audit.shared(variant)
+        teller, thresholds = translator(audit, shared, people)
+        everybody = audit.photographs(dataset)
+        photographs = some(everybody, settings.pairs, strangers=False) if many else everybody
+        others = {name: audit.embed_once(name, photographs.others) for name in teller.sizes}
+        originals = {name: audit.embed_once(name, photographs.originals) for name in teller.sizes}
+        copies, found = audit.copies_of_all(dataset, variant, many=many), {}
+        total = torch.zeros(())
+        for count, upload in enumerate(copies, start=1):
+            total = total + audit.features(shared, upload)
+            if count not in counts:
+                continue
+            networks = {}
+            for name, embeddings in feature_translations(teller, total / count).items():
+                mine = embeddings[photographs.place]
+                own = metrics.cosine(mine, originals[name][photographs.place])
+                networks[name] = {"own": rounded(own), "other": rounded(metrics.cosine(mine, others[name]))}
+            found[f"{count} copies, {TRANSLATION}"] = {"networks": networks}
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "photograph": photographs.place.tolist(),
+            "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
+            "attacks": found,
+            "people": about,
+        }
+
+    return _obtain(audit, dataset, variant, f"translation-of-{'many' if many else 'averages'}", parameters, compute)
 
 
 def translator(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -294,9 +294,20 @@ def _checked(uploads: Uploads, people: People, allowed: NDArray[np.int64]) -> Up
 
 def translations(translator: Translator, images: Tensor, *, batch: int = 64) -> dict[str, Floats]:
     """What a translator makes of images (N, 3, 112, 112): for each teacher (N, D)."""
+    return _said(translator, translator, images, batch)
+
+
+def feature_translations(translator: Translator, features: Tensor, *, batch: int = 64) -> dict[str, Floats]:
+    """What a translator makes of shallow features (N, C, h, w), such as means of those of several uploads."""
+    return _said(translator, translator.of_features, features, batch)
+
+
+def _said(
+    translator: Translator, tell: Callable[[Tensor], dict[str, Tensor]], given: Tensor, batch: int
+) -> dict[str, Floats]:
     place = next(translator.parameters()).device
     with torch.inference_mode():
-        parts = [translator(images[chunk].to(place)) for chunk in batches(len(images), batch)]
+        parts = [tell(given[chunk].to(place)) for chunk in batches(len(given), batch)]
     return {
         name: np.concatenate([part[name].cpu().numpy() for part in parts]).astype(np.float64)
         for name in translator.sizes
