@@ -845,6 +845,28 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
         if others.identities[int(a)] != others.identities[int(b)]
     ]
     assert values["thresholds"]["sface"]["far_1e2"] == pytest.approx(np.quantile(scores, 0.5), abs=2e-5)
+    # Means of features, of all pairs and of those of one person alone.
+    averages = {"copies_of_all": (2, 3), "most_of_all": {"pmt": 2}}
+    several = audit.Audit(settings.model_copy(update=averages), torch.device("cpu"))
+    several.usable()
+    few, many = (audit_beyond.averages_translated(several, "samples", "pmt", many=many) for many in (False, True))
+    copies = [bench.uploads("samples", "pmt", seed) for seed in range(3)]
+    assert not torch.equal(copies[1], copies[2])
+    for outcome_of, count, alone in ((few, 2, shown), (many, 3, audit.some(shown, 4, strangers=False))):
+        assert outcome_of.result is not None, outcome_of.note
+        assert outcome_of.result.values["same"] == alone.same.astype(int).tolist()
+        assert outcome_of.result.values["thresholds"] == values["thresholds"]
+        ((named_so, entry),) = outcome_of.result.values["attacks"].items()
+        assert named_so == f"{count} copies, translation of features"
+        for pair, place in enumerate(alone.place):
+            at = next(row for row, one in enumerate(shown.originals) if torch.equal(one, alone.originals[place]))
+            features = [bench.shared("pmt").feature(copy[at : at + 1]) for copy in copies[:count]]
+            said = translator.of_features(torch.stack(features).mean(0))["sface"]
+            other = bench.network("sface")(alone.others[pair : pair + 1])
+            assert entry["networks"]["sface"]["other"][pair] == pytest.approx(
+                torch.cosine_similarity(said, other).item(), abs=2e-5
+            )
+    assert audit_beyond.averages_translated(bench, "samples", "pmt").note.startswith("not run: this profile")
     # Every setting, on the same four pairs: the row of the transform as published is what the attacks above found.
     monkeypatch.setattr(audit_frontier, "tried", lambda _: {"pmt": (PMTConfig(steps=1), 5, (1,))})
     wider = audit.Audit(settings.model_copy(update={"frontier_steps": (1,)}), torch.device("cpu"))
