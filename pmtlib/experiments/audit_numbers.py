@@ -124,7 +124,8 @@ def summary(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> dict[s
     For a variant V: ``V_service``, ``V_upload_others``, ``V_clean_service`` and ``V_clean_others`` (TAR on uploads and
     on photographs), ``V_upload_ssim``; ``V_best_others`` and ``V_best_ssim``, and the same with ``filters`` and
     ``learned`` in the place of ``best``: the strongest attack of all, of the filters, of the learners; ``translated``
-    has no SSIM. Where a network was stitched to the shared model, ``V_stitched_upload`` and ``V_stitched_photograph``.
+    and, of the mean features of several uploads, ``averaged_translated`` have no SSIM. Where a network was stitched to
+    the shared model, ``V_stitched_upload`` and ``V_stitched_photograph``.
     """
     found: dict[str, float] = {}
     if not len(frame):
@@ -145,6 +146,7 @@ def summary(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> dict[s
             ("filters", part[part["kind"] == "purification"]),
             ("learned", part[part["kind"] == "learning"]),
             ("translated", part[part["kind"] == "translation"]),
+            ("averaged_translated", part[part["kind"] == "translated averages"]),
         ):
             if len(attacker(rows)):
                 found[f"{key}_{name}_others"] = round(100 * float(best(rows)["others"].mean()), 3)
