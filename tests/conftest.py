@@ -19,6 +19,16 @@ from tests.small_network import SmallNetwork
 os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
 
 
+LONGEST = ("test_notebooks", "test_browser", "test_book")
+"""Files that take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file is one worker's, and the others shall not wait for the last one."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which the book was built (``_build/html`` in it), and what the build printed."""
