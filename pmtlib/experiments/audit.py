@@ -39,6 +39,7 @@ from pmtlib.attacks.adaptive.translate import TranslatorConfig
 from pmtlib.attacks.reconstruction import ADAM, InversionConfig, RecFace, Start
 from pmtlib.attacks.training import read_eight_bit
 from pmtlib.errors import AssetError, DatasetError, ResultError
+from pmtlib.experiments.audit_frontier import Setting, late_decoy
 from pmtlib.experiments.common import (
     PEOPLE,
     PEOPLE_LIST,
@@ -70,8 +71,6 @@ AS_IT_IS = Purification("none", 0.0, contrast=False)
 _STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
 STRIP_COPIES = 8
 """Copies that the pictures of the page average, at most: they are made whenever the page is."""
-Candidate = tuple[PMTConfig, int | str, Sequence[int]]
-"""A configuration, a cut, and the numbers of steps that are looked at; none for the configuration's own."""
 FAR = "far_1e2"
 """Thresholds at a false acceptance rate of 1e-2 (:func:`pmtlib.experiments.trade_off.far_thresholds`)."""
 
@@ -423,7 +422,7 @@ class Audit(Variants[AuditSettings]):
         """
         return self.weighed("choice", self._candidates())
 
-    def weighed(self, name: str, tried: Mapping[str, Candidate]) -> Outcome:
+    def weighed(self, name: str, tried: Mapping[str, Setting]) -> Outcome:
         """What is measured of candidates on other people, see :meth:`choice`; ``name`` is that of the result."""
         settings = self.settings
         if not settings.choice_people or not tried:
@@ -454,8 +453,7 @@ class Audit(Variants[AuditSettings]):
                 made = self.protect(
                     originals, settings.authorised, f"{PEOPLE}, {candidate}", config=config, cut=cut, keep=keep
                 )
-                last = ((config.steps, made.images),)
-                for steps, images in zip(keep, made.kept, strict=True) if keep else last:
+                for steps, images in zip(keep, made.kept, strict=True):
                     uploads = quantise(images)
                     attacked = [uploads, *(one(uploads) for one in blurs)]
                     found[f"{candidate}, K = {steps}"] = self._candidate(attacked, originals, others)
@@ -463,16 +461,15 @@ class Audit(Variants[AuditSettings]):
 
         return self.obtain(request, source, compute)
 
-    def _candidates(self) -> dict[str, Candidate]:
+    def _candidates(self) -> dict[str, Setting]:
         """Every candidate for a better filter."""
         settings, size = self.settings, self.settings.pmt.batch_size
         steps = settings.choice_steps
         deep = DeepConfig(batch_size=size, steps=max(steps))
-        tried: dict[str, Candidate] = {f"deep, {cut}": (deep, cut, steps) for cut in settings.choice_cuts}
+        tried: dict[str, Setting] = {f"deep, {cut}": (deep, cut, steps) for cut in settings.choice_cuts}
         decoy = DecoyConfig(batch_size=size)
         tried[f"decoy, first {settings.cut} units"] = (decoy, settings.cut, (decoy.steps,))
-        late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}
-        decoy = DecoyConfig(batch_size=size, **late)
+        decoy = late_decoy(size)
         tried["decoy, 7x7"] = (decoy, "7x7", (decoy.steps,))
         return tried
 
@@ -705,8 +702,9 @@ class Audit(Variants[AuditSettings]):
                 found[name] = self._judged(photographs, quantise(best.images.cpu()))
             return found
 
-        few = settings.inversion_pairs
-        return self._attack(dataset, variant, "inversion", parameters, compute, few=few, strangers=False)
+        return self._attack(
+            dataset, variant, "inversion", parameters, compute, few=settings.inversion_pairs, strangers=False
+        )
 
     # -- what the learners are --------------------------------------------------------------------------------------
 
@@ -869,7 +867,9 @@ class Audit(Variants[AuditSettings]):
         authorised = self.settings.authorised
         parameters = {**self.common(variant), **parameters, "thresholds_of": threshold_set(dataset)}
         if few:
-            parameters |= {"few": few} if strangers else {"few": few, "strangers": False}
+            parameters["few"] = few
+        if not strangers:
+            parameters["strangers"] = False
         file = f"{dataset}--{variant.replace(' ', '-')}--{name}"
         request = self.request("audit", file, VERSION, parameters, (authorised,))
 

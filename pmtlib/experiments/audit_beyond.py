@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pmtlib import attribute_zoo, cache, datasets, metrics, results, zoo
+from pmtlib.attacks.adaptive.average import average_features
 from pmtlib.attacks.adaptive.link import identify, link_scores, unlinkability
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchConfig, StitchedNetwork, stitch_network, train_head
@@ -460,29 +461,13 @@ def translated(audit: Audit, dataset: str, variant: str) -> Outcome:
         people, about = learned_from(people_set, sample)
         teller, thresholds = translator(audit, audit.shared(variant), people)
         photographs = audit.photographs(dataset)
-        others = {name: audit.embed_once(name, photographs.others) for name in teller.sizes}
-        originals = {name: audit.embed_once(name, photographs.originals) for name in teller.sizes}
         attacked = {TRANSLATION: audit.uploads(dataset, variant)}
         if steps:
             made = audit.other_uploads(dataset, variant)
             attacked |= {f"K = {count}, {TRANSLATION}": uploads for count, uploads in made.items()}
         attacked[f"{PHOTOGRAPH}, {TRANSLATION}"] = photographs.originals
-        found = {}
-        for attack, images in attacked.items():
-            said = translations(teller, images)
-            networks = {}
-            for name, embeddings in said.items():
-                mine = embeddings[photographs.place]
-                own = metrics.cosine(mine, originals[name][photographs.place])
-                networks[name] = {"own": rounded(own), "other": rounded(metrics.cosine(mine, others[name]))}
-            found[attack] = {"networks": networks}
-        return {
-            "same": photographs.same.astype(int).tolist(),
-            "photograph": photographs.place.tolist(),
-            "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
-            "attacks": found,
-            "people": about,
-        }
+        said = {attack: translations(teller, images) for attack, images in attacked.items()}
+        return _held_against(audit, photographs, said, thresholds) | {"people": about}
 
     return _obtain(audit, dataset, variant, "translation", parameters, compute)
 
@@ -507,29 +492,42 @@ def averages_translated(audit: Audit, dataset: str, variant: str, *, many: bool 
         teller, thresholds = translator(audit, shared, people)
         everybody = audit.photographs(dataset)
         photographs = some(everybody, settings.pairs, strangers=False) if many else everybody
-        others = {name: audit.embed_once(name, photographs.others) for name in teller.sizes}
-        originals = {name: audit.embed_once(name, photographs.originals) for name in teller.sizes}
-        copies, found = audit.copies_of_all(dataset, variant, many=many), {}
-        total = torch.zeros(())
-        for count, upload in enumerate(copies, start=1):
-            total = total + audit.features(shared, upload)
-            if count not in counts:
-                continue
-            networks = {}
-            for name, embeddings in feature_translations(teller, total / count).items():
-                mine = embeddings[photographs.place]
-                own = metrics.cosine(mine, originals[name][photographs.place])
-                networks[name] = {"own": rounded(own), "other": rounded(metrics.cosine(mine, others[name]))}
-            found[f"{count} copies, {TRANSLATION}"] = {"networks": networks}
-        return {
-            "same": photographs.same.astype(int).tolist(),
-            "photograph": photographs.place.tolist(),
-            "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
-            "attacks": found,
-            "people": about,
+        features = [audit.features(shared, one) for one in audit.copies_of_all(dataset, variant, many=many)]
+        said = {
+            f"{count} copies, {TRANSLATION}": feature_translations(
+                teller, average_features(torch.stack(features[:count]))
+            )
+            for count in counts
         }
+        return _held_against(audit, photographs, said, thresholds) | {"people": about}
 
     return _obtain(audit, dataset, variant, f"translation-of-{'many' if many else 'averages'}", parameters, compute)
+
+
+def _held_against(
+    audit: Audit,
+    photographs: Photographs,
+    said: Mapping[str, Mapping[str, Floats]],
+    thresholds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What is stored of translations: their cosines with each network's embeddings of both photographs of a pair."""
+    found = {}
+    for attack, translated_by in said.items():
+        networks = {}
+        for name, embeddings in translated_by.items():
+            mine = embeddings[photographs.place]
+            own = audit.embed_once(name, photographs.originals)[photographs.place]
+            other = audit.embed_once(name, photographs.others)
+            networks[name] = {
+                "own": rounded(metrics.cosine(mine, own)), "other": rounded(metrics.cosine(mine, other)),
+            }  # fmt: skip
+        found[attack] = {"networks": networks}
+    return {
+        "same": photographs.same.astype(int).tolist(),
+        "photograph": photographs.place.tolist(),
+        "thresholds": {name: {FAR_NAME: round(value, 5)} for name, value in thresholds.items()},
+        "attacks": found,
+    }
 
 
 def translator(

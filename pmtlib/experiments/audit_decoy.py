@@ -14,26 +14,23 @@ import pandas as pd
 
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.experiments import audit_frontier as frontier
-from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, Candidate, not_yet
+from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, not_yet
 from pmtlib.experiments.audit_numbers import ENOUGH, attacker, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.variants.decoy import DecoyConfig
-from pmtlib.variants.deep import DeepConfig
 
 SIGMAS, WEIGHT = (1.0, 2.0, 4.0, 8.0), 10.0
 """Scales of the anchors, pixels, and their weight. Neither was varied here."""
-_LATE = ("steps", "step_size", "aggregate", "augmentation")
 
 
-def tried(settings: AuditSettings) -> dict[str, Candidate]:
+def tried(settings: AuditSettings) -> dict[str, frontier.Setting]:
     """Every way to tune the decoy: the steps of *deep*, each cut with and without a purification in each step."""
-    late: dict[str, Any] = {name: getattr(DeepConfig(), name) for name in _LATE}
     anchors: dict[str, Any] = {"anchor_sigmas": SIGMAS, "anchor_weight": WEIGHT, "schedule": "cosine"}
-    found: dict[str, Candidate] = {}
+    found: dict[str, frontier.Setting] = {}
     for cut in settings.decoy_cuts:
         for weight in settings.decoy_purify_weights:
-            config = DecoyConfig(batch_size=settings.pmt.batch_size, **late, **anchors, purify_weight=weight)
-            found[f"decoy tuned{f', purified {weight:g}' if weight else ''}, {cut}"] = (config, cut, ())
+            config = frontier.late_decoy(settings.pmt.batch_size, **anchors, purify_weight=weight)
+            found[f"decoy tuned{f', purified {weight:g}' if weight else ''}, {cut}"] = (config, cut, (config.steps,))
     return found
 
 
@@ -65,9 +62,8 @@ def measured(audit: Audit, dataset: str, filters: Sequence[Purification], choice
     name = picked(choice)
     if name is None:
         return Outcome(None, choice.note or "not run: no way to tune the decoy serves the service well enough")
-    config, cut, _ = tried(audit.settings)[name]
-    candidate: frontier.Setting = (config, cut, (config.steps,))
-    return not_yet(frontier.settled(audit, dataset, "settings-decoy", filters, {name: candidate}))
+    candidates = {name: tried(audit.settings)[name]}
+    return not_yet(frontier.settled(audit, dataset, "settings-decoy", filters, candidates))
 
 
 def recipe(settings: AuditSettings, name: str) -> str:

@@ -49,6 +49,12 @@ Setting = tuple[PMTConfig, int | str, tuple[int, ...]]
 """A configuration, a cut, and the numbers of steps that are looked at."""
 
 
+def late_decoy(batch_size: int, **changes: Any) -> DecoyConfig:
+    """The decoy for a late map: with the steps of *deep*, and whatever else changes."""
+    late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}
+    return DecoyConfig(batch_size=batch_size, **late, **changes)
+
+
 def tried(settings: AuditSettings) -> dict[str, Setting]:
     """Every setting by its name: configuration, cut and numbers of steps."""
     size = settings.pmt.batch_size
@@ -62,10 +68,9 @@ def tried(settings: AuditSettings) -> dict[str, Setting]:
         for window in settings.frontier_windows:
             pooled = PooledConfig(batch_size=size, steps=deep.steps, window=window)
             found[f"pooled {window}x{window}, {last}"] = (pooled, last, settings.frontier_deep_steps)
-        late = {name: getattr(DeepConfig(), name) for name in ("steps", "step_size", "aggregate", "augmentation")}
         decoy = DecoyConfig(batch_size=size)
         found[f"decoy, first {settings.cut} units"] = (decoy, settings.cut, (decoy.steps,))
-        decoy = DecoyConfig(batch_size=size, **late)
+        decoy = late_decoy(size)
         found[f"decoy, {last}"] = (decoy, last, (decoy.steps,))
     return found
 

@@ -717,7 +717,7 @@ def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -
     )
     # The threshold comes from other people: what it lets in here says how much of the rate is recognition.
     return (
-        f" A stranger's network stitched to the shared model, tuned for minutes on another data set, recognises {mine} "
+        f" A stranger's network stitched to the shared model, tuned on another data set, recognises {mine} "
         f"of the uploads (of the photographs {theirs}), at a threshold set on other people that accepts "
         f"{100 * upload['false']:.0f}% of the pairs of two people here (with photographs "
         f"{100 * photograph['false']:.0f}%)."
