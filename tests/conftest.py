@@ -19,7 +19,7 @@ from tests.small_network import SmallNetwork
 os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
 
 
-LONGEST = ("test_notebooks", "test_browser", "test_book")
+LONGEST = ("test_notebooks", "test_cluster", "test_browser", "test_book")
 """Files that take minutes, the longest first."""
 
 

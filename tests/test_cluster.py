@@ -1,9 +1,13 @@
-"""The same work on a cluster: nothing lost, nothing twice, the same images, whoever is killed half-way."""
+"""The same work on a cluster: nothing lost, nothing twice, the same images, whoever is killed half-way.
+
+All that starts Ray is in this file, for one worker: two clusters beside each other starve on a small machine.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import signal
@@ -45,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def _two_workers() -> Iterator[None]:
     """A cluster of one machine with four processors, real or not: two actors find faces, two optimise."""
     path = str(Path(__file__).resolve().parent.parent)
@@ -66,13 +70,20 @@ def same(row: Row) -> dict[str, object]:
 
 
 def optimisers() -> list[int]:
-    """Processes of the actors that optimise."""
+    """Processes of the actors that optimise for this process; others on the machine may have some, too."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdecimal() and b"_Optimise" in (entry / "cmdline").read_bytes().split(b"\0")[0]:
-                found.append(int(entry.name))
+                process = int(entry.name)
+                if os.getpid() in (parent(process), parent(parent(process))):
+                    found.append(process)
     return found
+
+
+def parent(process: int) -> int:
+    """The process that started another: of an actor the node's scheduler, and of that who started the node."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextlib.contextmanager
@@ -336,3 +347,69 @@ def test_what_a_run_wrote_into_the_folder_of_photographs_is_no_photograph(folder
             entries, ignored = cluster._entries([given], out)
             assert [str(entry.relative) for entry in entries] == ["a.png"]
             assert ignored == 1
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    """A head that computes nothing, and two nodes with two processors each, real or not.
+
+    Machines are stood in for by Ray nodes on this one: each has a scheduler, an object store and workers of its own,
+    and nothing but the network between them.
+    """
+    from ray.cluster_utils import Cluster
+
+    # A node that says nothing for some seconds is lost; Ray waits for half a minute otherwise.
+    settings = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 5}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings})
+    workers = [made.add_node(num_cpus=2) for _ in range(2)]
+    path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    try:
+        ray.init(address=made.address, log_to_driver=False, runtime_env={"env_vars": variables})
+        made.lose = functools.partial(_lose, made, workers)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def _lose(machines: Any, workers: list[Any]) -> bool:
+    """Lose a node on which images are being optimised; False where there is none yet."""
+    schedulers = {info.process.pid: node for node in workers for info in node.all_processes.get("raylet", [])}
+    for process in optimisers():
+        with contextlib.suppress(OSError):
+            if (scheduler := parent(process)) in schedulers:
+                machines.remove_node(schedulers[scheduler], allow_graceful=False)
+                return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="several nodes on one machine need Linux")
+def test_a_lost_machine_costs_nothing(nodes: Any, tmp_path: Path) -> None:
+    photographs.ready()
+    count = 10
+    for number in range(count):
+        photographs.portrait(tmp_path / "in" / f"{number}.png", brightness=1 - number / 2 / count)
+    # Enough steps for a machine to be lost at work.
+    config = CONFIG.model_copy(update={"steps": 30})
+    whole = pipeline.run(job(tmp_path, "whole", config=config), show=False)
+    out, lost = tmp_path / "far", threading.Event()
+    out.mkdir()
+
+    def lose() -> bool:
+        if len(list(out.glob("*.png"))) > 1 and nodes.lose():
+            lost.set()
+        return lost.is_set()
+
+    with meanwhile(lose):
+        address = (tmp_path / "in").as_uri()
+        summary = cluster.run(job(tmp_path, "far", config=config), [address], out.as_uri(), show=False)
+    assert lost.is_set()
+    assert sorted(node["Alive"] for node in ray.nodes()) == [False, True, True]
+    assert (summary.photographs, summary.done, summary.failed) == (count, count, 0)
+    made = {name: digest for name, digest in digests(out).items() if name.endswith(".png")}
+    assert made == {name: digest for name, digest in digests(tmp_path / "whole").items() if name.endswith(".png")}
+    by_input = {row.input: same(row) for row in whole.rows}
+    assert {row.input: same(row) for row in summary.rows} == by_input
+    assert len(summary.rows) == count
