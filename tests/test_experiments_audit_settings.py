@@ -12,6 +12,8 @@ from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
+from pmtlib.transform import Protected
+from pmtlib.variants.decoy import DecoyConfig
 from tests.test_experiments_audit import SETTINGS, attacked, outcome
 from tests.test_experiments_audit_beyond import block
 
@@ -101,23 +103,79 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
     upload = upload[~upload["attack"].str.startswith("photograph")]
     points = settings_of((way, 1.0, 0.2 * float(upload["others"].max())))
     points = points.assign(service_low=0.9, service_high=1.0, ssim=0.1 * float(upload["ssim"].max()))
-    words = audit_decoy.reading(weighed, points, frame, settings)
+    no = pd.DataFrame()
+    words = audit_decoy.reading(weighed, points, no, frame, settings)
     assert "Of 1 ways, weighed on" in words
     assert f"*{way}* leaves least" in words
     assert "`--cut 14x14`, and in the configuration `steps: 40`" in words
     assert "`purify_weight: 1.0`" in words
     assert "`rule:" not in words
-    assert "(20% of what *pmt* leaves)" in words
-    assert "as far as filters tell, the goal without learning is reached." in words
-    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), frame, settings)
-    assert audit_decoy.reading(Outcome(None, "x"), points, frame, settings) == "*The decoy was not tuned here.*"
+    assert "The most without learning is 20% of what *pmt* leaves, SSIM 10%" in words
+    assert words.endswith("the goal without learning, but for averages, is reached.")
+    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), no, frame, settings)
+    assert audit_decoy.reading(Outcome(None, "x"), points, no, frame, settings) == "*The decoy was not tuned here.*"
     none = decoys_weighed(("c, K = 40", 0.5, 0.2))
-    assert "none lets the service keep 95%" in audit_decoy.reading(none, points, frame, settings)
-    found = audit_decoy.summary(weighed, points)
+    assert "none lets the service keep 95%" in audit_decoy.reading(none, points, no, frame, settings)
+    found = audit_decoy.summary(weighed, points, no)
     assert found["decoy_lfw_service"] == pytest.approx(100)
-    assert audit_decoy.summary(weighed, points.head(0)) == audit_decoy.summary(Outcome(None, "x"), points) == {}
+    assert "decoy_lfw_averaged" not in found
+    assert audit_decoy.summary(weighed, points.head(0), no) == {}
+    assert audit_decoy.summary(Outcome(None, "x"), points, no) == {}
+    # What means of uploads leave counts, where it is more: the highest rate and the highest SSIM of any of them.
+    left = float(upload["others"].max())
+    lines = [("2 copies", 0.3 * left, 0.0), ("8 copies", 0.1 * left, 0.4 * float(upload["ssim"].max()))]
+    averages = pd.DataFrame(
+        [
+            {"dataset": "lfw", "attack": attack, "others": rate, "others_low": 0.0, "others_high": 1.0, "ssim": ssim}
+            for attack, rate, ssim in lines
+        ]
+    )
+    words = audit_decoy.reading(weighed, points, averages, frame, settings)
+    assert f"{30 * left:.0f}% [0, 100] of means (2 copies)" in words
+    assert "The most without learning is 30% of what *pmt* leaves, SSIM 40%" in words
+    assert words.endswith("the goal without learning is not reached.")
+    found = audit_decoy.summary(weighed, points, averages)
+    assert found["decoy_lfw_averaged"] == pytest.approx(30 * left)
+    other_set = averages.assign(dataset="cfp_ff")
+    assert "but for averages" in audit_decoy.reading(weighed, points, other_set, frame, settings)
     assert "purification in each step" in figures.decoys_table(weighed).to_html()
     assert "not run" in figures.decoys_table(Outcome(None, "not run")).to_html()
+
+
+def test_means_of_decoys_are_of_uploads_with_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picked way's configuration and cut are used, and each count takes the first of the same uploads."""
+    asked = {"datasets": ("samples",), "decoy_cuts": ("14x14",), "decoy_copies": (2, 3), "store": False}
+    bench = audit.Audit(SETTINGS.model_copy(update=asked), torch.device("cpu"))
+    originals, same = torch.zeros(2, 3, 2, 2), np.array([True, False])
+    everybody = Photographs(originals, np.array([0, 1]), originals, same)
+    made: list[tuple[int, str, float]] = []
+
+    def protect(images: torch.Tensor, *_: str, config: DecoyConfig, cut: str) -> Protected:
+        made.append((config.seed, cut, config.purify_weight))
+        return Protected(images + 0.2 * config.seed, *[torch.zeros(0)] * 7)
+
+    def seen(_: audit.Audit, photographs: Photographs, images: torch.Tensor) -> float:
+        assert photographs is everybody
+        return float(images.mean())
+
+    monkeypatch.setattr(bench, "photographs", lambda _: everybody)
+    monkeypatch.setattr(bench, "protect", protect)
+    monkeypatch.setattr(audit_frontier, "seen", seen)
+    way = "decoy tuned, purified 1, 14x14"
+    weighed = decoys_weighed((f"{way}, K = 40", 1.0, 0.2))
+    found = audit_decoy.averaged(bench, "samples", [audit.AS_IT_IS], weighed)
+    assert found.result is not None, found.note
+    assert made == [(0, "14x14", 1.0), (1, "14x14", 1.0), (2, "14x14", 1.0)]
+    attacks = found.result.values["attacks"][way]
+    assert attacks == {
+        "2 copies": pytest.approx(0.1), "2 copies, upload": pytest.approx(0.1),
+        "3 copies": pytest.approx(0.2), "3 copies, upload": pytest.approx(0.2),
+    }  # fmt: skip
+    assert found.result.values["same"] == [1, 0]
+    none = decoys_weighed(("c, K = 40", 0.5, 0.2))
+    assert audit_decoy.averaged(bench, "samples", [], none).note == audit_decoy.NOT_PICKED
+    bench.settings = bench.settings.model_copy(update={"decoy_copies": ()})
+    assert audit_decoy.averaged(bench, "samples", [], weighed).note == "not run: this profile averages no decoys"
 
 
 def test_many_copies_meet_the_pairs_of_one_person_alone(monkeypatch: pytest.MonkeyPatch) -> None:

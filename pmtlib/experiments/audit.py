@@ -122,6 +122,7 @@ class AuditSettings(VariantSettings):
         decoy_cuts: cuts at which the variant ``decoy`` is tuned on the same people (:mod:`~.audit_decoy`); none leaves
             that out.
         decoy_purify_weights: what is tried there as the weight of a purification in each step.
+        decoy_copies: how many uploads by the way that is picked there are averaged; none leaves that out.
         frontier_steps: numbers of steps of the transform as published at which every cut of ``choice_cuts`` is looked
             at on the evaluated sets, under filters and translation; none leaves all such settings out.
         frontier_deep_steps: the same of the variants that match a late map alone.
@@ -186,6 +187,7 @@ class AuditSettings(VariantSettings):
     choice_steps: tuple[int, ...] = (20, 40, 60, 80, 120, 160)
     decoy_cuts: tuple[str, ...] = ()
     decoy_purify_weights: tuple[float, ...] = (0.0, 1.0)
+    decoy_copies: tuple[int, ...] = ()
     frontier_steps: tuple[int, ...] = ()
     frontier_deep_steps: tuple[int, ...] = (20, 40, 80)
     frontier_windows: tuple[int, ...] = (3, 7)

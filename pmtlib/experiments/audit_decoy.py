@@ -1,7 +1,8 @@
 """The decoy, tuned: anchors of several scales, a step size that falls to 0, and purification inside the loop.
 
 The ways are weighed on the people on whom a better filter was chosen, by blurs alone. The one that leaves least to the
-other networks, of those that serve the service well enough, meets filters and translation on the evaluated sets.
+other networks, of those that serve the service well enough, meets filters, translation and averages of several uploads
+on the evaluated sets.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 
+from pmtlib.attacks.adaptive.average import average_images
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.experiments import audit_frontier as frontier
-from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, not_yet
-from pmtlib.experiments.audit_numbers import ENOUGH, attacker, reaches, share_of
+from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, label, not_yet
+from pmtlib.experiments.audit_numbers import ENOUGH, met, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome
+from pmtlib.experiments.trade_off import far_thresholds, threshold_set
+from pmtlib.images import quantise
 from pmtlib.variants.decoy import DecoyConfig
+
+VERSION = 1
+NOT_PICKED = "not run: no way to tune the decoy serves the service well enough"
 
 SIGMAS, WEIGHT = (1.0, 2.0, 4.0, 8.0), 10.0
 """Scales of the anchors, pixels, and their weight. Neither was varied here."""
@@ -61,9 +69,52 @@ def measured(audit: Audit, dataset: str, filters: Sequence[Purification], choice
     """The way that was picked, on the evaluated pairs, as :func:`~.audit_frontier.weighed` measures a setting."""
     name = picked(choice)
     if name is None:
-        return Outcome(None, choice.note or "not run: no way to tune the decoy serves the service well enough")
+        return Outcome(None, choice.note or NOT_PICKED)
     candidates = {name: tried(audit.settings)[name]}
     return not_yet(frontier.settled(audit, dataset, "settings-decoy", filters, candidates))
+
+
+def averaged(audit: Audit, dataset: str, filters: Sequence[Purification], choice: Outcome) -> Outcome:
+    """Means of several uploads of each photograph by the way that was picked: as they are, and filtered.
+
+    The uploads have other seeds, and so other decoys, of which a mean may leave little.
+    """
+    settings, name = audit.settings, picked(choice)
+    if name is None:
+        return Outcome(None, choice.note or NOT_PICKED)
+    if not settings.decoy_copies:
+        return Outcome(None, "not run: this profile averages no decoys")
+    config, cut, _ = tried(settings)[name]
+    parameters = {
+        "authorised": settings.authorised,
+        "made": {name: [cut, config.model_dump(mode="json")]},
+        "copies": list(settings.decoy_copies),
+        "filters": [[one.name, one.strength] for one in filters],
+        "thresholds_of": threshold_set(dataset),
+    }
+
+    def compute() -> dict[str, Any]:
+        photographs = audit.photographs(dataset)
+        copies = []
+        for number in range(max(settings.decoy_copies)):
+            one = config.model_copy(update={"seed": config.seed + number})
+            what = f"{dataset}, {name}, copy {number + 1}"
+            made = audit.protect(photographs.originals, settings.authorised, what, config=one, cut=cut)
+            copies.append(quantise(made.images))
+        found = {}
+        for count in settings.decoy_copies:
+            mean = average_images(torch.stack(copies[:count]))
+            found[f"{count} copies"] = frontier.seen(audit, photographs, mean)
+            for filtering in filters:
+                found[f"{count} copies, {label(filtering)}"] = frontier.seen(audit, photographs, filtering(mean))
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
+            "attacks": {name: found},
+        }
+
+    request = audit.request("audit", f"{dataset}--averages-of-decoy", VERSION, parameters, (settings.authorised,))
+    return not_yet(audit.obtain(request, audit.source(dataset), compute))
 
 
 def recipe(settings: AuditSettings, name: str) -> str:
@@ -75,14 +126,17 @@ def recipe(settings: AuditSettings, name: str) -> str:
     return f"`--cut {cut}`, and in the configuration {fields}"
 
 
-def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame, settings: AuditSettings) -> str:
+def reading(
+    choice: Outcome, points: pd.DataFrame, averages: pd.DataFrame, published: pd.DataFrame, settings: AuditSettings
+) -> str:
     """Which way was picked, and whether it reaches the goal without learning, in words.
 
     Args:
         choice: of :func:`tuned`.
         points: of :func:`pmtlib.experiments.audit_frontier.points`, with the way that was picked among the settings.
-        published: of :func:`pmtlib.experiments.audit_numbers.table`: what the published transform leaves to filters
-            stands there.
+        averages: of :func:`pmtlib.experiments.audit_again.table` for :func:`averaged`.
+        published: of :func:`pmtlib.experiments.audit_numbers.table`: what the published transform leaves to filters and
+            averages stands there.
         settings: the audit's.
     """
     if choice.result is None:
@@ -101,25 +155,42 @@ def reading(choice: Outcome, points: pd.DataFrame, published: pd.DataFrame, sett
         if not len(theirs):
             continue
         clean = float(theirs[theirs["attack"] == PHOTOGRAPH]["service"].iloc[0])
-        left = attacker(theirs[theirs["kind"] == "purification"])
-        service, others = share_of(line["service"], clean), share_of(line["filters"], left["others"].max())
-        ssim = share_of(line["ssim"], left["ssim"].max())
+        left, mean = met(theirs, "filters"), most(averages, str(line["dataset"]))
+        service = share_of(line["service"], clean)
+        others = share_of(max(line["filters"], mean.get("others", 0.0)), left["others"].max())
+        ssim = share_of(max(line["ssim"], mean.get("ssim", 0.0)), left["ssim"].max())
         verdict = "is reached" if reaches("filters", service, others, ssim) else "is not reached"
+        of_mean = (
+            f"{100 * mean['others']:.0f}% [{100 * mean['others_low']:.0f}, {100 * mean['others_high']:.0f}] of means "
+            f"({mean['attack']}), SSIM {mean['ssim']:.2f}; "
+            if mean
+            else ""
+        )
         lines.append(
             f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
             f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
-            f"photographs {100 * clean:.0f}%), others {100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, "
-            f"{100 * line['filters_high']:.0f}] after the best filter ({100 * others:.0f}% of what *pmt* leaves) and "
-            f"{100 * line['translated']:.0f}% translated, SSIM {line['ssim']:.2f} ({100 * ssim:.0f}%): as far as "
-            f"filters tell, the goal without learning {verdict}."
+            f"photographs {100 * clean:.0f}%); others {100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, "
+            f"{100 * line['filters_high']:.0f}] after the best filter, SSIM {line['ssim']:.2f}; {of_mean}"
+            f"{100 * line['translated']:.0f}% translated. The most without learning is {100 * others:.0f}% of what "
+            f"*pmt* leaves, SSIM {100 * ssim:.0f}%: the goal without learning{'' if mean else ', but for averages,'} "
+            f"{verdict}."
         )
     return " ".join(lines)
 
 
-def summary(choice: Outcome, points: pd.DataFrame) -> dict[str, float]:
+def most(averages: pd.DataFrame, dataset: str) -> dict[str, Any]:
+    """What the other networks recognise most of: a line of the table of averages, with the highest SSIM of them all."""
+    lines = averages[averages["dataset"] == dataset] if len(averages) else averages
+    if not len(lines):
+        return {}
+    best: dict[Any, Any] = max(lines.to_dict("records"), key=lambda line: float(line["others"]))
+    return {**best, "ssim": float(lines["ssim"].max())}
+
+
+def summary(choice: Outcome, points: pd.DataFrame, averages: pd.DataFrame) -> dict[str, float]:
     """Headline numbers of the way that was picked.
 
-    A key is ``decoy_SET_KIND``, with the kinds service, filters and translated, in percent, and ssim.
+    A key is ``decoy_SET_KIND``, with the kinds service, filters, averaged and translated, in percent, and ssim.
     """
     name, found = picked(choice), {}
     rows: Sequence[Mapping[Any, Any]] = points[points["setting"] == name].to_dict("records") if len(points) else ()
@@ -127,4 +198,6 @@ def summary(choice: Outcome, points: pd.DataFrame) -> dict[str, float]:
         for kind in ("service", "filters", "translated"):
             found[f"decoy_{line['dataset']}_{kind}"] = 100 * float(line[kind])
         found[f"decoy_{line['dataset']}_ssim"] = float(line["ssim"])
+        if mean := most(averages, str(line["dataset"])):
+            found[f"decoy_{line['dataset']}_averaged"] = 100 * float(mean["others"])
     return found

@@ -286,8 +286,8 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
             if (against == "filters" and not own) or (against == "all" and pd.isna(point["translated"])):
                 continue
             part = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == point["variant"])]
-            theirs = _met(published, against)
-            found = _strongest(_met(part, against)) if own else _at_point(point, against)
+            theirs = met(published, against)
+            found = _strongest(met(part, against)) if own else _at_point(point, against)
             others, ssim = (share_of(found[name], theirs[name].max()) for name in ("others", "ssim"))
             lines.append(
                 {
@@ -472,8 +472,13 @@ def share_of(part: float, whole: float) -> float:
     return float(part / whole)
 
 
-def _met(part: pd.DataFrame, against: str) -> pd.DataFrame:
-    """The attacks that a goal speaks of, those on all pairs."""
+def met(part: pd.DataFrame, against: str) -> pd.DataFrame:
+    """The attacks that a goal speaks of, those on all pairs.
+
+    Args:
+        part: lines of :func:`table` of one data set and variant.
+        against: a key of :data:`GOALS`.
+    """
     tried = attacker(part)
     found: pd.DataFrame = tried[tried["kind"].isin(_AGAINST[against]) & (tried["n"] == tried["n"].max())]
     return found
