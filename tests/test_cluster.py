@@ -171,7 +171,7 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(
 @pytest.mark.slow
 def test_a_bucket_gives_the_images_of_a_folder(folder: Path) -> None:
     """By S3's own protocol, against a server on this machine; with ``pmt protect`` as it is typed."""
-    why = "a server of S3 is wanted: pip install 'moto[server]' s3fs"
+    why = "a server of S3 is wanted: pip install 'moto[s3]' flask flask-cors s3fs"
     server = pytest.importorskip("moto.server", reason=why).ThreadedMotoServer(port=0)
     pytest.importorskip("s3fs", reason=why)
     import fsspec
