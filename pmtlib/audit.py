@@ -123,7 +123,7 @@ class Audit:
             the upload's features; empty where nothing was learned, or from too few people for a threshold.
         translation_thresholds: of each of them, for translations: a FAR of 1e-2 among people held out of the training.
         thresholds: of each network: a FAR of 1e-2 on LFW, or on what an added network was measured on.
-        note: what was asked for and not done, and why, and which thresholds are not of LFW; empty otherwise.
+        note: what was not done, and why, which networks are not here, and which thresholds are not of LFW.
         failed: names of what could not be audited, and why.
     """
 
@@ -148,11 +148,12 @@ class Audit:
         """One sentence for people."""
         best = self.best
         with_what = "as they are" if best.name == AS_IT_IS else f"after {described(best)}"
+        most = max(best.accepted, key=lambda name: best.accepted[name])
         return (
-            f"Networks that are not authorised recognise {best.others:.0%} of {self.faces} "
-            f"{'face' if self.faces == 1 else 'faces'} {with_what} (as they are {self.attacks[0].others:.0%}); the "
-            f"likeness is SSIM {best.ssim:.2f}, for the worst-hidden face {best.ssim_highest:.2f}."
-            + self._translated_words
+            f"Networks that are not authorised recognise, in the mean, {best.others:.0%} of {self.faces} "
+            f"{'face' if self.faces == 1 else 'faces'} {with_what} ({most} {best.accepted[most]:.0%}; as they are, in "
+            f"the mean, {self.attacks[0].others:.0%}); the likeness is SSIM {best.ssim:.2f}, for the worst-hidden "
+            f"face {best.ssim_highest:.2f}." + self._translated_words
         )
 
     @property
@@ -182,8 +183,11 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
         protected: what ``pmt protect`` made of it: its PNG, or its output folder with the report.
         aligned: the photographs are aligned 112x112 crops.
 
+    A PNG that the report in its folder, or in one above, tells of is a case of that report.
+
     Raises:
-        PhotoError: nothing is there, or one is a file and the other a folder.
+        PhotoError: nothing is there, one is a file and the other a folder, or the report beside a PNG says that it was
+            made of another photograph.
         ResultError: the folder has no report.
     """
     if protected.is_dir() != originals.is_dir():
@@ -192,12 +196,19 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
             "PNG, or the photographs and the folder of pmt protect"
         )
     if not protected.is_dir():
-        return [Case(protected.name, _face(originals, None, aligned), _upload(protected))], {}
+        row = _told_of(protected)
+        if row is not None and row.input_sha256 != _sha256(originals):
+            raise PhotoError(
+                f"{shown(protected)} was made of {shown(row.input)}, as the report beside it says, and not of "
+                f"{shown(originals)}, or that has changed since; give the photograph that it was made of"
+            )
+        original = _face(originals, row, aligned or (row is not None and row.box is None))
+        return [Case(protected.name, original, _upload(protected), row)], {}
     by_content: dict[str, Path] = {}
     for entry in collect([originals], originals / ".none").entries:
         # One that cannot be read was not protected either, or its upload is reported below.
         with contextlib.suppress(OSError):
-            by_content[hashlib.sha256(entry.path.read_bytes()).hexdigest()] = entry.path
+            by_content[_sha256(entry.path)] = entry.path
     cases: list[Case] = []
     failed: dict[str, str] = {}
     for row in _rows(protected):
@@ -206,12 +217,28 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
                 if row.mode != "image":
                     raise PhotoError("features, not an image; there is nothing to look at")
                 if row.input_sha256 not in by_content:
-                    raise PhotoError(f"its photograph {row.input} is not in {shown(originals)}")
+                    raise PhotoError(
+                        f"its photograph {row.input} is not in {shown(originals)}, or not as it was when this was made"
+                    )
                 original = _face(by_content[row.input_sha256], row, aligned or row.box is None)
                 cases.append(Case(output, original, _upload(protected / output), row))
             except (PMTError, OSError) as error:
                 failed[output] = " ".join(str(error).split())
     return cases, failed
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _told_of(upload: Path) -> Row | None:
+    """What a report beside an upload, or in a folder above it, says of it, if there is one."""
+    upload = upload.absolute()
+    for folder in upload.parents:
+        with contextlib.suppress(ResultError):
+            name = upload.relative_to(folder).as_posix()
+            return next((row for row in _rows(folder) if name in row.outputs), None)
+    return None
 
 
 def _rows(folder: Path) -> list[Row]:
@@ -354,9 +381,17 @@ def run(
         translated=translated,
         translation_thresholds=limits,
         thresholds=thresholds,
-        note=" ".join(part for part in (note, NEVER_TRIED, zoo.threshold_caveats(thresholds)) if part),
+        note=" ".join(
+            part for part in (note, NEVER_TRIED, _absent(networks), zoo.threshold_caveats(thresholds)) if part
+        ),
         failed=dict(failed or {}),
     )
+
+
+def _absent(networks: Sequence[str] | None) -> str:
+    """Which networks did not attack because nothing was fetched for them; those that were named are fetched."""
+    absent = [] if networks else [name for name in zoo.names() if not is_present(name)]
+    return f"Left out, since their weights are not here: {', '.join(absent)}." if absent else ""
 
 
 def _name(one: Purification) -> str:

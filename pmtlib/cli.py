@@ -520,8 +520,12 @@ def audit(
 
 
 def _show_audit(found: Audit) -> None:
+    from pmtlib import metrics
+
     console = Console()
-    shape = _table(("attack", ""), ("others %", "r"), ("cosine", "r"), ("SSIM", "r"), ("highest", "r"), ("of", "fold"))
+    columns = [("attack", ""), ("others %", "r"), ("cosine", "r"), ("SSIM", "r"), ("highest SSIM", "r"), ("of", "fold")]
+    shape = _table(*columns)
+    print("Means over the networks that are not authorised, and over faces:")
     strength = {attack.name: "" if attack.strength is None else f" {attack.strength:g}" for attack in found.attacks}
     for attack in found.attacks:
         shape.add_row(
@@ -534,18 +538,27 @@ def _show_audit(found: Audit) -> None:
         )
     console.print(shape)
     console.print()
+    print(
+        f"Faces of {found.faces} that a network recognises as their photograph, at a FAR of 1e-2, with 95% Wilson "
+        "interval; highest: after any one attack:"
+    )
+
+    def rate(share: float) -> str:
+        low, high = metrics.wilson(round(share * found.faces), found.faces)
+        return f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
     columns = [("network", ""), ("as it is %", "r"), ("highest %", "r"), ("threshold", "r")]
     if found.translated:
         columns += [("translated %", "r"), ("threshold", "r")]
     detail = _table(*columns)
     for name, share in found.service.items():
         empty = [""] * (len(columns) - 4)
-        detail.add_row(f"{name} (service)", f"{100 * share:.0f}", "", _number(found.thresholds[name]), *empty)
+        detail.add_row(f"{name} (service)", rate(share), "", _number(found.thresholds[name]), *empty)
     for name, share in found.attacks[0].accepted.items():
         highest = max(attack.accepted[name] for attack in found.attacks)
-        cells = [name, f"{100 * share:.0f}", f"{100 * highest:.0f}", _number(found.thresholds[name])]
+        cells = [name, rate(share), rate(highest), _number(found.thresholds[name])]
         if name in found.translated:
-            cells += [f"{100 * found.translated[name]:.0f}", _number(found.translation_thresholds[name])]
+            cells += [rate(found.translated[name]), _number(found.translation_thresholds[name])]
         detail.add_row(*cells)
     console.print(detail)
     if found.attributes:

@@ -22,7 +22,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _LARGEST = 1 << 20
 """Bytes of the largest file that is read: a configuration has some kilobytes."""
 _HINT = "`pmt config` prints one to start from"
-_FIELDS = "`pmt config` prints them all"
+_FIELDS = "`pmt config` prints them all, with --variant those of a variant"
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 62, 62
 

@@ -32,11 +32,11 @@ def fast_layout(device: torch.device) -> Layout:
 def resolve_cut(network: FaceNetwork, cut: int | str) -> int:
     """A cut as a number of units: ``5``, ``"block2"`` (that unit included), ``-1`` (all but the last) or ``"7x7"``.
 
-    The last kind names the size of a map and serves networks of any depth: the deepest unit whose map still has that
-    many rows, for a photograph of 112x112.
+    The last kind names the size of a map and serves networks of any depth: the deepest unit whose map still has at
+    least that many rows, for a photograph of 112x112.
 
     Raises:
-        ConfigError: there is no such unit, or no map of that size.
+        ConfigError: there is no such unit, or no map as large.
     """
     names = network.unit_names
     if isinstance(cut, str) and cut not in names and (side := re.fullmatch(r"(\d+)x\1", cut)):

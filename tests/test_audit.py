@@ -203,11 +203,34 @@ def test_what_does_not_fit_is_named_and_the_rest_goes_on(folders: tuple[Path, Pa
         audit.run(cases, authorised=zoo.names(), device="cpu")
 
 
+def test_a_single_upload_is_a_case_of_the_report_that_tells_of_it(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = {case.name: case for case in audit.gather(*folders)[0]}
+    photograph, uploads = folders[0] / "below" / "b.jpg", folders[1] / "below"
+    # Each of two faces is held against itself, though both are of one photograph.
+    for name in ("b.png", "b-face2.png"):
+        (case,), failed = audit.gather(photograph, uploads / name)
+        wanted = whole[f"below/{name}"]
+        assert failed == {}
+        assert case.row == wanted.row
+        assert np.array_equal(case.original, wanted.original)
+    with pytest.raises(
+        PhotoError, match=r"a\.png was made of a\.jpg, as the report beside it says, and not of .*b\.jpg"
+    ):
+        audit.gather(photograph, folders[1] / "a.png")
+    # Without a report nothing is known of it.
+    shutil.copy(folders[1] / "a.png", tmp_path)
+    (case,), _ = audit.gather(folders[0] / "a.jpg", tmp_path / "a.png")
+    assert case.row is None
+
+
 def test_the_command_prints_a_table_or_json_and_its_code(pmt: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:
     table = pmt("audit", *folders, "-n", ATTACKER, "--device", "cpu", "-q")
     assert table.code == 0
     for shown in ("as it is", "gaussian", f"{SERVICE} (service)", ATTACKER, "Networks that are not authorised"):
         assert shown in table.out
+    # One to three of three faces, by Wilson's interval.
+    shares = ("0 [0, 56]", "33 [6, 79]", "67 [21, 94]", "100 [44, 100]")
+    assert any(share in table.out for share in shares)
     pair = (folders[0] / "a.jpg", folders[1] / "a.png")
     alone = json.loads(pmt("audit", *pair, "-a", SERVICE, "-n", ATTACKER, "--device", "cpu", "--json", "-q").out)
     assert (alone["faces"], alone["authorised"]) == (1, [SERVICE])

@@ -136,6 +136,20 @@ def test_translation_counts_in_the_third_goal_and_in_the_advice() -> None:
     text = numbers.advice(after, points)
     assert f"*deep*, K = 40, LFW: {100 * rates['deep', 'translation of features']:.0f}% by translation" in text
     assert "every attack,<br>translation included" in figures.goals_table(after).to_html()
+    # The mean of several uploads, translated, is such an attack too.
+    means = translation(0.9)
+    assert means.result is not None
+    entries = means.result.values["attacks"]
+    means.result.values["attacks"] = {"8 copies, translation of features": entries["translation of features"]}
+    several = [dataclasses.replace(one, attacks={**one.attacks, "translated averages": means}) for one in translated]
+    frame, most = numbers.table(several, SETTINGS), goals(several)
+    averaged = frame[(frame["variant"] == "deep") & (frame["kind"] == "translated averages")]["others"].iloc[0]
+    assert averaged > line["others_value"]
+    assert most[most["own"] & (most["against"] == "all")]["others_value"].iloc[0] == averaged
+    assert most[most["against"] != "all"].reset_index(drop=True).equals(before)
+    told = f"*deep*, K = 40, LFW: {100 * averaged:.0f}% by 8 copies, translation"
+    assert told in numbers.advice(most, points, frame)
+    assert told not in numbers.advice(most, points)
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.8, "Rely on none of these filters"), (0.5, "attack gives other")])
@@ -202,7 +216,7 @@ def test_the_advice_follows_the_goals() -> None:
     assert chosen in numbers.advice(frame, points)
     assert "K = 7 (" not in numbers.advice(frame, points)
     frame["reached"] = True
-    seen = "*deep* at K = 7 (a K of the frontier, seen after) reaches its goal on every set"
+    seen = "*deep* at K = 7 (a K of the frontier, seen after; "
     assert seen in numbers.advice(frame, points)
 
 

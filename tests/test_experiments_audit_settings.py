@@ -107,7 +107,7 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
     words = audit_decoy.reading(weighed, points, no, frame, settings)
     assert "Of 1 ways, weighed on" in words
     assert f"*{way}* leaves least" in words
-    assert "`--cut 14x14`, and in the configuration `steps: 40`" in words
+    assert "`--variant decoy --cut 14x14`, and in the file of `--config` `steps: 40`" in words
     assert "`purify_weight: 1.0`" in words
     assert "`rule:" not in words
     assert "The most without learning is 20% of what *pmt* leaves, SSIM 10%" in words

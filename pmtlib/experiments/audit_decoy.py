@@ -118,12 +118,12 @@ def averaged(audit: Audit, dataset: str, filters: Sequence[Purification], choice
 
 
 def recipe(settings: AuditSettings, name: str) -> str:
-    """How a way is had from ``pmt config --variant decoy`` and ``pmt protect``: cut and changed fields (Markdown)."""
+    """How a way is had from ``pmt protect``: options, and the fields that a configuration file changes (Markdown)."""
     config, cut, _ = tried(settings)[name]
     plain = DecoyConfig(batch_size=config.batch_size).model_dump(mode="json")
     changed = {field: value for field, value in config.model_dump(mode="json").items() if value != plain[field]}
     fields = ", ".join(f"`{field}: {json.dumps(value)}`" for field, value in changed.items())
-    return f"`--cut {cut}`, and in the configuration {fields}"
+    return f"`--variant decoy --cut {cut}`, and in the file of `--config` {fields}"
 
 
 def reading(

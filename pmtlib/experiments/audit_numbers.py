@@ -257,7 +257,7 @@ _WITHOUT_LEARNING = ("purification", "averaging")
 _AGAINST = {
     "filters": _WITHOUT_LEARNING,
     "restored": (*_WITHOUT_LEARNING, "learning"),
-    "all": (*_WITHOUT_LEARNING, "learning", "inversion", "translation"),
+    "all": (*_WITHOUT_LEARNING, "learning", "inversion", "translation", "translated averages"),
 }
 
 
@@ -340,12 +340,15 @@ def advice(
                 continue
             verdict = "reaches its goal on every set" if held else "does not reach its goal on every set"
             others = ", ".join(
-                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}%, the service "
-                f"{100 * line['service']:.0f}% of what it recognises of photographs"
+                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}% "
+                f"[{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}] (n = {int(line['n'])}), the "
+                f"service {100 * line['service']:.0f}% of what it recognises of photographs"
                 for line in rows.to_dict("records")
             )
             chosen = (
-                "the K that was chosen beforehand" if bool(rows["own"].all()) else "a K of the frontier, seen after"
+                "the K that was chosen beforehand"
+                if bool(rows["own"].all())
+                else "a K of the frontier, seen after; whether it was tested on other people is said further below"
             )
             lines.append(
                 f"- Against {GOALS[str(against)][0]}, *{variant}* at K = {steps} ({chosen}) {verdict}. Other networks "
@@ -353,9 +356,10 @@ def advice(
             )
     lines.append(
         "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Against eyes, "
-        "filters and networks that restore a face, prefer a variant, where the service shares deep enough."
+        "filters and networks that restore a face, prefer a variant, where the service shares deep enough: "
+        "`pmt protect --variant deep`, with `--steps` for another K than its own."
     )
-    lines += _key_advice(points)
+    lines += _key_advice(points, attacks)
     lines += [] if attacks is None else _copies_advice(attacks)
     lines += [] if received is None or not len(received) else _service_advice(received)
     return "\n".join(lines)
@@ -392,7 +396,10 @@ def _service_advice(frame: pd.DataFrame) -> Iterator[str]:
                 f"{100 * compressed[worst]:.0f}% after {worst}"
             )
     if told:
-        yield f"- Send the PNG to a service that does not compress it. It recognises {'; '.join(told)}."
+        yield (
+            "- Send the PNG to a service that does not compress it. It recognises, at the quality at which it "
+            f"recognises fewest, {'; '.join(told)}."
+        )
     seen = mine["detected"].dropna()
     if len(seen) and float(seen.max()) < 0.5:
         yield (
@@ -405,18 +412,21 @@ _NEARLY = 0.75
 """From this share of what the service recognises on, others who recognise it are said to do nearly as well."""
 
 
-def _key_advice(points: pd.DataFrame) -> list[str]:
-    """What somebody makes of uploads who holds the shared model, beside the service."""
+def _key_advice(points: pd.DataFrame, attacks: pd.DataFrame | None = None) -> list[str]:
+    """What somebody makes of uploads who holds the shared model, beside the service; of several uploads too."""
     if not len(points.dropna(subset=["translated"])):
         return [
             "- Translation was not measured here; whether a filter stands against who holds the shared model is open."
         ]
+    own = points[points["own"]].copy()
+    for row in [] if attacks is None else best(attacks).to_dict("records"):
+        here = (own["dataset"] == row["dataset"]) & (own["variant"] == row["variant"]) & (own["others"] < row["others"])
+        own.loc[here, ["others", "attack"]] = row["others"], row["attack"]
     numbers = "; ".join(
         f"*{line['variant']}*, K = {line['steps']}, {TITLES.get(str(line['dataset']), line['dataset'])}: "
         f"{100 * line['others']:.0f}% by {line['attack']} (the service {100 * line['service']:.0f}%)"
-        for line in points[points["own"]].to_dict("records")
+        for line in own.to_dict("records")
     )
-    own = points[points["own"]]
     nearly = bool((own["others"] >= _NEARLY * own["service"]).all())
     verdict = (
         "Rely on none of these filters against somebody who holds the shared model and a face network: by the best "

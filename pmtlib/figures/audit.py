@@ -101,7 +101,7 @@ def choice_table(outcome: Outcome) -> Styler:
         "interval, for the others the mean of the networks. The default of the variant deep, K = "
         f"{DeepConfig().steps}, came from an easier rule: the smallest K at which the service recognised every upload "
         "by the very photograph. Of uploads of deep it recognises "
-        f"{100 * ENOUGH:.0f}% of what it recognises of photographs {wanted}"
+        f"at least {100 * ENOUGH:.0f}% of what it recognises of photographs {wanted}"
     )
     return _candidates(outcome, caption, "candidates")
 
@@ -461,11 +461,13 @@ def traits_table(frame: pd.DataFrame) -> Styler:
                 f"{scale * line['agreement']:.{digits}f}<br>[{low:.{digits}f}, {high:.{digits}f}]"
             )
         rows.append(row)
+    parts = frame.groupby("dataset", sort=False)["n"] if len(frame) else ()
+    counted = ", ".join(f"{part.max()} of {TITLES.get(str(name), name)}" for name, part in parts)
     caption = (
         "Attributes of what an attacker holds against those that the same network reads from the photograph: agreement "
         "of the likeliest label, percent, with 95% Wilson interval; for ages the mean absolute difference, years, with "
         "a bootstrap interval. Another person: what somebody else's photograph agrees to, the level of chance. "
-        f"n = {int(frame['n'].max()) if len(frame) else 0} photographs a set"
+        f"Photographs: {counted or 0}"
     )
     return styled(pd.DataFrame(rows).fillna(""), caption, "attributes", frame).hide(axis="index")
 

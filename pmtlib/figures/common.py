@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from pandas.io.formats.style import Styler
 from pmtlib import page_data
 from pmtlib.experiments.common import TITLES, Outcome, SectionSettings
 from pmtlib.images import UInt8Image
+from pmtlib.transform import PMTConfig
 
 # Perceptually even and readable with any colour vision, also in grey print.
 COLOURS = "cividis"
@@ -74,12 +76,21 @@ def picture(axis: Any, image: UInt8Image, title: str, below: str) -> None:
     axis.set_xlabel(below, fontsize=8)
 
 
-def configuration_table(settings: SectionSettings) -> Styler:
-    """What was drawn and with which seeds, and every value of the transform's configuration."""
+def configuration_table(settings: SectionSettings, variants: Mapping[str, PMTConfig] = MappingProxyType({})) -> Styler:
+    """What was drawn and with which seeds, and every value of the transform's configuration.
+
+    Args:
+        settings: of the section.
+        variants: configurations of variants that the section has too, of which the values that differ are listed.
+    """
     drawn = ("pairs", "pair_seed", "calibration_pairs", "cut", "authorised", "noise_seed")
     values = {name: getattr(settings, name) for name in drawn if hasattr(settings, name)}
     values["pairs"] = f"{settings.pairs} a set, or as many as it has"
-    values |= {f"pmt: {name}": value for name, value in settings.pmt.model_dump().items()}
+    plain = settings.pmt.model_dump()
+    values |= {f"pmt: {name}": value for name, value in plain.items()}
+    for variant, config in variants.items():
+        own = {name: value for name, value in config.model_dump().items() if value != plain.get(name)}
+        values |= {f"{variant}: {name}": value for name, value in own.items() if name != "variant"}
     frame = pd.DataFrame({"value": [str(value) for value in values.values()]}, index=list(values))
     return styled(frame, "The section's draws and seeds, and the transform's configuration", "configuration")
 
