@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from pandas.io.formats.style import Styler
 
 from pmtlib.attacks.adaptive.purify import PURIFIERS
@@ -21,6 +22,11 @@ from pmtlib.figures.variants import MARKERS, PALETTE
 from pmtlib.metrics import wilson
 from pmtlib.page_data import keep, slug
 from pmtlib.variants.deep import CUT, DeepConfig
+
+HALO = [withStroke(linewidth=2, foreground="white")]
+"""Around labels, which may lie on lines."""
+_RIGHT, _CLOSE = 0.9, 0.05
+"""From which place on a label right of a point leaves its panel; how far apart lines must be for one between them."""
 
 
 def audit_table(frame: pd.DataFrame, dataset: str, variant: str, settings: AuditSettings) -> Styler:
@@ -196,11 +202,13 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
                     line["service"], line[measure], yerr=errors, color=colour, marker=MARKERS[index], markersize=5,
                     linewidth=1, elinewidth=0.8, label=str(variant),
                 )  # fmt: skip
-                # The ends of a line say enough: between them the labels would lie on one another.
-                for at in line.iloc[[0, -1]].to_dict("records"):
+                # The ends above the line and what is between them below it, or the labels would lie on one another.
+                for place, at in enumerate(line.to_dict("records")):
+                    end, right = place in (0, len(line) - 1), at["service"] > _RIGHT
                     axis.annotate(
-                        f"K={at['steps']}", (at["service"], at[measure]), fontsize=7, ha="right", xytext=(-5, 3),
-                        textcoords="offset points", color=colour,
+                        f"K={at['steps']}", (at["service"], at[measure]), fontsize=7, textcoords="offset points",
+                        ha="right" if end or right else "left", xytext=(-5 if end or right else 4, 3 if end else -10),
+                        color=colour, path_effects=HALO, zorder=1.9,
                     )  # fmt: skip
                 axis.axhline(float(line[bound].iloc[0]), color=colour, linestyle=":", linewidth=1)
             axis.axvline(float(part["clean"].iloc[0]), color="0.4", linestyle="--", linewidth=0.8)
@@ -356,10 +364,15 @@ def settings_figure(frame: pd.DataFrame, bounds: pd.DataFrame) -> Figure:
                 )  # fmt: skip
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
             if measure == "translated" and len(bounds):
-                for index, line in enumerate(bounds[bounds["dataset"] == dataset].to_dict("records")):
+                here = bounds[bounds["dataset"] == dataset]
+                for index, line in enumerate(here.to_dict("records")):
                     axis.axhline(line["bound"], color="0.4", linestyle=":", linewidth=1)
-                    axis.annotate(f"photographs, {line['cut']}", (0.2 * index, line["bound"]), fontsize=7, color="0.3",
-                                  xytext=(0, 2), textcoords="offset points")  # fmt: skip
+                    # Below its line where another is close above it.
+                    close = ((here["bound"] > line["bound"]) & (here["bound"] < line["bound"] + _CLOSE)).any()
+                    axis.annotate(
+                        f"photographs, {line['cut']}", (0.2 * index, line["bound"]), fontsize=7, color="0.3",
+                        xytext=(0, -8 if close else 2), textcoords="offset points", path_effects=HALO,
+                    )  # fmt: skip
             axis.set_xlim(-0.03, 1.03)
             axis.set_ylim(-0.03, 1.03)
             axis.set_xlabel("TAR of the service", fontsize=8)
