@@ -216,7 +216,10 @@ def test_the_advice_follows_the_goals() -> None:
     assert chosen in numbers.advice(frame, points)
     assert "K = 7 (" not in numbers.advice(frame, points)
     frame["reached"] = True
-    seen = "*deep* at K = 7 (a K of the frontier, seen after; "
+    seen = (
+        "*deep* at K = 7 (a K of the frontier, seen after; the tests on other people stand further below) reaches "
+        "its goal on every set"
+    )
     assert seen in numbers.advice(frame, points)
 
 

@@ -260,6 +260,13 @@ def label(filtering: Purification) -> str:
     return CONTRAST if filtering.contrast else UPLOAD
 
 
+def means(copies: Sequence[Tensor], count: int, filters: Sequence[Purification]) -> dict[str, Tensor]:
+    """The mean of the first uploads of each photograph, by its name in results: as it is, and filtered."""
+    mean = average_images(torch.stack(list(copies[:count])))
+    filtered = {f"{count} copies, {label(filtering)}": filtering(mean) for filtering in filters}
+    return {f"{count} copies": mean, **filtered}
+
+
 class Audit(Variants[AuditSettings]):
     """Attacks on uploads by someone who knows the filter.
 
@@ -587,9 +594,8 @@ class Audit(Variants[AuditSettings]):
         features = [self.features(shared, one) for one in copies] if inverter is not None else []
         found: dict[str, Any] = {}
         for count in counts:
-            mean = average_images(torch.stack(list(copies[:count])))
-            found[f"{count} copies"] = self._judged(photographs, mean)
-            found[f"{count} copies, {label(best)}"] = self._judged(photographs, best(mean))
+            for name, mean in means(copies, count, [best]).items():
+                found[name] = self._judged(photographs, mean)
             if inverter is not None:
                 images = self.through(inverter, average_features(torch.stack(features[:count])))
                 found[f"{count} copies, {RECFACE}"] = self._judged(photographs, images)

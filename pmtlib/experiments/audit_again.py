@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from pmtlib import datasets
-from pmtlib.attacks.adaptive.average import average_images
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.audit import (
     DEOBFUSCATOR,
@@ -30,6 +28,7 @@ from pmtlib.experiments.audit import (
     AuditSettings,
     chosen_filters,
     label,
+    means,
     not_yet,
 )
 from pmtlib.experiments.audit_frontier import others_rate, seen, service_rate, share_of_others
@@ -44,7 +43,7 @@ VARIANT = "deep"
 VERSION = 1
 RESTORED, FILTERS = "restored", "filters"
 """Goals that are tested: keys of :data:`~pmtlib.experiments.audit_numbers.GOALS`."""
-_AVERAGED = "2 copies"
+_COPIES = 2
 _SERVICE = ("service", "service_low", "service_high")
 _OTHERS = ("others", "others_low", "others_high")
 
@@ -97,7 +96,7 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
         },
         "filters": {name: [[one.name, one.strength] for one in several] for name, several in filters.items()},
         "thresholds_of": threshold_set(dataset),
-        **(audit.training() if learning else {"averaged": _AVERAGED}),
+        **(audit.training() if learning else {"averaged": f"{_COPIES} copies"}),
     }
     if identity:
         parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
@@ -116,9 +115,7 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
             attacked = {label(filtering): filtering(uploads) for filtering in filters[name]}
             if name == VARIANT and not learning:
                 copy = made(photographs.originals, name, one.model_copy(update={"seed": one.seed + 1}))
-                mean = average_images(torch.stack([uploads, copy]))
-                best = filters[name][-1]
-                attacked |= {_AVERAGED: mean, f"{_AVERAGED}, {label(best)}": best(mean)}
+                attacked |= means([uploads, copy], _COPIES, filters[name][-1:])
             elif name == VARIANT:
                 features = audit.features(shared, uploads)
                 attacked[DEOBFUSCATOR] = audit.through(audit.deobfuscator(name), uploads)

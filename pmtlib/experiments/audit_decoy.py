@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import torch
+from torch import Tensor
 
-from pmtlib.attacks.adaptive.average import average_images
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.experiments import audit_frontier as frontier
-from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, label, not_yet
-from pmtlib.experiments.audit_numbers import ENOUGH, met, reaches, share_of
+from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, means, not_yet
+from pmtlib.experiments.audit_numbers import ENOUGH, met, reaches, share_of, strongest
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.images import quantise
@@ -101,12 +100,10 @@ def averaged(audit: Audit, dataset: str, filters: Sequence[Purification], choice
             what = f"{dataset}, {name}, copy {number + 1}"
             made = audit.protect(photographs.originals, settings.authorised, what, config=one, cut=cut)
             copies.append(quantise(made.images))
-        found = {}
+        attacked: dict[str, Tensor] = {}
         for count in settings.decoy_copies:
-            mean = average_images(torch.stack(copies[:count]))
-            found[f"{count} copies"] = frontier.seen(audit, photographs, mean)
-            for filtering in filters:
-                found[f"{count} copies, {label(filtering)}"] = frontier.seen(audit, photographs, filtering(mean))
+            attacked |= means(copies, count, filters)
+        found = {attack: frontier.seen(audit, photographs, images) for attack, images in attacked.items()}
         return {
             "same": photographs.same.astype(int).tolist(),
             "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
@@ -155,13 +152,13 @@ def reading(
         if not len(theirs):
             continue
         clean = float(theirs[theirs["attack"] == PHOTOGRAPH]["service"].iloc[0])
-        left, mean = met(theirs, "filters"), most(averages, str(line["dataset"]))
+        left, mean = met(theirs, "filters"), of_means(averages, str(line["dataset"]))
         service = share_of(line["service"], clean)
         others = share_of(max(line["filters"], mean.get("others", 0.0)), left["others"].max())
         ssim = share_of(max(line["ssim"], mean.get("ssim", 0.0)), left["ssim"].max())
         verdict = "is reached" if reaches("filters", service, others, ssim) else "is not reached"
         of_mean = (
-            f"{100 * mean['others']:.0f}% [{100 * mean['others_low']:.0f}, {100 * mean['others_high']:.0f}] of means "
+            f"{100 * mean['others']:.0f}% [{100 * mean['low']:.0f}, {100 * mean['high']:.0f}] of means "
             f"({mean['attack']}), SSIM {mean['ssim']:.2f}; "
             if mean
             else ""
@@ -178,13 +175,10 @@ def reading(
     return " ".join(lines)
 
 
-def most(averages: pd.DataFrame, dataset: str) -> dict[str, Any]:
-    """What the other networks recognise most of: a line of the table of averages, with the highest SSIM of them all."""
+def of_means(averages: pd.DataFrame, dataset: str) -> dict[str, Any]:
+    """What means of uploads of a set give at most (:func:`.audit_numbers.strongest`); empty where none was measured."""
     lines = averages[averages["dataset"] == dataset] if len(averages) else averages
-    if not len(lines):
-        return {}
-    best: dict[Any, Any] = max(lines.to_dict("records"), key=lambda line: float(line["others"]))
-    return {**best, "ssim": float(lines["ssim"].max())}
+    return strongest(lines) if len(lines) else {}
 
 
 def summary(choice: Outcome, points: pd.DataFrame, averages: pd.DataFrame) -> dict[str, float]:
@@ -198,6 +192,6 @@ def summary(choice: Outcome, points: pd.DataFrame, averages: pd.DataFrame) -> di
         for kind in ("service", "filters", "translated"):
             found[f"decoy_{line['dataset']}_{kind}"] = 100 * float(line[kind])
         found[f"decoy_{line['dataset']}_ssim"] = float(line["ssim"])
-        if mean := most(averages, str(line["dataset"])):
+        if mean := of_means(averages, str(line["dataset"])):
             found[f"decoy_{line['dataset']}_averaged"] = 100 * float(mean["others"])
     return found

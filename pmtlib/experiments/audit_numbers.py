@@ -287,7 +287,7 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
                 continue
             part = frame[(frame["dataset"] == point["dataset"]) & (frame["variant"] == point["variant"])]
             theirs = met(published, against)
-            found = _strongest(met(part, against)) if own else _at_point(point, against)
+            found = strongest(met(part, against)) if own else _at_point(point, against)
             others, ssim = (share_of(found[name], theirs[name].max()) for name in ("others", "ssim"))
             lines.append(
                 {
@@ -301,11 +301,15 @@ def goals(frame: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _strongest(part: pd.DataFrame) -> dict[str, Any]:
-    """The highest rate and the highest SSIM of some attacks, and what gives that rate."""
-    strongest = max(part.to_dict("records"), key=lambda line: float(line["others"]))
-    found = {name: strongest[f"others{end}"] for name, end in (("others", ""), ("low", "_low"), ("high", "_high"))}
-    return {**found, "attack": strongest["attack"], "ssim": float(part["ssim"].max())}
+def strongest(part: pd.DataFrame) -> dict[str, Any]:
+    """The highest rate (others, with its interval low and high) and SSIM of some attacks, and what gives that rate.
+
+    Args:
+        part: a line an attack, with the columns attack, others, others_low, others_high and ssim.
+    """
+    best = max(part.to_dict("records"), key=lambda line: float(line["others"]))
+    found = {name: best[f"others{end}"] for name, end in (("others", ""), ("low", "_low"), ("high", "_high"))}
+    return {**found, "attack": best["attack"], "ssim": float(part["ssim"].max())}
 
 
 def _at_point(point: Mapping[Any, Any], against: str) -> dict[str, Any]:
@@ -348,7 +352,7 @@ def advice(
             chosen = (
                 "the K that was chosen beforehand"
                 if bool(rows["own"].all())
-                else "a K of the frontier, seen after; whether it was tested on other people is said further below"
+                else "a K of the frontier, seen after; the tests on other people stand further below"
             )
             lines.append(
                 f"- Against {GOALS[str(against)][0]}, *{variant}* at K = {steps} ({chosen}) {verdict}. Other networks "
@@ -418,10 +422,11 @@ def _key_advice(points: pd.DataFrame, attacks: pd.DataFrame | None = None) -> li
         return [
             "- Translation was not measured here; whether a filter stands against who holds the shared model is open."
         ]
-    own = points[points["own"]].copy()
-    for row in [] if attacks is None else best(attacks).to_dict("records"):
-        here = (own["dataset"] == row["dataset"]) & (own["variant"] == row["variant"]) & (own["others"] < row["others"])
-        own.loc[here, ["others", "attack"]] = row["others"], row["attack"]
+    own = points[points["own"]].set_index(["dataset", "variant"])
+    if attacks is not None:
+        # Those of the frontier meet every number of steps; here whatever meets the variant's own counts.
+        own.update(best(attacks).set_index(["dataset", "variant"])[["others", "attack"]])
+    own = own.reset_index()
     numbers = "; ".join(
         f"*{line['variant']}*, K = {line['steps']}, {TITLES.get(str(line['dataset']), line['dataset'])}: "
         f"{100 * line['others']:.0f}% by {line['attack']} (the service {100 * line['service']:.0f}%)"
