@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -245,7 +246,7 @@ def goals_table(frame: pd.DataFrame) -> Styler:
                 f"[{100 * line['others_low']:.1f}, {100 * line['others_high']:.1f}]",
                 "SSIM": f"{line['ssim_value']:.2f}",
                 "best attack": _breaking(line["attack"]),
-                "goal": ("reached" if line["own"] else "reached, seen after") if line["reached"] else "not reached",
+                "goal": _breaking(_goal(line), 11),
             }
         )
     caption = (
@@ -258,14 +259,15 @@ def goals_table(frame: pd.DataFrame) -> Styler:
     return styled(pd.DataFrame(rows), caption, "goals", frame).hide(axis="index")
 
 
-def _breaking(words: str) -> str:
-    """Words that may take two lines in a cell."""
-    middle = len(words) // 2
-    spaces = [place for place, letter in enumerate(words) if letter == " "]
-    if len(words) < 16 or not spaces:
-        return words
-    at = min(spaces, key=lambda place: abs(place - middle))
-    return f"{words[:at]}<br>{words[at + 1 :]}"
+def _goal(line: Mapping[Any, Any]) -> str:
+    if not line["reached"]:
+        return "not reached"
+    return "reached" if line["own"] else "reached, seen after"
+
+
+def _breaking(words: str, width: int = 20) -> str:
+    """Words in lines of so many letters at most, for a cell."""
+    return "<br>".join(textwrap.wrap(words, width, break_on_hyphens=False))
 
 
 def linkage_table(frame: pd.DataFrame) -> Styler:
