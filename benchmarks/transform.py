@@ -71,7 +71,7 @@ def pictures(count: int) -> Tensor:
     crops = pmtlib.to_tensor([photo.crops()[0].image for photo in datasets.sample_photos()])
     made = [
         (crops[place % len(crops)].flip(2) if place // len(crops) % 2 else crops[place % len(crops)])
-        * (1 - 0.02 * (place // (2 * len(crops))))
+        * 0.98 ** (place // (2 * len(crops)))
         for place in range(count)
     ]
     return torch.stack(made)
