@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +31,7 @@ from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
 from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
+from pmtlib.networks.fused import Means
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -40,6 +43,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _REFILLED_AT, _REFILLED_AT_ONCE = 4, 16
 """One place in so many must be free before new images are taken in: where their features are computed then, once for
 all steps, which costs a pass of the whole batch; and where they are not."""
+_HASHED_AT_ONCE = 64
+"""Images from which on they are hashed by several threads."""
+_RECORDED = 256
+"""Images of a batch up to which a step is recorded: there a GPU waits for the processor that starts its kernels."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -177,7 +184,16 @@ def image_seed(seed: int, image: Tensor) -> int:
 def image_seeds(seed: int, images: Tensor) -> list[int]:
     """:func:`image_seed` of each of the images (N, 3, H, W)."""
     # Copied from the device once, not image by image.
-    return [derived_seed(f"pmt:{seed}:", eight_bit.tobytes()) for eight_bit in to_uint8(images)]
+    pixels = to_uint8(images)
+
+    def of(place: int) -> int:
+        return derived_seed(f"pmt:{seed}:", pixels[place].tobytes())
+
+    if len(pixels) < _HASHED_AT_ONCE:
+        return [of(place) for place in range(len(pixels))]
+    with ThreadPoolExecutor() as threads:
+        # Python lets go of its lock while it hashes.
+        return list(threads.map(of, range(len(pixels)), chunksize=16))
 
 
 def protect(
@@ -388,7 +404,6 @@ class Run:
         count = len(images)
         device = images.device
         self.seeds = image_seeds(base, self.original)
-        self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in self.seeds]
         # One kernel draws for all images, where there is one; its numbers are not those of the generators.
         self.kernels = images.dtype == torch.float32 and fused.usable(device)
         self.seeded = torch.tensor(self.seeds, dtype=torch.int64, device=device)
@@ -396,6 +411,17 @@ class Run:
         self.fused = [self._fuse(model) for model in models]
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
+        plain = type(self)._direction is Run._direction and config.rule in ("l1", "mean-abs")
+        self.moving = self.kernels and plain and self.kernel is not None
+        # Rules to stop look at features, so these must be there.
+        self.at_once = (
+            not config.may_stop
+            and config.aggregate
+            and len(models) == len([one for one in self.fused if one is not None and one.compares(images, config.pool)])
+        )
+        plain = type(self)._draw_augmentation is Run._draw_augmentation and type(self)._penalty is Run._penalty
+        # Noise moves images, but not the derivative by them.
+        self.noising = self.at_once and plain and config.augmentation == "noise" and images[0:1].numel() % 4 == 0
         self.current = self._start()
         self.at = torch.zeros(count, dtype=torch.int64)
         self.keep = list(keep)
@@ -409,36 +435,85 @@ class Run:
         # Without augmentation the target never changes, so the photograph is looked at once.
         self.fixed_target = self._features(self.original) if config.augmentation == "none" else None
 
+    @cached_property
+    def generators(self) -> list[torch.Generator]:
+        """Made when first drawn from: where a kernel draws, they are not needed."""
+        return [torch.Generator(device=self.original.device).manual_seed(seed) for seed in self.seeds]
+
     def optimise(self, count: int, progress: Callable[[int], Any] | None) -> Protected:
         """Run all steps (Algorithm 1, lines 4 to 9), reporting them for ``count`` images."""
-        for _ in range(self.config.steps):
-            self.step()
+        step = self.step
+        for number in range(self.config.steps):
+            if number == 1:
+                step = self._recorded() or step
+            step()
             if progress is not None:
                 progress(count)
         return self.finish()
 
+    def _recorded(self) -> Callable[[], None] | None:
+        """:meth:`step` with its kernels as one CUDA graph, or None where that is not for this run.
+
+        Starting the kernels of a step one by one takes a processor some milliseconds, whatever their size. Recorded,
+        they are started at once. It is not done for large batches, which compute for longer than that and whose maps
+        would be in memory twice, nor where what a step does may depend on how far it is.
+        """
+        simple = type(self) is Run and not self.config.may_stop and self.config.augmentation in ("none", "noise")
+        fusing = self.moving and all(found is not None for found in self.fused)
+        if not (simple and fusing and self.original.is_cuda and 0 < len(self.original) <= _RECORDED):
+            return None
+        device = self.original.device
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            graph.capture_begin()
+            told = self._update()
+            graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+        def step() -> None:
+            graph.replay()
+            self._tell(told)
+
+        return step
+
     def step(self) -> None:
         """One update of the images that have not stopped (Algorithm 1, lines 5 to 8)."""
-        transform = self._draw_augmentation()
-        target = self.fixed_target
-        if target is None:
-            target = self._features(transform(self.original))
-        candidate = self.current.detach().requires_grad_(True)
-        features = self._features(transform(candidate), gradient=True)
-        errors = [self._error(own, goal) for own, goal in zip(features, target, strict=True)]
-        loss = self._combine(errors)
-        penalty = self._penalty(candidate, transform, target)
-        if penalty is not None:
-            loss = loss + penalty
+        self._tell(self._update())
+
+    def _update(self) -> Tensor:
+        """A step but for what is kept of it: the loss before it, (N,), NaN where an image has stopped."""
+        if self.noising:
+            photographs, candidate = fused.noised(
+                self.seeded, self.draws, self.original, self.current, self.config.noise_std
+            )
+            self.draws += 1
+            target = self._features(photographs)
+            errors, features = self._errors(candidate.requires_grad_(True), target)
+            loss = self._combine(errors)
+        else:
+            transform = self._draw_augmentation()
+            target = self.fixed_target or self._features(transform(self.original))
+            candidate = self.current.detach().requires_grad_(True)
+            errors, features = self._errors(transform(candidate), target)
+            loss = self._combine(errors)
+            penalty = self._penalty(candidate, transform, target)
+            if penalty is not None:
+                loss = loss + penalty
         if self.config.may_stop:
-            self._stop_where_reached(errors, features, target)
+            self._stop_where_reached(features, target)
         gradient = torch.autograd.grad(loss.sum(), candidate)[0].contiguous()
         moving = self._moving(gradient)
         finite = torch.isfinite(gradient).flatten(1).all(1) if moving is None else torch.isfinite(moving)
         healthy = torch.isfinite(loss.detach()) & finite
         self.finite &= healthy | ~self.active
         self.active &= self.finite
-        told = torch.where(self.active, loss.detach(), math.nan).to(self.trace)
+        self.steps += self.active.to(self.steps)
+        self._move(gradient, moving)
+        return torch.where(self.active, loss.detach(), math.nan).to(self.trace)
+
+    def _tell(self, told: Tensor) -> None:
+        """Put the loss before a step into the trace, count the step, and keep what was asked for."""
         if self.config.may_stop:
             # A place whose image is done may have gone beyond the last step.
             column = self.at.clamp_max(self.config.steps - 1).to(self.trace.device)
@@ -446,17 +521,12 @@ class Run:
         elif len(self.at):
             # Nothing here waits for the device.
             self.trace[:, int(self.at[0])] = told
-        self.steps += self.active.to(self.steps)
-        self._move(gradient, moving)
         self.at += 1
         self._keep()
 
     def _moving(self, gradient: Tensor) -> Tensor | None:
         """The gradients' L1 norms (N,), where one kernel makes the step from them; NaN or infinite as they are."""
-        plain = type(self)._direction is Run._direction and self.config.rule in ("l1", "mean-abs")
-        if not (plain and self.kernels and self.kernel is not None):
-            return None
-        return fused.row_sizes(gradient.flatten(1))
+        return fused.row_sizes(gradient.flatten(1)) if self.moving else None
 
     def _move(self, gradient: Tensor, norms: Tensor | None) -> None:
         """Lines 6 to 8 of Algorithm 1: a step downhill, within [0, 1], of the images that have not stopped."""
@@ -469,7 +539,7 @@ class Run:
         size = size.flatten() if isinstance(size, Tensor) else size
         factor = size / scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
         factor = torch.where(self.active, factor, torch.zeros_like(factor))
-        self.current = fused.move(self.current, gradient, factor, self.kernel)
+        fused.move_(self.current, gradient, factor, self.kernel)
 
     def _by_step(self, value: Callable[[int], float]) -> float | Tensor:
         """What depends on how many steps an image has made: a number, or (N, 1, 1, 1) where these may differ."""
@@ -505,14 +575,15 @@ class Run:
         for name, axis in (_GIVEN | _MADE).items():
             setattr(self, name, put(getattr(self, name), getattr(other, name), axis))
         for place, new in zip(chosen, range(count), strict=True):
-            self.seeds[place], self.generators[place] = other.seeds[new], other.generators[new]
+            self.seeds[place] = other.seeds[new]
+            if "generators" in self.__dict__:
+                self.generators[place] = other.generators[new]
         if self.moments is not None and other.moments is not None:
             first, second = (put(own, new) for own, new in zip(self.moments, other.moments, strict=True))
             self.moments = (first, second)
         if self.fixed_target is not None and other.fixed_target is not None:
             self.fixed_target = [
-                [put(own, new) for own, new in zip(mine, theirs, strict=True)]
-                for mine, theirs in zip(self.fixed_target, other.fixed_target, strict=True)
+                _joined(mine, theirs, put) for mine, theirs in zip(self.fixed_target, other.fixed_target, strict=True)
             ]
         for name in self.OF_IMAGES:
             self.__dict__.pop(name, None)
@@ -526,17 +597,23 @@ class Run:
 
     def finish(self) -> Protected:
         """Features and agreement of the final images, without augmentation."""
-        with torch.no_grad(), self._arithmetic():
-            own = [model(self.current) for model in self.models]
-        own_parts = [
-            self._aggregate(outputs, m) if self.fused[m] is None else self._compared(self.current, m)
-            for m, outputs in enumerate(own)
-        ]
+        features, own_parts = [], []
+        with torch.no_grad():
+            for m, model in enumerate(self.models):
+                found = self.fused[m]
+                if found is not None:
+                    features.append(found.feature(self.current))
+                    own_parts.append(self._compared(self.current, m))
+                    continue
+                with self._arithmetic():
+                    outputs = model(self.current)
+                features.append(outputs[-1].to(self.current.dtype).contiguous())
+                own_parts.append(self._aggregate(outputs, m))
         goal_parts = self.fixed_target or self._features(self.original)
         pairs = list(zip(own_parts, goal_parts, strict=True))
         return Protected(
             images=self.current,
-            features=tuple(outputs[-1].to(self.current.dtype).contiguous() for outputs in own),
+            features=tuple(features),
             trace=self.trace.cpu(),
             steps=self.steps.cpu(),
             error=torch.stack([relative_error(o, g) for o, g in pairs], 1).detach().cpu(),
@@ -643,9 +720,18 @@ class Run:
             parts.append(pooled.flatten(1).to(self.original.dtype))
         return parts
 
-    def _error(self, own: list[Tensor], goal: list[Tensor]) -> Tensor:
-        """One model's distance, (N,)."""
-        squared = _squared_error(own, goal)
+    def _errors(self, images: Tensor, target: list[list[Tensor]]) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Each model's distance, (N,), and the features of images: none where kernels find distances on the way."""
+        if not self.at_once:
+            features = self._features(images, gradient=True)
+            squared = [_squared_error(own, goal) for own, goal in zip(features, target, strict=True)]
+        else:
+            features = []
+            squared = [one.distance(images, goal) for one, goal in zip(self.fused, target, strict=True) if one]
+        return [self._error(one, goal) for one, goal in zip(squared, target, strict=True)], features
+
+    def _error(self, squared: Tensor, goal: list[Tensor]) -> Tensor:
+        """One model's distance, (N,), from its square."""
         if self.config.relative:
             squared = squared / _size(goal)
         if self.config.distance == "norm":
@@ -664,9 +750,7 @@ class Run:
     def _step_size(self, step: int) -> float:
         return self.config.step_size
 
-    def _stop_where_reached(
-        self, errors: Sequence[Tensor], features: list[list[Tensor]], target: list[list[Tensor]]
-    ) -> None:
+    def _stop_where_reached(self, features: Sequence[list[Tensor]], target: list[list[Tensor]]) -> None:
         config = self.config
         with torch.no_grad():
             pairs = list(zip(features, target, strict=True))
@@ -701,6 +785,15 @@ class Run:
         return gradient
 
 
+def _joined(own: list[Tensor], new: list[Tensor], put: Callable[[Tensor, Tensor], Tensor]) -> Means:
+    """Features with some images' rows in the places of others."""
+    made = Means(put(a, b) for a, b in zip(own, new, strict=True))
+    squares = [getattr(one, "squares", None) for one in (own, new)]
+    if squares[0] is not None and squares[1] is not None:
+        made.squares = put(squares[0], squares[1])
+    return made
+
+
 def row_sums(values: Tensor) -> Tensor:
     """Sums (N,) of values (N, F) over axis 1, in float64.
 
@@ -724,7 +817,9 @@ def _by_kernel(parts: list[Tensor]) -> bool:
 
 
 def _size(goal: list[Tensor]) -> Tensor:
-    if _by_kernel(goal):
+    if isinstance(goal, Means) and goal.squares is not None:
+        squares = goal.squares
+    elif _by_kernel(goal):
         squares = torch.stack([fused.row_squares(g.contiguous()) for g in goal]).sum(0)
     else:
         squares = torch.stack([row_sums(g.square()) for g in goal]).sum(0)

@@ -57,11 +57,35 @@ def of_units(variant, shape, cut, wanted, window, count=1):
     }
 
 
+def distance(variant, shape, cut):
+    """Squared distance from a goal, its derivative and the goal's square, relative to what torch makes of the means."""
+    one = fused.fuse(network(variant), cut, torch.float32)
+    images, other = torch.rand((2, 2, 3, *shape))
+    given, same = images.clone().requires_grad_(True), images.clone().requires_grad_(True)
+    goal = one.means(other, range(cut), 2)
+    means = one.means(given, range(cut), 2)
+    usual = torch.stack([(a - b).double().square().sum(1) for a, b in zip(means, goal, strict=True)]).sum(0)
+    found = one.distance(same, goal)
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    gradients = [torch.autograd.grad((part * weights).sum(), x)[0] for part, x in ((usual, given), (found, same))]
+    with torch.no_grad():
+        without = one.distance(images, goal)
+    return {
+        "compares": [one.compares(images, 2), not one.compares(images[..., :-2, :], 2), not one.compares(images, 3)],
+        "distance": off(found.detach(), usual.detach()),
+        "without": off(without, usual.detach()),
+        "gradient": off(gradients[1], gradients[0]),
+        "squares": off(goal.squares, torch.stack([part.double().square().sum(1) for part in goal]).sum(0)),
+    }
+
+
 def draws():
     seeds, like = torch.tensor([5, 2**62 + 7, 5, 9]), torch.empty(4, 3, 112, 112)
     places = torch.tensor([0, 3, 1, 0])
     made = fused.normal_rows(seeds, places, like, 2.0)
     again = fused.normal_rows(seeds.flip(0), places.flip(0), like, 2.0).flip(0)
+    both = torch.rand(2, *like.shape)
+    added = fused.noised(seeds, places, both[0], both[1], 2.0)
     rows = made.flatten(1) / 2
     correlations = torch.corrcoef(rows) - torch.eye(4)
     return {
@@ -69,6 +93,7 @@ def draws():
         "std": float(rows.std()),
         "fourth": float((rows**4).mean()),
         "correlation": float(correlations.abs().max()),
+        "added": max(float((new - old - made).abs().max()) for new, old in zip(added, both, strict=True)),
         "order": torch.equal(made, again),
         "next_differs": not torch.equal(made[0], made[2]),
     }
@@ -95,7 +120,8 @@ def moves():
     smooth = F.conv2d(gradient, kernel[None, None].expand(3, 1, 5, 5), padding=2, groups=3)
     usual = (current - factor.view(-1, 1, 1, 1) * smooth).clamp(0, 1)
     gradient[1, 0, 0, 0] = float("nan")
-    found = fused.move(current, gradient, factor, kernel[None])
+    found = current.clone()
+    fused.move_(found, gradient, factor, kernel[None])
     return {"moved": float((found - usual).abs().max()), "still": torch.equal(found[1], current[1])}
 
 
@@ -126,6 +152,7 @@ def transform():
         "moved": float((plain.images - plain.images.mean()).abs().mean()),
         "trace": off(by_kernels.trace, plain.trace),
         "error": off(by_kernels.error, plain.error),
+        "features": off(by_kernels.features[0], plain.features[0]),
     }
 
 
@@ -141,7 +168,10 @@ def main():
         "a 1x1 convolution last": of_units(sirius, (32, 32), 18, [17], 1),
         "odd maps": of_units(replace(SIRIUS, columns=(0, 26)), (30, 26), 4, range(4), 2),
         "windows of 3": of_units(sirius, (32, 32), 2, range(2), 3),
+        "wide": of_units(sirius, (32, 32), 9, [7, 8], 2),
         "some units": of_units(sirius, (32, 32), 4, [1, 2], 2),
+        "distance": distance(sirius, (32, 32), 4),
+        "distance, plain stem": distance(casia, (32, 32), 3),
         "draws": draws(),
         "sums": sums(),
         "moves": moves(),

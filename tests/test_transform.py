@@ -176,7 +176,7 @@ def test_the_gradient_of_a_step_is_that_of_the_loss_by_central_differences(dista
     run = Seeing(x, models, [1.0, 0.25], config, 0, [])
 
     def loss(candidate):
-        errors = [run._error(own, goal) for own, goal in zip(run._features(candidate), run.fixed_target, strict=True)]
+        errors, _ = run._errors(candidate, run.fixed_target)
         return run._combine(errors)
 
     begun, step = run.current.clone(), 1e-6

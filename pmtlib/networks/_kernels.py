@@ -4,7 +4,7 @@ A step of the transform moves far more bytes than it computes with: by itself ev
 reads a map from the device's memory and writes one. Here a depthwise convolution, its activation, the 1x1 convolution
 behind it and the means of its output over windows are one kernel, and so is most of their derivative. Maps are bfloat16
 in the layout (N, H, W, C), sums are float32. Of what stood before an activation the derivative needs the sign alone: a
-byte a number (``signs``). What a kernel computes of an image depends on no other image.
+bit a number (``signs``). What a kernel computes of an image depends on no other image.
 
 :mod:`pmtlib.networks.fused` puts them together and has the shapes; without Triton, or on another device, nothing here
 is used.
@@ -36,123 +36,211 @@ def normal_rows(seeds, draws, out, scale, quarter, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _place(number, columns, FOLDED: tl.constexpr):
-    """Rows and columns of a map's places by their number: row by row, or folded, window by window of 2x2."""
-    if FOLDED:
-        window, within = number // 4, number % 4
-        across = columns // 2
-        return window // across * 2 + within // 2, window % across * 2 + within % 2
-    return number // columns, number % columns
+def _plus(given, made, at, noise, ok):
+    """Some numbers with noise."""
+    tl.store(made + at, tl.load(given + at, mask=ok, other=0.0) + noise, mask=ok)
 
 
 @triton.jit
-def _store_means(means, values, begin, windows, to, OUT: tl.constexpr, BLOCK: tl.constexpr):
-    """Means over the windows of 2x2 of folded values (BLOCK, OUT)."""
-    four = tl.reshape(values, (BLOCK // 4, 4, OUT))
-    window = begin // 4 + tl.arange(0, BLOCK // 4)
-    tl.store(means + window[:, None] * OUT + to[None, :], tl.sum(four, 1) * 0.25, mask=(window < windows)[:, None])
+def noised_rows(seeds, draws, first, second, first_out, second_out, scale, quarter, BLOCK: tl.constexpr):
+    """Two rows (N, 4 * quarter) each, and the normal numbers of :func:`normal_rows`, the same for both, added."""
+    row = tl.program_id(1)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    begin = tl.load(draws + row).to(tl.int32) * quarter
+    a, b, c, d = tl.randn4x(tl.load(seeds + row), begin + place)
+    ok = place < quarter
+    at = row.to(tl.int64) * 4 * quarter + place
+    _plus(first, first_out, at, a * scale, ok)
+    _plus(second, second_out, at, a * scale, ok)
+    _plus(first, first_out, at + quarter, b * scale, ok)
+    _plus(second, second_out, at + quarter, b * scale, ok)
+    _plus(first, first_out, at + 2 * quarter, c * scale, ok)
+    _plus(second, second_out, at + 2 * quarter, c * scale, ok)
+    _plus(first, first_out, at + 3 * quarter, d * scale, ok)
+    _plus(second, second_out, at + 3 * quarter, d * scale, ok)
+
+
+@triton.jit
+def _activated(found, slope):
+    """A PReLU of numbers (BLOCK, C), by slopes (C,) below 0."""
+    return found + tl.minimum(found, 0.0) * (slope - 1)[None, :]
+
+
+@triton.jit
+def _packed(found, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
+    """Which numbers (BLOCK, CHANNELS) are positive: bytes (BLOCK, CHANNELS / 8), the first channel the lowest bit."""
+    bits = tl.reshape((found > 0).to(tl.int32), (BLOCK, CHANNELS // 8, 8))
+    return tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+
+
+@triton.jit
+def _unpacked(packed, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
+    """From such bytes, whether numbers (BLOCK, CHANNELS) were positive."""
+    bits = (packed.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (BLOCK, CHANNELS)) != 0
+
+
+@triton.jit
+def _places(BLOCK: tl.constexpr):
+    """Of the places of ``BLOCK`` windows of 2x2: their windows, and rows and columns within these.
+
+    In this order one thread, or one and its neighbour, has a window's four of what a product of matrices makes.
+    """
+    number = tl.arange(0, 4 * BLOCK)
+    return number // 16 * 4 + number // 2 % 4, number // 8 % 2, number % 2
+
+
+@triton.jit
+def _side_by_side(a, b, c, d, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
+    """Numbers (BLOCK, CHANNELS) of the four places of windows, as (4 BLOCK, CHANNELS) in the order of `_places`."""
+    four = tl.join(tl.join(a, b), tl.join(c, d))
+    four = tl.reshape(four, (BLOCK // 4, 4, CHANNELS, 2, 2))
+    return tl.reshape(tl.permute(four, (0, 4, 1, 3, 2)), (4 * BLOCK, CHANNELS))
+
+
+@triton.jit
+def _compared(
+    mean, means, goals, sums, parts, n, window, windows, to, GOAL: tl.constexpr, OUT: tl.constexpr
+):  # fmt: skip
+    """Store means (BLOCK, OUT) over windows, or their differences from a goal, and a part of the sum of squares."""
+    own = n * windows * OUT
+    at = window[:, None] * OUT + to[None, :]
+    ok = (window < windows)[:, None]
+    if GOAL:
+        mean -= tl.load(goals + own + at, mask=ok, other=0.0)
+    tl.store(means + own + at, mean, mask=ok)
+    squares = tl.where(ok, mean * mean, 0.0)
+    tl.store(sums + n * parts + tl.program_id(0), tl.sum(tl.sum(squares, 1), 0))
+
+
+@triton.jit
+def _stem_at(
+    image, scale, shift, weight, bias, slope, out, signs, y, x, height, width, columns, left, rows_out, columns_out,
+    top_pad, left_pad, KEEP: tl.constexpr, BLOCK: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """The first convolution at some places (BLOCK,) of an image, activated and stored; in float32."""
+    tap = tl.arange(0, 32)
+    within = tap % 9
+    down, across = within // 3 - top_pad, within % 3 - left_pad
+    row, column = (y * 2)[:, None] + down[None, :], (x * 2)[:, None] + across[None, :]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < columns) & (tap < 27)[None, :]
+    from_ = (y * 2 * width + x * 2 + left)[:, None] + (tap // 9 * height * width + down * width + across)[None, :]
+    values = tl.load(image + from_, mask=inside, other=0.0)
+    values = tl.where(inside, values * tl.load(scale + tap)[None, :] + tl.load(shift + tap)[None, :], 0.0)
+    to = tl.arange(0, OUT)
+    found = tl.dot(values.to(weight.dtype), weight) + tl.load(bias + to)[None, :]
+    ok = ((y < rows_out) & (x < columns_out))[:, None]
+    place = y * columns_out + x
+    if KEEP:
+        eighth = tl.arange(0, OUT // 8)
+        tl.store(signs + place[:, None] * (OUT // 8) + eighth[None, :], _packed(found, BLOCK, OUT), mask=ok)
+    made = _activated(found, tl.load(slope + to))
+    tl.store(out + place[:, None] * OUT + to[None, :], made.to(out.dtype.element_ty), mask=ok)
+    return made
 
 
 @triton.jit
 def stem(
-    image, scale, shift, weight, bias, slope, out, signs, means, height, width, columns, left, rows_out, columns_out,
-    top_pad, left_pad, KEEP: tl.constexpr, MEANS: tl.constexpr, FOLDED: tl.constexpr, BLOCK: tl.constexpr,
-    OUT: tl.constexpr,
+    image, scale, shift, weight, bias, slope, out, signs, means, goals, sums, parts, height, width, columns, left,
+    rows_out, columns_out, top_pad, left_pad, KEEP: tl.constexpr, MEANS: tl.constexpr, GOAL: tl.constexpr,
+    BLOCK: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
-    """The first convolution, 3x3 with stride 2, of images (N, 3, H, W) in float32, normalised before, activated."""
+    """The first convolution, 3x3 with stride 2, of images (N, 3, H, W) in float32, normalised before, activated.
+
+    A program has ``BLOCK`` windows of 2x2 of its map, one place of each after the other: so one thread has all four.
+    """
     n = tl.program_id(1).to(tl.int64)
-    begin = tl.program_id(0) * BLOCK
-    number = begin + tl.arange(0, BLOCK)
-    ok = number < rows_out * columns_out
-    y, x = _place(number, columns_out, FOLDED)
-    tap = tl.arange(0, 32)
-    channel, within = tap // 9, tap % 9
-    row = (y * 2 - top_pad)[:, None] + (within // 3)[None, :]
-    column = (x * 2 - left_pad)[:, None] + (within % 3)[None, :]
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < columns)
-    inside = inside & ok[:, None] & (tap < 27)[None, :]
-    base = image + n * 3 * height * width
-    values = tl.load(base + channel[None, :] * height * width + row * width + column + left, mask=inside, other=0.0)
-    values = values * tl.load(scale + tap)[None, :] + tl.load(shift + tap)[None, :]
-    values = tl.where(inside, values, 0.0)
+    window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    across = (columns_out + 1) // 2
+    y, x = window // across * 2, window % across * 2
     to = tl.arange(0, OUT)
-    found = tl.dot(values.to(out.dtype.element_ty), tl.load(weight + tap[:, None] * OUT + to[None, :]))
-    found += tl.load(bias + to)[None, :]
-    own = n * rows_out * columns_out * OUT
-    at = (y * columns_out + x)[:, None] * OUT + to[None, :]
-    if KEEP:
-        tl.store(signs + own + at, (found > 0).to(tl.int8), mask=ok[:, None])
-    found = tl.where(found > 0, found, found * tl.load(slope + to)[None, :]).to(out.dtype.element_ty)
-    tl.store(out + own + at, found, mask=ok[:, None])
+    image += n * 3 * height * width
+    out += n * rows_out * columns_out * OUT
+    signs += n * rows_out * columns_out * (OUT // 8)
+    matrix = tl.load(weight + tl.arange(0, 32)[:, None] * OUT + to[None, :])
+    total = tl.zeros((BLOCK, OUT), tl.float32)
+    for place in tl.static_range(4):
+        total += _stem_at(
+            image, scale, shift, matrix, bias, slope, out, signs, y + place // 2, x + place % 2, height, width,
+            columns, left, rows_out, columns_out, top_pad, left_pad, KEEP, BLOCK, OUT,
+        )  # fmt: skip
     if MEANS:
-        windows = rows_out * columns_out // 4
-        _store_means(means + n * windows * OUT, found.to(tl.float32), begin, windows, to, OUT, BLOCK)
+        _compared(total * 0.25, means, goals, sums, parts, n, window, rows_out * columns_out // 4, to, GOAL, OUT)
 
 
 @triton.jit
 def stem_backward(
-    gathered, scale, out, height, width, columns, left, rows_out, columns_out, top_pad, left_pad, BLOCK: tl.constexpr
-):
-    """The derivative of :func:`stem` by the image, from that by what each place of its map took from it, (N, P, 32)."""
+    gathered, spread, scale, out, height, width, columns, left, rows_out, columns_out, top_pad, left_pad, across,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The derivative of :func:`stem` by the image, from that by what each place of its map took from it, (N, P, 32).
+
+    Four pixels of three channels have what they gave from four places: a sum, for which ``spread`` (4, 32, 16) is the
+    matrices. There are ``across`` such squares side by side; the first begins where the padding does.
+    """
     n = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    ok = place < height * width
-    y, x = place // width, place % width - left
-    base = gathered + n * rows_out * columns_out * 32
-    for channel in tl.static_range(3):
-        total = tl.zeros((BLOCK,), tl.float32)
-        for tap in tl.static_range(9):
-            row, column = y + top_pad - tap // 3, x + left_pad - tap % 3
-            inside = ok & (x >= 0) & (x < columns) & (row >= 0) & (column >= 0) & (row % 2 == 0) & (column % 2 == 0)
-            inside = inside & (row // 2 < rows_out) & (column // 2 < columns_out)
-            from_ = (row // 2 * columns_out + column // 2) * 32 + channel * 9 + tap
-            total += tl.load(base + from_, mask=inside, other=0.0).to(tl.float32)
-        total = total * tl.load(scale + channel * 9)
-        tl.store(out + n * 3 * height * width + channel * height * width + place, total, mask=ok)
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    j, i = number // across, number % across
+    tap, to = tl.arange(0, 32), tl.arange(0, 16)
+    gathered += n * rows_out * columns_out * 32
+    total = tl.zeros((BLOCK, 16), tl.float32)
+    for place in tl.static_range(4):
+        row, column = j - place // 2, i - place % 2
+        ok = (row >= 0) & (row < rows_out) & (column >= 0) & (column < columns_out)
+        at = (row * columns_out + column)[:, None] * 32 + tap[None, :]
+        values = tl.load(gathered + at, mask=ok[:, None], other=0.0)
+        total = tl.dot(values, tl.load(spread + place * 512 + tap[:, None] * 16 + to[None, :]), total)
+    channel = to // 4
+    total = total * tl.load(scale + channel * 9, mask=channel < 3, other=0.0)[None, :]
+    y = (2 * j - top_pad)[:, None] + (to % 4 // 2)[None, :]
+    x = (2 * i - left_pad)[:, None] + (to % 2)[None, :]
+    ok = (y >= 0) & (y < height) & (x >= 0) & (x < columns) & (channel < 3)[None, :]
+    to_ = out + n * 3 * height * width + channel[None, :] * height * width + y * width + x + left
+    tl.store(to_, total, mask=ok)
 
 
 @triton.jit
 def pointwise(
-    x, weight, bias, slope, out, signs, places, KEEP: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, PART: tl.constexpr,
+    x, weight, bias, slope, out, signs, places, KEEP: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """A 1x1 convolution of maps (places, IN) to (places, OUT), with its bias and activation."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    ok = place < places
+    """A 1x1 convolution of maps (places, IN) to (places, OUT), with its bias and activation, of some blocks."""
     from_ = tl.arange(0, IN)
     to = tl.program_id(1) * PART + tl.arange(0, PART)
-    values = tl.load(x + place[:, None] * IN + from_[None, :], mask=ok[:, None], other=0.0)
-    found = tl.dot(values, tl.load(weight + from_[:, None] * OUT + to[None, :]))
-    found += tl.load(bias + to)[None, :]
-    at = place[:, None] * OUT + to[None, :]
-    if KEEP:
-        tl.store(signs + at, (found > 0).to(tl.int8), mask=ok[:, None])
-    found = tl.where(found > 0, found, found * tl.load(slope + to)[None, :])
-    tl.store(out + at, found.to(out.dtype.element_ty), mask=ok[:, None])
+    eighth = tl.program_id(1) * (PART // 8) + tl.arange(0, PART // 8)
+    matrix = tl.load(weight + from_[:, None] * OUT + to[None, :])
+    added = tl.load(bias + to)[None, :]
+    slopes = tl.load(slope + to)
+    for block in tl.range(0, BLOCKS, num_stages=1):
+        place = (tl.program_id(0).to(tl.int64) * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
+        ok = (place < places)[:, None]
+        values = tl.load(x + place[:, None] * IN + from_[None, :], mask=ok, other=0.0)
+        found = tl.dot(values, matrix) + added
+        if KEEP:
+            tl.store(signs + place[:, None] * (OUT // 8) + eighth[None, :], _packed(found, BLOCK, PART), mask=ok)
+        found = _activated(found, slopes)
+        tl.store(out + place[:, None] * OUT + to[None, :], found.to(out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
 def depthwise_pointwise(
-    x, depthwise, depthwise_bias, slope, weight, bias, residual, signs, out, means, rows, columns, rows_out,
-    columns_out, top_pad, left_pad, RESIDUAL: tl.constexpr, KEEP: tl.constexpr, MEANS: tl.constexpr,
-    FOLDED: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
-    PART: tl.constexpr,
+    x, depthwise, depthwise_bias, slope, weight, bias, residual, signs, out, rows, columns, rows_out, columns_out,
+    top_pad, left_pad, RESIDUAL: tl.constexpr, KEEP: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """A 3x3 depthwise convolution, its activation, and a linear 1x1 convolution: (N, H, W, IN) to (N, H', W', OUT).
 
     With ``RESIDUAL`` a map is added at the end.
     """
     n = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * BLOCK
-    number = first + tl.arange(0, BLOCK)
-    ok = number < rows_out * columns_out
-    y, x_ = _place(number, columns_out, FOLDED)
-    place = y * columns_out + x_
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ok = place < rows_out * columns_out
+    y, x_ = place // columns_out, place % columns_out
     to = tl.arange(0, OUT)
     total = tl.zeros((BLOCK, OUT), tl.float32)
     # An image's own maps begin far behind the first's; within them 32 bits suffice.
     x += n * rows * columns * IN
-    signs += n * rows_out * columns_out * IN
+    signs += n * rows_out * columns_out * (IN // 8)
     out += n * rows_out * columns_out * OUT
     residual += n * rows_out * columns_out * OUT
     for begin in range(0, IN, PART):
@@ -166,35 +254,145 @@ def depthwise_pointwise(
                 inside = within & (column >= 0) & (column < columns)
                 from_ = (row * columns + column) * IN
                 values = tl.load(x + from_[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
-                found += values.to(tl.float32) * tl.load(depthwise + (3 * down + across) * IN + channel)[None, :]
+                tap = tl.load(depthwise + (3 * down + across) * IN + channel)
+                found += values.to(tl.float32) * tap.to(tl.float32)[None, :]
         found += tl.load(depthwise_bias + channel)[None, :]
         if KEEP:
-            tl.store(signs + place[:, None] * IN + channel[None, :], (found > 0).to(tl.int8), mask=ok[:, None])
-        found = tl.where(found > 0, found, found * tl.load(slope + channel)[None, :])
+            eighth = begin // 8 + tl.arange(0, PART // 8)
+            at_signs = place[:, None] * (IN // 8) + eighth[None, :]
+            tl.store(signs + at_signs, _packed(found, BLOCK, PART), mask=ok[:, None])
+        found = _activated(found, tl.load(slope + channel))
         total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]), total)
     total += tl.load(bias + to)[None, :]
     at = place[:, None] * OUT + to[None, :]
     if RESIDUAL:
         total += tl.load(residual + at, mask=ok[:, None], other=0.0).to(tl.float32)
-    made = total.to(out.dtype.element_ty)
-    tl.store(out + at, made, mask=ok[:, None])
-    if MEANS:
-        windows = rows_out * columns_out // 4
-        _store_means(means + n * windows * OUT, made.to(tl.float32), first, windows, to, OUT, BLOCK)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=ok[:, None])
 
 
 @triton.jit
-def _pooled(pooled, y, x, ok, to, rows_pooled, columns_pooled, OUT: tl.constexpr, WINDOW: tl.constexpr):
+def _read(at, ok):
+    """Numbers in float32; zeros where there are none."""
+    return tl.load(at, mask=ok[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _taken(total, first, second, third, tap, next_tap, last_tap):
+    """A sum with what one row of a 3x3 depthwise convolution gives."""
+    total += first * tap.to(tl.float32)[None, :]
+    total += second * next_tap.to(tl.float32)[None, :]
+    return total + third * last_tap.to(tl.float32)[None, :]
+
+
+@triton.jit
+def _convolved(
+    x, y, column, rows, columns, channel, depthwise, once, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+    IN: tl.constexpr,
+):  # fmt: skip
+    """The 3x3 depthwise convolution at the four places of windows of 2x2, from what is around these, each read once.
+
+    ``y`` and ``column`` are where the first of the four begins to read.
+    """
+    a = tl.zeros((BLOCK, IN), tl.float32)
+    b, c, d = a, a, a
+    # In a loop the sums keep the layout in which numbers are read, which is the better one. There is one round, which
+    # nothing here may know: what does not depend on it would be computed before.
+    for shift in tl.range(0, once, num_stages=1):
+        taps = depthwise + shift * IN + channel
+        t0, t1, t2 = tl.load(taps), tl.load(taps + IN), tl.load(taps + 2 * IN)
+        t3, t4, t5 = tl.load(taps + 3 * IN), tl.load(taps + 4 * IN), tl.load(taps + 5 * IN)
+        t6, t7, t8 = tl.load(taps + 6 * IN), tl.load(taps + 7 * IN), tl.load(taps + 8 * IN)
+        for down in tl.static_range(3 + STRIDE):
+            row = y + shift + down
+            at = x + (row * columns + column)[:, None] * IN + channel[None, :]
+            ok = (row >= 0) & (row < rows)
+            first = _read(at, ok & (column >= 0) & (column < columns))
+            second = _read(at + IN, ok & (column + 1 < columns))
+            third = _read(at + 2 * IN, ok & (column + 2 < columns))
+            fourth = _read(at + 3 * IN, ok & (column + 3 < columns))
+            if STRIDE == 1:
+                from_b, mid_b, last_b = second, third, fourth
+            else:
+                from_b, mid_b, last_b = third, fourth, _read(at + 4 * IN, ok & (column + 4 < columns))
+            if down == 0:
+                a = _taken(a, first, second, third, t0, t1, t2)
+                b = _taken(b, from_b, mid_b, last_b, t0, t1, t2)
+            if down == 1:
+                a = _taken(a, first, second, third, t3, t4, t5)
+                b = _taken(b, from_b, mid_b, last_b, t3, t4, t5)
+            if down == 2:
+                a = _taken(a, first, second, third, t6, t7, t8)
+                b = _taken(b, from_b, mid_b, last_b, t6, t7, t8)
+            if down == STRIDE:
+                c = _taken(c, first, second, third, t0, t1, t2)
+                d = _taken(d, from_b, mid_b, last_b, t0, t1, t2)
+            if down == STRIDE + 1:
+                c = _taken(c, first, second, third, t3, t4, t5)
+                d = _taken(d, from_b, mid_b, last_b, t3, t4, t5)
+            if down == STRIDE + 2:
+                c = _taken(c, first, second, third, t6, t7, t8)
+                d = _taken(d, from_b, mid_b, last_b, t6, t7, t8)
+    return _side_by_side(a, b, c, d, BLOCK, IN)
+
+
+@triton.jit(do_not_specialize=["once"])
+def depthwise_pointwise_windows(
+    x, depthwise, depthwise_bias, slope, weight, bias, residual, signs, out, means, goals, sums, parts, rows, columns,
+    rows_out, columns_out, top_pad, left_pad, once, RESIDUAL: tl.constexpr, KEEP: tl.constexpr, MEANS: tl.constexpr,
+    GOAL: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """:func:`depthwise_pointwise` for ``BLOCK`` windows of 2x2 of the output, whose places share what they read.
+
+    Means are of maps that fall into such windows.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    across = (columns_out + 1) // 2
+    channel = tl.arange(0, IN)
+    to = tl.arange(0, OUT)
+    x += n * rows * columns * IN
+    signs += n * rows_out * columns_out * (IN // 8)
+    out += n * rows_out * columns_out * OUT
+    residual += n * rows_out * columns_out * OUT
+    window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    found = _convolved(
+        x, window // across * (2 * STRIDE) - top_pad, window % across * (2 * STRIDE) - left_pad, rows, columns, channel,
+        depthwise, once, STRIDE, BLOCK, IN,
+    )  # fmt: skip
+    window, odd_row, odd_column = _places(BLOCK)
+    window += tl.program_id(0) * BLOCK
+    y, column = window // across * 2 + odd_row, window % across * 2 + odd_column
+    ok = ((y < rows_out) & (column < columns_out))[:, None]
+    place = y * columns_out + column
+    found += tl.load(depthwise_bias + channel)[None, :]
+    if KEEP:
+        eighth = tl.arange(0, IN // 8)
+        tl.store(signs + place[:, None] * (IN // 8) + eighth[None, :], _packed(found, 4 * BLOCK, IN), mask=ok)
+    found = _activated(found, tl.load(slope + channel))
+    total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
+    total += tl.load(bias + to)[None, :]
+    at = place[:, None] * OUT + to[None, :]
+    if RESIDUAL:
+        total += tl.load(residual + at, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
+    if MEANS:
+        four = tl.reshape(total, (BLOCK // 4, 2, 4, 2, OUT))
+        mean = tl.reshape(tl.sum(tl.sum(four, 3), 1), (BLOCK, OUT)) * 0.25
+        window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        _compared(mean, means, goals, sums, parts, n, window, rows_out * columns_out // 4, to, GOAL, OUT)
+
+
+@triton.jit
+def _pooled(pooled, factor, y, x, ok, to, rows_pooled, columns_pooled, OUT: tl.constexpr, WINDOW: tl.constexpr):
     """What the means over windows give back to the places (BLOCK) of a map, in its channels ``to``."""
     inside = ok & (y // WINDOW < rows_pooled) & (x // WINDOW < columns_pooled)
     from_ = (y // WINDOW * columns_pooled + x // WINDOW) * OUT
     spread = tl.load(pooled + from_[:, None] + to[None, :], mask=inside[:, None], other=0.0)
-    return spread.to(tl.float32) / (WINDOW * WINDOW)
+    return spread * (factor / (WINDOW * WINDOW))
 
 
 @triton.jit
 def pointwise_backward(
-    gradient, pooled, weight, signs, slope, out, rows_out, columns_out, rows_pooled, columns_pooled,
+    gradient, pooled, factors, weight, signs, slope, out, rows_out, columns_out, rows_pooled, columns_pooled,
     GRADIENT: tl.constexpr, POOLED: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr,
     OUT: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
@@ -206,27 +404,134 @@ def pointwise_backward(
     above = tl.zeros((BLOCK, OUT), tl.float32)
     gradient += n * rows_out * columns_out * OUT
     pooled += n * rows_pooled * columns_pooled * OUT
-    signs += n * rows_out * columns_out * IN
+    signs += n * rows_out * columns_out * (IN // 8)
     out += n * rows_out * columns_out * IN
     if GRADIENT:
         at = place[:, None] * OUT + to[None, :]
         above += tl.load(gradient + at, mask=ok[:, None], other=0.0).to(tl.float32)
     if POOLED:
         y, x = place // columns_out, place % columns_out
-        above += _pooled(pooled, y, x, ok, to, rows_pooled, columns_pooled, OUT, WINDOW)
+        above += _pooled(pooled, tl.load(factors + n), y, x, ok, to, rows_pooled, columns_pooled, OUT, WINDOW)
     channel = tl.program_id(2) * PART + tl.arange(0, PART)
     given = tl.load(weight + to[:, None] * IN + channel[None, :])
     found = tl.dot(above.to(weight.dtype.element_ty), given)
     at = place[:, None] * IN + channel[None, :]
-    positive = tl.load(signs + at, mask=ok[:, None], other=0) > 0
-    found = tl.where(positive, found, found * tl.load(slope + channel)[None, :])
+    eighth = tl.program_id(2) * (PART // 8) + tl.arange(0, PART // 8)
+    packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok[:, None], other=0)
+    found = tl.where(_unpacked(packed, BLOCK, PART), found, found * tl.load(slope + channel)[None, :])
     tl.store(out + at, found.to(out.dtype.element_ty), mask=ok[:, None])
 
 
 @triton.jit
+def _given(
+    found, signs, slope_in, weight, place, ok, channel, to, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr
+):
+    """From the derivative by the depthwise convolution's input to that by the input of the 1x1 convolution before."""
+    eighth = tl.arange(0, IN // 8)
+    packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok, other=0)
+    found = tl.where(_unpacked(packed, 4 * BLOCK, IN), found, found * tl.load(slope_in + channel)[None, :])
+    return tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
+
+
+@triton.jit(do_not_specialize=["once"])
+def depthwise_backward_windows(
+    gradient, flipped, signs, slope_in, pooled_in, weight, residual, pooled, factors, out, rows, columns, once,
+    POOLED_IN: tl.constexpr, RESIDUAL: tl.constexpr, POOLED: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr,
+    OUT: tl.constexpr,
+):  # fmt: skip
+    """:func:`depthwise_backward` with stride 1, for ``BLOCK`` windows of 2x2; ``flipped`` are its taps, last first.
+
+    The means are those over such windows, which give the same to all four places.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    across = (columns + 1) // 2
+    channel = tl.arange(0, IN)
+    to = tl.arange(0, OUT)
+    pooled_rows, pooled_columns = rows // 2, columns // 2
+    gradient += n * rows * columns * IN
+    signs += n * rows * columns * (IN // 8)
+    pooled_in += n * pooled_rows * pooled_columns * IN
+    residual += n * rows * columns * OUT
+    pooled += n * pooled_rows * pooled_columns * OUT
+    out += n * rows * columns * OUT
+    factor = tl.load(factors + n) / 4
+    window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    found = _convolved(
+        gradient, window // across * 2 - 1, window % across * 2 - 1, rows, columns, channel, flipped, once, 1, BLOCK, IN
+    )
+    window, odd_row, odd_column = _places(BLOCK)
+    window += tl.program_id(0) * BLOCK
+    down, beside = window // across, window % across
+    whole = ((down < pooled_rows) & (beside < pooled_columns))[:, None]
+    at_window = (down * pooled_columns + beside)[:, None]
+    y, column = down * 2 + odd_row, beside * 2 + odd_column
+    ok = ((y < rows) & (column < columns))[:, None]
+    place = y * columns + column
+    if POOLED_IN:
+        found += tl.load(pooled_in + at_window * IN + channel[None, :], mask=whole, other=0.0) * factor
+    total = _given(found, signs, slope_in, weight, place, ok, channel, to, BLOCK, IN, OUT)
+    at = place[:, None] * OUT + to[None, :]
+    if RESIDUAL:
+        total += tl.load(residual + at, mask=ok, other=0.0).to(tl.float32)
+    if POOLED:
+        total += tl.load(pooled + at_window * OUT + to[None, :], mask=whole, other=0.0) * factor
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
+
+
+@triton.jit(do_not_specialize=["once"])
+def depthwise_backward_squares(
+    gradient, depthwise, signs, slope_in, weight, out, rows, columns, rows_out, columns_out, top_pad, left_pad, across,
+    once, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """:func:`depthwise_backward` with stride 2, for ``BLOCK`` squares of 2x2, where no means and no residual are added.
+
+    Four places of the input have their nine taps from four of the output. There are ``across`` squares side by side;
+    the first begins where the padding does.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, IN)
+    to = tl.arange(0, OUT)
+    gradient += n * rows_out * columns_out * IN
+    signs += n * rows * columns * (IN // 8)
+    out += n * rows * columns * OUT
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    j, i = number // across, number % across
+    a = tl.zeros((BLOCK, IN), tl.float32)
+    b, c, d = a, a, a
+    for shift in tl.range(0, once, num_stages=1):
+        taps = depthwise + shift * IN + channel
+        t0, t1, t2 = tl.load(taps), tl.load(taps + IN), tl.load(taps + 2 * IN)
+        t3, t4, t5 = tl.load(taps + 3 * IN), tl.load(taps + 4 * IN), tl.load(taps + 5 * IN)
+        t6, t7, t8 = tl.load(taps + 6 * IN), tl.load(taps + 7 * IN), tl.load(taps + 8 * IN)
+        at = gradient + ((j + shift) * columns_out + i)[:, None] * IN + channel[None, :]
+        ok_row, ok_above = j + shift < rows_out, (j + shift > 0) & (j + shift <= rows_out)
+        ok_column, ok_before = i < columns_out, (i > 0) & (i <= columns_out)
+        here, before = _read(at, ok_row & ok_column), _read(at - IN, ok_row & ok_before)
+        at -= columns_out * IN
+        above, both = _read(at, ok_above & ok_column), _read(at - IN, ok_above & ok_before)
+        a += here * t0.to(tl.float32)[None, :]
+        a += before * t2.to(tl.float32)[None, :]
+        a += above * t6.to(tl.float32)[None, :]
+        a += both * t8.to(tl.float32)[None, :]
+        b += here * t1.to(tl.float32)[None, :]
+        b += above * t7.to(tl.float32)[None, :]
+        c += here * t3.to(tl.float32)[None, :]
+        c += before * t5.to(tl.float32)[None, :]
+        d += here * t4.to(tl.float32)[None, :]
+    found = _side_by_side(a, b, c, d, BLOCK, IN)
+    square, odd_row, odd_column = _places(BLOCK)
+    square += tl.program_id(0) * BLOCK
+    y, column = square // across * 2 - top_pad + odd_row, square % across * 2 - left_pad + odd_column
+    ok = ((y >= 0) & (y < rows) & (column >= 0) & (column < columns))[:, None]
+    place = y * columns + column
+    total = _given(found, signs, slope_in, weight, place, ok, channel, to, BLOCK, IN, OUT)
+    tl.store(out + place[:, None] * OUT + to[None, :], total.to(out.dtype.element_ty), mask=ok)
+
+
+@triton.jit
 def depthwise_backward(
-    gradient, depthwise, signs, slope_in, pooled_in, weight, residual, pooled, out, rows, columns, rows_out,
-    columns_out, top_pad, left_pad, rows_pooled_in, columns_pooled_in, rows_pooled, columns_pooled,
+    gradient, depthwise, signs, slope_in, pooled_in, weight, residual, pooled, factors, out, rows, columns,
+    rows_out, columns_out, top_pad, left_pad, rows_pooled_in, columns_pooled_in, rows_pooled, columns_pooled,
     POOLED_IN: tl.constexpr, RESIDUAL: tl.constexpr, POOLED: tl.constexpr, WINDOW: tl.constexpr,
     STRIDE: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
@@ -238,12 +543,13 @@ def depthwise_backward(
     all odd: the same taps reach them.
     """
     n = tl.program_id(1).to(tl.int64)
-    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # Programs of the four kinds stand side by side: they read the same.
+    number = tl.program_id(0) // (STRIDE * STRIDE) * BLOCK + tl.arange(0, BLOCK)
     if STRIDE == 1:
         y, x_ = number // columns, number % columns
         first_row, first_column, most_rows, most_columns = 0, 0, 3, 3
     else:
-        kind = tl.program_id(2)
+        kind = tl.program_id(0) % 4
         odd_row, odd_column = kind // 2, kind % 2
         across = (columns - odd_column + 1) // 2
         y, x_ = number // across * 2 + odd_row, number % across * 2 + odd_column
@@ -254,7 +560,7 @@ def depthwise_backward(
     to = tl.arange(0, OUT)
     total = tl.zeros((BLOCK, OUT), tl.float32)
     gradient += n * rows_out * columns_out * IN
-    signs += n * rows * columns * IN
+    signs += n * rows * columns * (IN // 8)
     pooled_in += n * rows_pooled_in * columns_pooled_in * IN
     residual += n * rows * columns * OUT
     pooled += n * rows_pooled * columns_pooled * OUT
@@ -273,7 +579,7 @@ def depthwise_backward(
                     from_ = (row * columns_out + column) * IN
                     values = tl.load(gradient + from_[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
                     tap = tl.load(depthwise + (3 * tap_row + across_) * IN + channel)
-                    found += values.to(tl.float32) * tap[None, :]
+                    found += values.to(tl.float32) * tap.to(tl.float32)[None, :]
             else:
                 for across_ in range(most_columns):
                     tap_column = first_column + across_ * STRIDE
@@ -282,18 +588,21 @@ def depthwise_backward(
                     from_ = (row * columns_out + column) * IN
                     values = tl.load(gradient + from_[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
                     tap = tl.load(depthwise + (3 * tap_row + tap_column) * IN + channel)
-                    found += values.to(tl.float32) * tap[None, :]
+                    found += values.to(tl.float32) * tap.to(tl.float32)[None, :]
         if POOLED_IN:
-            found += _pooled(pooled_in, y, x_, ok, channel, rows_pooled_in, columns_pooled_in, IN, WINDOW)
-        positive = tl.load(signs + place[:, None] * IN + channel[None, :], mask=ok[:, None], other=0) > 0
-        found = tl.where(positive, found, found * tl.load(slope_in + channel)[None, :])
+            found += _pooled(
+                pooled_in, tl.load(factors + n), y, x_, ok, channel, rows_pooled_in, columns_pooled_in, IN, WINDOW
+            )
+        eighth = begin // 8 + tl.arange(0, PART // 8)
+        packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok[:, None], other=0)
+        found = tl.where(_unpacked(packed, BLOCK, PART), found, found * tl.load(slope_in + channel)[None, :])
         given = tl.load(weight + channel[:, None] * OUT + to[None, :])
         total = tl.dot(found.to(weight.dtype.element_ty), given, total)
     at = place[:, None] * OUT + to[None, :]
     if RESIDUAL:
         total += tl.load(residual + at, mask=ok[:, None], other=0.0).to(tl.float32)
     if POOLED:
-        total += _pooled(pooled, y, x_, ok, to, rows_pooled, columns_pooled, OUT, WINDOW)
+        total += _pooled(pooled, tl.load(factors + n), y, x_, ok, to, rows_pooled, columns_pooled, OUT, WINDOW)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=ok[:, None])
 
 
@@ -342,8 +651,8 @@ def scaled_difference(own, goal, scale, out, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def descend(current, gradient, factor, smoothing, out, height, width, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
-    """Planes (N * 3, H, W): current - factor * (gradient, smoothed by a (2 RADIUS + 1)^2 kernel), within [0, 1]."""
+def descend(current, gradient, factor, smoothing, height, width, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
+    """Planes (N * 3, H, W), in place: current - factor * (gradient, smoothed by a square kernel), within [0, 1]."""
     plane = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ok = place < height * width
@@ -359,4 +668,4 @@ def descend(current, gradient, factor, smoothing, out, height, width, RADIUS: tl
         value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
         total += value * tl.load(smoothing + tap)
     moved = tl.load(current + begin + place, mask=ok, other=0.0) - tl.load(factor + plane // 3) * total
-    tl.store(out + begin + place, tl.minimum(tl.maximum(moved, 0.0), 1.0), mask=ok)
+    tl.store(current + begin + place, tl.minimum(tl.maximum(moved, 0.0), 1.0), mask=ok)

@@ -1,8 +1,9 @@
 """MobileFaceNet's shallow model in fused kernels, for the transform on an NVIDIA GPU in bfloat16.
 
 The transform compares means of maps over windows, and needs the derivative by the image alone. So this is one function
-from images to such means, and maps stay inside (``pmtlib/networks/_kernels.py``). It computes what autocast does, but
-for the order of sums and for maps that are not rounded between layers that are one here.
+from images to such means, or to their distance from a goal, and maps stay inside (``pmtlib/networks/_kernels.py``). It
+computes what autocast does, but for the order of sums and for maps that are not rounded between layers that are one
+here, nor before their means.
 
 :meth:`pmtlib.shallow.ShallowModel.fused` gives it where it can be had. The plain path is its reference in the tests,
 and is taken everywhere else. The draws, sums and moves of a step that are kernels too stand at the end.
@@ -26,6 +27,10 @@ from torch.nn import functional as F
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet
 
+_BLOCKS = 4
+"""Blocks of places that a program of a 1x1 convolution takes one after the other, with the same matrix at hand."""
+_NARROW = 128
+"""Channels up to which a program holds all of four places."""
 _TAPS = 32
 """Numbers that the first convolution sees, 27, filled up to what a matrix product on the device takes."""
 
@@ -100,13 +105,34 @@ def _launch(name: str, grid: tuple[int, ...], *given: Any, **constants: Any) -> 
             watcher(sum(held.values()))
 
 
+class Means(list[Tensor]):
+    """Means of units' outputs, (N, F) each.
+
+    Attributes:
+        squares: (N,) in float64, the sum of their squares, where a kernel has found it.
+    """
+
+    squares: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class _Launch:
-    """How a kernel is laid out: places a program, channels at once, warps."""
+    """How a kernel is laid out: places or windows a program, channels at once, warps for these, and most registers."""
 
     block: int
     part: int
     warps: int
+    registers: int | None = None
+
+    def options(self, channels: int | None = None) -> dict[str, int]:
+        """For narrower maps fewer warps, so that a thread has as much to do."""
+        warps = self.warps if channels is None else max(self.warps * channels // self.part, 1)
+        # Without stages: loads that go through shared memory first are the slower ones here.
+        return {"num_warps": warps, "num_stages": 1, **({"maxnreg": self.registers} if self.registers else {})}
+
+    def windows(self, size: tuple[int, int]) -> int:
+        """Programs for the windows of 2x2 of a map."""
+        return -(-((size[0] + 1) // 2) * ((size[1] + 1) // 2) // self.block)
 
 
 @dataclass(frozen=True)
@@ -117,6 +143,7 @@ class _Separable:
         expand: the 1x1 convolution before it, (weight (I, C), weight transposed, bias), or None.
         slope_in: of the activation before the depthwise convolution, (C,).
         depthwise: (9, C), with its bias (C,).
+        flipped: the same, the last tap first.
         slope: of the activation behind it, (C,).
         project: (C, O), transposed (O, C), and bias (O,).
         stride: of the depthwise convolution.
@@ -127,6 +154,7 @@ class _Separable:
     expand: tuple[Tensor, Tensor, Tensor] | None
     slope_in: Tensor
     depthwise: tuple[Tensor, Tensor]
+    flipped: Tensor
     slope: Tensor
     project: tuple[Tensor, Tensor, Tensor]
     stride: int
@@ -140,6 +168,11 @@ class _Separable:
     @property
     def outputs(self) -> int:
         return self.project[0].shape[1]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether all channels of some places are a program's at once."""
+        return self.hidden <= _NARROW
 
 
 def _slope(activation: nn.Module, channels: int, like: Tensor) -> Tensor | None:
@@ -159,8 +192,7 @@ def _matrix(layer: ConvLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
 
 def _depthwise(layer: ConvLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     assert layer.conv.bias is not None
-    # Rounded as autocast has them.
-    weight = layer.conv.weight.detach().flatten(1).T.to(dtype).float()
+    weight = layer.conv.weight.detach().flatten(1).T.to(dtype)
     return weight.contiguous(), layer.conv.bias.detach().float()
 
 
@@ -207,8 +239,9 @@ class FusedMobileFaceNet:
         self.shift = torch.zeros(_TAPS)
         self.scale[: len(std)], self.shift[: len(std)] = 1 / std, -mean / std
         self.scale, self.shift = self.scale.to(device), self.shift.to(device)
+        self.spread = _spread().to(device, dtype)
 
-    def means(self, images: Tensor, wanted: Sequence[int], window: int) -> list[Tensor]:
+    def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
         """Means over windows of the outputs of units, differentiable by the images.
 
         Args:
@@ -217,7 +250,8 @@ class FusedMobileFaceNet:
             window: the windows' side; 1 gives the outputs themselves.
 
         Returns:
-            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C).
+            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
+            where no derivative is asked for and :meth:`compares` says so.
 
         Raises:
             ValueError: there is a head, and other means than its output itself are asked for.
@@ -229,8 +263,39 @@ class FusedMobileFaceNet:
             (below,) = _Fused.apply(images.contiguous(), self, (self.units - 2,), 1)  # type: ignore[no-untyped-call]
             # Few numbers, in a product of matrices: torch's own.
             found = F.linear(below.view(len(below), -1, weight.shape[1]).to(self.dtype), weight, bias)
-            return [torch.where(found > 0, found, found * slope).flatten(1).float()]
-        return list(_Fused.apply(images.contiguous(), self, tuple(wanted), window))  # type: ignore[no-untyped-call]
+            return Means([torch.where(found > 0, found, found * slope).flatten(1).float()])
+        if images.requires_grad and torch.is_grad_enabled():
+            return Means(_Fused.apply(images.contiguous(), self, tuple(wanted), window))  # type: ignore[no-untyped-call]
+        return self.forward(images.contiguous(), wanted, window, keep=False)[0]
+
+    def compares(self, images: Tensor, window: int) -> bool:
+        """Whether :meth:`distance` is there, for all units: where their maps fall into windows of 2x2."""
+        return self.head is None and window == 2 and all(map(self.has_means, range(self.units), self._sizes(images)))
+
+    def has_means(self, place: int, size: tuple[int, int]) -> bool:
+        """Whether a unit's own kernel makes means over windows of 2x2 of its output, a map of a size."""
+        return size[0] % 2 == 0 and size[1] % 2 == 0 and (place == 0 or self.separable[place - 1].narrow)
+
+    def distance(self, images: Tensor, goal: Sequence[Tensor]) -> Tensor:
+        """Squared distance of all units' means over windows of 2x2 from a goal, differentiable by the images.
+
+        Maps, means and differences stay inside, and what is read for it is read once.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], float32, for which :meth:`compares` is true.
+            goal: what :meth:`means` gives of all units.
+
+        Returns:
+            (N,) in float64.
+        """
+        return _Distance.apply(images.contiguous(), self, goal)  # type: ignore[no-any-return, no-untyped-call]
+
+    def feature(self, images: Tensor) -> Tensor:
+        """The last unit's output (N, C, H', W') in float32."""
+        (found,) = self.means(images, [self.units - 1], 1)
+        rows, columns = self._sizes(images)[-1]
+        channels = self.separable[-1].outputs if self.head is None else self.head[0].shape[0]
+        return found.view(len(images), rows, columns, channels).permute(0, 3, 1, 2).contiguous()
 
     def smallest(self, images: Tensor) -> int:
         """The shortest side of any unit's map."""
@@ -250,59 +315,58 @@ class FusedMobileFaceNet:
         return max((-(-size // stride) - 1) * stride + 3 - size, 0) // 2 if tf_same else 1
 
     def forward(
-        self, images: Tensor, wanted: Sequence[int], window: int, keep: bool
-    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """The means that are asked for; for the derivative the signs before each separable unit's two activations."""
+        self, images: Tensor, wanted: Sequence[int], window: int, *, keep: bool, goal: Sequence[Tensor] | None = None
+    ) -> tuple[Means, list[tuple[Tensor, Tensor]]]:
+        """The means that are asked for; for the derivative the signs before each separable unit's two activations.
+
+        With a ``goal``, of as many means, these are differences from it.
+        """
         sizes = self._sizes(images)
         count, (rows, columns), out = len(images), sizes[0], self.channels
         left, right = self.columns
+        asked = _Asked(images, self, sizes, wanted, window, goal)
         x = self._map(images, rows * columns, out)
-        signs = self._signs(x) if keep else x
-        means: dict[int, Tensor] = {}
-        folded = _foldable(sizes[0])
-        if 0 in wanted and window == 2 and folded:
-            means[0] = images.new_empty((count, rows // 2 * (columns // 2) * out))
+        signs = self._signs(x, out) if keep else x
         pads = (self._pad(images.shape[2], 2, self.tf_same), self._pad(right - left, 2, self.tf_same))
+        tensors, flags = asked.of(0, x)
         _launch(
-            "stem", (-(-rows * columns // STEM.block), count), images, self.scale, self.shift, self.weight, self.bias,
-            self.separable[0].slope_in, x, signs, means.get(0, x), images.shape[2], images.shape[3], right - left, left,
-            rows, columns, *pads, KEEP=keep, MEANS=0 in means, FOLDED=folded, BLOCK=STEM.block, OUT=out,
-            num_warps=STEM.warps,
+            "stem", (STEM.windows(sizes[0]), count), images, self.scale, self.shift, self.weight, self.bias,
+            self.separable[0].slope_in, x, signs, *tensors, images.shape[2], images.shape[3], right - left, left, rows,
+            columns, *pads, KEEP=keep, **flags, BLOCK=STEM.block, OUT=out, **STEM.options(),
         )  # fmt: skip
-        if 0 in wanted and 0 not in means:
-            means[0] = self._means(x, sizes[0], window)
+        if 0 in wanted and not asked.inside(0):
+            asked.means[0] = self._means(x, sizes[0], window)
         kept: list[tuple[Tensor, Tensor]] = []
         for place, layer in enumerate(self.separable, start=1):
             given = x
             if layer.expand is not None:
                 x, signs = self._expand(given, layer, keep=keep)
             residual = given if layer.residual else None
-            ask = place in wanted and window == 2
-            x, middle, found = self._separable(x, layer, residual, sizes[place - 1], sizes[place], keep=keep, ask=ask)
+            x, middle = self._separable(x, layer, residual, sizes[place - 1], sizes[place], asked, place, keep=keep)
             kept.append((signs, middle))
-            if found is not None:
-                means[place] = found
-            elif place in wanted:
-                means[place] = self._means(x, sizes[place], window)
-        return [means[place] for place in wanted], kept if keep else []
+            if place in wanted and not asked.inside(place):
+                asked.means[place] = self._means(x, sizes[place], window)
+        return asked.found(), kept if keep else []
 
     def _map(self, images: Tensor, places: int, channels: int) -> Tensor:
         return torch.empty((len(images), places, channels), dtype=self.dtype, device=images.device)
 
     @staticmethod
-    def _signs(x: Tensor) -> Tensor:
-        return torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    def _signs(x: Tensor, channels: int) -> Tensor:
+        """For a bit a number of maps (N, P, C)."""
+        return torch.empty((*x.shape[:2], channels // 8), dtype=torch.uint8, device=x.device)
 
     def _expand(self, x: Tensor, layer: _Separable, *, keep: bool) -> tuple[Tensor, Tensor]:
         assert layer.expand is not None
         weight, _, bias = layer.expand
         places, hidden = x.shape[0] * x.shape[1], layer.hidden
         made = self._map(x, x.shape[1], hidden)
-        signs = self._signs(made) if keep else made
+        signs = self._signs(made, hidden) if keep else made
         part = min(hidden, EXPAND.part)
         _launch(
-            "pointwise", (-(-places // EXPAND.block), hidden // part), x, weight, bias, layer.slope_in, made, signs,
-            places, KEEP=keep, BLOCK=EXPAND.block, IN=weight.shape[0], OUT=hidden, PART=part, num_warps=EXPAND.warps,
+            "pointwise", (-(-places // (EXPAND.block * _BLOCKS)), hidden // part), x, weight, bias, layer.slope_in,
+            made, signs, places, KEEP=keep, BLOCKS=_BLOCKS, BLOCK=EXPAND.block, IN=weight.shape[0], OUT=hidden,
+            PART=part, **EXPAND.options(),
         )  # fmt: skip
         return made, signs
 
@@ -313,43 +377,62 @@ class FusedMobileFaceNet:
         residual: Tensor | None,
         size: tuple[int, int],
         size_out: tuple[int, int],
+        asked: _Asked,
+        place: int,
         *,
         keep: bool,
-        ask: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The unit's output, the signs before its inner activation, and its means over windows of 2x2."""
+    ) -> tuple[Tensor, Tensor]:
+        """The unit's output, and the signs before its inner activation."""
         (rows, columns), (rows_out, columns_out) = size, size_out
         count, places = len(x), rows_out * columns_out
         out = self._map(x, places, layer.outputs)
-        signs = torch.empty((count, places, layer.hidden), dtype=torch.int8, device=x.device) if keep else out
-        folded = _foldable(size_out)
-        means = None
-        if ask and folded:
-            means = torch.empty((count, rows_out // 2 * (columns_out // 2) * layer.outputs), device=x.device)
+        signs = self._signs(out, layer.hidden) if keep else out
         pads = (self._pad(rows, layer.stride, layer.tf_same), self._pad(columns, layer.stride, layer.tf_same))
-        _launch(
-            "depthwise_pointwise", (-(-places // FORWARD.block), count), x, *layer.depthwise, layer.slope,
-            layer.project[0], layer.project[2], out if residual is None else residual, signs, out,
-            out if means is None else means, rows, columns, rows_out, columns_out, *pads,
-            RESIDUAL=residual is not None, KEEP=keep, MEANS=means is not None, FOLDED=folded, STRIDE=layer.stride,
-            BLOCK=FORWARD.block, IN=layer.hidden, OUT=layer.outputs, PART=min(layer.hidden, FORWARD.part),
-            num_warps=FORWARD.warps,
+        given = (
+            x, *layer.depthwise, layer.slope, layer.project[0], layer.project[2], out if residual is None else residual,
+            signs, out,
         )  # fmt: skip
-        return out, signs, means
+        sides = (rows, columns, rows_out, columns_out, *pads)
+        constants = {
+            "RESIDUAL": residual is not None, "KEEP": keep, "STRIDE": layer.stride, "IN": layer.hidden,
+            "OUT": layer.outputs,
+        }  # fmt: skip
+        if layer.narrow:
+            tensors, flags = asked.of(place, out)
+            _launch(
+                "depthwise_pointwise_windows", (FORWARD_WINDOWS.windows(size_out), count), *given, *tensors, *sides, 1,
+                **constants, **flags, BLOCK=FORWARD_WINDOWS.block, **FORWARD_WINDOWS.options(layer.hidden),
+            )  # fmt: skip
+        else:
+            _launch(
+                "depthwise_pointwise", (-(-places // FORWARD.block), count), *given, *sides, **constants,
+                BLOCK=FORWARD.block, PART=min(layer.hidden, FORWARD.part), **FORWARD.options(),
+            )  # fmt: skip
+        return out, signs
+
+    @staticmethod
+    def parts(place: int, size: tuple[int, int]) -> int:
+        """How many programs a sum over a unit's means comes from."""
+        return (STEM if place == 0 else FORWARD_WINDOWS).windows(size)
 
     def _means(self, x: Tensor, size: tuple[int, int], window: int) -> Tensor:
         rows, columns, channels = *(side // window for side in size), x.shape[2]
         made = torch.empty((len(x), rows * columns * channels), device=x.device)
         _launch(
             "window_means", (-(-rows * columns // MEANS.block), len(x)), x, made, *size, rows, columns, WINDOW=window,
-            BLOCK=MEANS.block, CHANNELS=channels, num_warps=MEANS.warps,
+            BLOCK=MEANS.block, CHANNELS=channels, **MEANS.options(),
         )  # fmt: skip
         return made
 
     def backward(
-        self, images: Tensor, kept: Sequence[tuple[Tensor, Tensor]], given: dict[int, Tensor], window: int
+        self,
+        images: Tensor,
+        kept: Sequence[tuple[Tensor, Tensor]],
+        given: dict[int, Tensor],
+        window: int,
+        factors: Tensor,
     ) -> Tensor:
-        """The derivative by the images, (N, 3, H, W), from those by the means, by unit."""
+        """The derivative by the images, (N, 3, H, W), from those by the means, by unit, each times (N,) ``factors``."""
         sizes = self._sizes(images)
         count = len(images)
         above: Tensor | None = None
@@ -360,60 +443,156 @@ class FusedMobileFaceNet:
                 # Units behind the last that is compared.
                 continue
             signs, middle = kept[place - 1]
-            (rows, columns), (rows_out, columns_out) = sizes[place - 1], sizes[place]
+            rows_out, columns_out = sizes[place]
             places, hidden = rows_out * columns_out, layer.hidden
-            pooled_size = (rows_out // window, columns_out // window)
             inner = self._map(images, places, hidden)
             part = min(hidden, BACK_POINTWISE.part)
             _launch(
                 "pointwise_backward", (-(-places // BACK_POINTWISE.block), count, hidden // part),
-                inner if above is None else above, self.scale if pooled is None else pooled, layer.project[1], middle,
-                layer.slope, inner, rows_out, columns_out, *pooled_size, GRADIENT=above is not None,
-                POOLED=pooled is not None, WINDOW=window, BLOCK=BACK_POINTWISE.block, IN=hidden, OUT=layer.outputs,
-                PART=part, num_warps=BACK_POINTWISE.warps,
+                inner if above is None else above, factors if pooled is None else pooled, factors, layer.project[1],
+                middle, layer.slope, inner, rows_out, columns_out, rows_out // window, columns_out // window,
+                GRADIENT=above is not None, POOLED=pooled is not None, WINDOW=window, BLOCK=BACK_POINTWISE.block,
+                IN=hidden, OUT=layer.outputs, PART=part, **BACK_POINTWISE.options(),
             )  # fmt: skip
-            weight = self.transposed if layer.expand is None else layer.expand[1]
-            below = self._map(images, rows * columns, weight.shape[1])
-            pooled_in = given.get(0) if place == 1 else None
-            passed, pooled = (above, pooled) if layer.residual else (None, None)
-            pads = (self._pad(rows, layer.stride, layer.tf_same), self._pad(columns, layer.stride, layer.tf_same))
-            kinds = layer.stride**2
-            most = -(-rows // layer.stride) * -(-columns // layer.stride)
-            _launch(
-                "depthwise_backward", (-(-most // BACK_DEPTHWISE.block), count, kinds), inner, layer.depthwise[0],
-                signs, layer.slope_in, self.scale if pooled_in is None else pooled_in, weight,
-                below if passed is None else passed, self.scale if pooled is None else pooled, below, rows, columns,
-                rows_out, columns_out, *pads, rows // window, columns // window, *pooled_size,
-                POOLED_IN=pooled_in is not None, RESIDUAL=passed is not None, POOLED=pooled is not None,
-                WINDOW=window, STRIDE=layer.stride, BLOCK=BACK_DEPTHWISE.block, IN=hidden, OUT=weight.shape[1],
-                PART=min(hidden, BACK_DEPTHWISE.part), num_warps=BACK_DEPTHWISE.warps,
+            passed = (above, pooled) if layer.residual else (None, None)
+            above = self._depthwise_backward(
+                layer, inner, signs, given.get(0) if place == 1 else None, passed, factors, (sizes[place - 1],
+                sizes[place]), window,
             )  # fmt: skip
-            above = below
         assert above is not None
-        gradient = torch.empty_like(images)
         left, right = self.columns
         height, width = images.shape[2:]
+        gradient = torch.empty_like(images) if right - left == width else torch.zeros_like(images)
         pads = (self._pad(height, 2, self.tf_same), self._pad(right - left, 2, self.tf_same))
+        down, across = ((side - 1 + pad) // 2 + 1 for side, pad in zip((height, right - left), pads, strict=True))
         _launch(
-            "stem_backward", (-(-height * width // BACK_STEM.block), count), above, self.scale, gradient, height,
-            width, right - left, left, *sizes[0], *pads, BLOCK=BACK_STEM.block, num_warps=BACK_STEM.warps,
+            "stem_backward", (-(-down * across // BACK_STEM.block), count), above, self.spread, self.scale, gradient,
+            height, width, right - left, left, *sizes[0], *pads, across, BLOCK=BACK_STEM.block, **BACK_STEM.options(),
         )  # fmt: skip
         return gradient
 
+    def _depthwise_backward(
+        self,
+        layer: _Separable,
+        inner: Tensor,
+        signs: Tensor,
+        pooled_in: Tensor | None,
+        passed: tuple[Tensor | None, Tensor | None],
+        factors: Tensor,
+        both: tuple[tuple[int, int], tuple[int, int]],
+        window: int,
+    ) -> Tensor:
+        """The derivative by what stands before a unit, from that by its depthwise convolution's output."""
+        (rows, columns), (rows_out, columns_out) = both
+        size, size_out = both
+        count, hidden = len(inner), layer.hidden
+        weight = self.transposed if layer.expand is None else layer.expand[1]
+        below = self._map(inner, rows * columns, weight.shape[1])
+        residual, pooled = passed
+        tensors = (
+            signs, layer.slope_in, factors if pooled_in is None else pooled_in, weight,
+            below if residual is None else residual, factors if pooled is None else pooled, factors, below,
+        )  # fmt: skip
+        in_windows = (rows // window, columns // window)
+        windows = (rows_out // window, columns_out // window)
+        shape = {"IN": hidden, "OUT": weight.shape[1]}
+        added = {"POOLED_IN": pooled_in is not None, "RESIDUAL": residual is not None, "POOLED": pooled is not None}
+        pads = (self._pad(rows, layer.stride, layer.tf_same), self._pad(columns, layer.stride, layer.tf_same))
+        if layer.narrow and layer.stride == 1 and window == 2:
+            _launch(
+                "depthwise_backward_windows", (BACK_WINDOWS.windows(size), count), inner, layer.flipped, *tensors,
+                *size, 1, **shape, **added, BLOCK=BACK_WINDOWS.block, **BACK_WINDOWS.options(hidden),
+            )  # fmt: skip
+        elif layer.narrow and layer.stride == 2 and not any(added.values()):
+            down, across = ((side - 1 + pad) // 2 + 1 for side, pad in zip(size, pads, strict=True))
+            _launch(
+                "depthwise_backward_squares", (-(-down * across // BACK_SQUARES.block), count), inner,
+                layer.depthwise[0], signs, layer.slope_in, weight, below, *size, *size_out, *pads, across, 1, **shape,
+                BLOCK=BACK_SQUARES.block, **BACK_SQUARES.options(hidden),
+            )  # fmt: skip
+        else:
+            most = -(-rows // layer.stride) * -(-columns // layer.stride)
+            _launch(
+                "depthwise_backward", (-(-most // BACK_DEPTHWISE.block) * layer.stride**2, count), inner,
+                layer.depthwise[0], *tensors, *size, *size_out, *pads, *in_windows, *windows, **shape, **added,
+                WINDOW=window, STRIDE=layer.stride, BLOCK=BACK_DEPTHWISE.block, PART=min(hidden, BACK_DEPTHWISE.part),
+                **BACK_DEPTHWISE.options(),
+            )  # fmt: skip
+        return below
 
-def _foldable(size: tuple[int, int]) -> bool:
-    """Whether a map falls into windows of 2x2."""
-    return size[0] % 2 == 0 and size[1] % 2 == 0
+
+class _Asked:
+    """The means that a forward pass is asked for, and sums of their squares where kernels find them on the way."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        model: FusedMobileFaceNet,
+        sizes: Sequence[tuple[int, int]],
+        wanted: Sequence[int],
+        window: int,
+        goal: Sequence[Tensor] | None,
+    ) -> None:
+        self.wanted = wanted
+        self.goal = None if goal is None else dict(zip(wanted, goal, strict=True))
+        self.means: dict[int, Tensor] = {}
+        self.begins: dict[int, int] = {}
+        total = 0
+        for place in wanted:
+            rows, columns = sizes[place]
+            if window == 2 and model.has_means(place, sizes[place]):
+                channels = model.channels if place == 0 else model.separable[place - 1].outputs
+                self.means[place] = images.new_empty((len(images), rows // 2 * (columns // 2) * channels))
+                self.begins[place] = total
+                total += model.parts(place, sizes[place])
+        self.sums = images.new_empty((len(images), max(total, 1)))
+
+    def inside(self, place: int) -> bool:
+        """Whether a unit's own kernel makes its means."""
+        return place in self.begins
+
+    def of(self, place: int, unused: Tensor) -> tuple[tuple[Any, ...], dict[str, bool]]:
+        """What a unit's kernel is given: means, goals, sums and how many of these an image has; and constants."""
+        flags = {"MEANS": self.inside(place), "GOAL": self.inside(place) and self.goal is not None}
+        if not self.inside(place):
+            return (unused, unused, unused, 0), flags
+        means, sums = self.means[place], self.sums[:, self.begins[place] :]
+        return (means, means if self.goal is None else self.goal[place], sums, self.sums.shape[1]), flags
+
+    def found(self) -> Means:
+        """The means in the order asked for."""
+        made = Means(self.means[place] for place in self.wanted)
+        if all(map(self.inside, self.wanted)):
+            made.squares = self.sums.sum(1, dtype=torch.float64)
+        return made
 
 
-# Found by trying some on an H200.
-STEM = _Launch(64, 64, 4)
+def _spread() -> Tensor:
+    """Which pixel of 2x2, of three channels, has what a place took from it by a tap: (4, 32, 16) of zeros and ones.
+
+    The first axis is the place: that of the square, the one left of it, the one above, and the one left of that.
+    """
+    made = torch.zeros(4, 3, 3, 3, 3, 4)
+    for down in range(3):
+        for across in range(3):
+            place = 2 * (down == 2) + (across == 2)
+            made[place, range(3), down, across, range(3), 2 * (down == 1) + (across == 1)] = 1
+    return F.pad(made.reshape(4, 27, 12), (0, 4, 0, 5))
+
+
+# Found by trying some on an H200. Fewer registers than a compiler would take let more warps run at once.
+STEM = _Launch(16, 64, 4)
 EXPAND = _Launch(64, 128, 4)
 FORWARD = _Launch(32, 128, 4)
-BACK_POINTWISE = _Launch(128, 128, 4)
-BACK_DEPTHWISE = _Launch(32, 128, 4)
-BACK_STEM = _Launch(256, 1, 4)
+FORWARD_WINDOWS = _Launch(16, 128, 8, 128)
+BACK_POINTWISE = _Launch(64, 128, 4)
+BACK_DEPTHWISE = _Launch(64, 128, 4)
+BACK_WINDOWS = _Launch(16, 128, 8, 128)
+BACK_SQUARES = _Launch(16, 128, 4, 168)
+BACK_STEM = _Launch(128, 1, 4)
 MEANS = _Launch(32, 1, 4)
+DRAWS = _Launch(512, 1, 4)
+MOVE = _Launch(512, 1, 4)
 
 
 class _Fused(torch.autograd.Function):
@@ -421,8 +600,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, model: FusedMobileFaceNet, wanted: tuple[int, ...], window: int) -> Any:
-        keep = ctx.needs_input_grad[0]
-        means, kept = model.forward(images, wanted, window, keep)
+        means, kept = model.forward(images, wanted, window, keep=True)
         ctx.model, ctx.wanted, ctx.window, ctx.kept = model, wanted, window, kept
         ctx.save_for_backward(images)
         return tuple(means)
@@ -431,7 +609,25 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (images,) = ctx.saved_tensors
         given = {place: one.contiguous() for place, one in zip(ctx.wanted, gradients, strict=True)}
-        return ctx.model.backward(images, ctx.kept, given, ctx.window), None, None, None
+        factors = images.new_ones(len(images))
+        return ctx.model.backward(images, ctx.kept, given, ctx.window, factors), None, None, None
+
+
+class _Distance(torch.autograd.Function):
+    """The squared distance of the means from a goal as a function of the images."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, model: FusedMobileFaceNet, goal: Sequence[Tensor]) -> Any:
+        found, kept = model.forward(images, range(model.units), 2, keep=ctx.needs_input_grad[0], goal=goal)
+        ctx.model, ctx.kept = model, kept
+        ctx.save_for_backward(images, *found)
+        return found.squares
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        images, *differences = ctx.saved_tensors
+        given = dict(enumerate(differences))
+        return ctx.model.backward(images, ctx.kept, given, 2, (2 * gradient).to(images.dtype)), None, None
 
 
 def fuse(network: FaceNetwork, cut: int, dtype: torch.dtype = torch.bfloat16) -> FusedMobileFaceNet | None:
@@ -488,9 +684,8 @@ def _stem_separable(unit: nn.Module, slope_in: Tensor, dtype: torch.dtype) -> _S
         # Without a 1x1 convolution: one that changes nothing.
         same = torch.eye(channels, dtype=dtype, device=slope.device)
         project = (same, same, torch.zeros_like(slope))
-    return _Separable(
-        None, slope_in, _depthwise(depthwise, dtype), slope, project, 1, depthwise.tf_same, residual=False
-    )
+    taps = _depthwise(depthwise, dtype)
+    return _Separable(None, slope_in, taps, taps[0].flip(0), slope, project, 1, depthwise.tf_same, residual=False)
 
 
 def _bottleneck(unit: Bottleneck, dtype: torch.dtype) -> _Separable | None:
@@ -499,10 +694,12 @@ def _bottleneck(unit: Bottleneck, dtype: torch.dtype) -> _Separable | None:
     widths = (hidden, unit.expand.conv.in_channels, unit.project.conv.out_channels)
     if slopes[0] is None or slopes[1] is None or not all(map(_fits, widths)):
         return None
+    taps = _depthwise(unit.depthwise, dtype)
     return _Separable(
         _matrix(unit.expand, dtype),
         slopes[0],
-        _depthwise(unit.depthwise, dtype),
+        taps,
+        taps[0].flip(0),
         slopes[1],
         _matrix(unit.project, dtype),
         unit.depthwise.conv.stride[0],
@@ -512,7 +709,6 @@ def _bottleneck(unit: Bottleneck, dtype: torch.dtype) -> _Separable | None:
 
 
 _ROW_BLOCK = 4096
-_MOVE_BLOCK = 512
 
 
 def normal_rows(seeds: Tensor, draws: Tensor, like: Tensor, scale: float) -> Tensor:
@@ -523,28 +719,37 @@ def normal_rows(seeds: Tensor, draws: Tensor, like: Tensor, scale: float) -> Ten
     """
     made = torch.empty_like(like)
     quarter = made[0].numel() // 4 if len(made) else 0
-    _launch("normal_rows", (-(-quarter // 1024), len(made)), seeds, draws, made, scale, quarter, BLOCK=1024)
+    grid = (-(-quarter // DRAWS.block), len(made))
+    _launch("normal_rows", grid, seeds, draws, made, scale, quarter, BLOCK=DRAWS.block, **DRAWS.options())
     return made
 
 
-def move(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) -> Tensor:
-    """Images moved against their smoothed gradients: current - factor * smoothed, within [0, 1].
+def noised(seeds: Tensor, draws: Tensor, first: Tensor, second: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Two batches (N, ...) with the numbers of :func:`normal_rows` added, the same to both."""
+    made = torch.empty_like(first), torch.empty_like(second)
+    quarter = first[0].numel() // 4 if len(first) else 0
+    grid = (-(-quarter // DRAWS.block), len(first))
+    _launch(
+        "noised_rows", grid, seeds, draws, first, second, *made, scale, quarter, BLOCK=DRAWS.block, **DRAWS.options()
+    )
+    return made
+
+
+def move_(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) -> None:
+    """Move images in place against their smoothed gradients: current - factor * smoothed, within [0, 1].
 
     Args:
-        current: images (N, 3, H, W).
+        current: images (N, 3, H, W), contiguous.
         gradient: of the same shape; what is not finite counts as 0.
         factor: (N,).
         smoothing: an odd square kernel; beyond the border there are zeros.
     """
-    current, gradient = current.contiguous(), gradient.contiguous()
-    made = torch.empty_like(current)
     height, width = current.shape[2:]
-    grid = (-(-height * width // _MOVE_BLOCK), 3 * len(current))
+    grid = (-(-height * width // MOVE.block), 3 * len(current))
     _launch(
-        "descend", grid, current, gradient, factor, smoothing, made, height, width, RADIUS=smoothing.shape[-1] // 2,
-        BLOCK=_MOVE_BLOCK,
+        "descend", grid, current, gradient.contiguous(), factor, smoothing, height, width,
+        RADIUS=smoothing.shape[-1] // 2, BLOCK=MOVE.block, **MOVE.options(),
     )  # fmt: skip
-    return made
 
 
 def _row_sums(kind: str, own: Tensor, goal: Tensor) -> Tensor:
