@@ -44,6 +44,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import pmtlib
 from pmtlib import costs, datasets, devices, metrics, provenance
@@ -248,6 +249,16 @@ def step_cost(network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMT
     return forward + forward + backward if config.augmentation != "none" else forward + backward
 
 
+def literal_flops(network: FaceNetwork, cut: int, images: Tensor) -> float:
+    """Operations of a step of *literal* an image: the whole network forwards twice, backwards with its weights once."""
+    trained = copy.deepcopy(network).requires_grad_(True)
+    with FlopCounterMode(display=False) as counted:
+        for given in (images, images.clone().requires_grad_(True)):
+            outputs = trained.run_units(trained.prepare(given), 0, len(trained.units))[:cut]
+        torch.stack([output.square().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+    return float(counted.get_total_flops()) / len(images)
+
+
 def told(cost: costs.Cost) -> dict[str, float]:
     """A cost in the units of the stored file."""
     return {"megaflops": round(cost.flops / 1e6, 2), "megabytes": round(cost.traffic / 1e6, 2)}
@@ -272,7 +283,13 @@ def counts(names: Sequence[str], cuts: Sequence[int], config: pmtlib.PMTConfig) 
     for name in names:
         network = pmtlib.load_network(name)
         fitting = [cut for cut in cuts if cut <= len(network.units)]
-        found[name] = {str(cut): told(step_cost(network, cut, images, config)) for cut in fitting}
+        found[name] = {
+            str(cut): {
+                **told(step_cost(network, cut, images, config)),
+                "literal_megaflops": round(literal_flops(network, cut, images) / 1e6, 2),
+            }
+            for cut in fitting
+        }
     return found
 
 

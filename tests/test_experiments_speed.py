@@ -187,7 +187,11 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     other = {**entry, "ratios": {**entry["ratios"], **slower}}
     manifest = {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python b.py", "date": "2026-01-01"}
     (tmp_path / "benchmarks").mkdir()
-    stored = {"networks": {"mobilefacenet": entry, "sface": other}, "parameters": {"steps": 10}, "manifest": manifest}
+    stored = {
+        "networks": {"mobilefacenet": entry, "sface": other},
+        "parameters": {"steps": 10, "cut": 5},
+        "manifest": manifest,
+    }
     (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
     frame, about = speed.against_loops()
     assert list(frame["way"])[:3] == ["literal", "batched", "torchattacks PGD"]
@@ -205,6 +209,9 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert literal == f"- The goal of 6 times as fast as *literal* on 2 processor cores is {missed}"
     assert "is reached for mobilefacenet (2.00 [1.50, 2.50]) and missed for sface (1.90 [1.80, 2.20])." in batched
     assert slow == "- pmtlib is slower than *truncated* for sface (0.98 [0.96, 0.99] times as fast)."
+    counts = {"mobilefacenet": {"5": {"megaflops": 483.5, "megabytes": 158.36, "literal_megaflops": 967.0}}}
+    (tmp_path / speed.COUNTS).write_text(json.dumps({"counts": counts}))
+    assert "*literal* computes 2.0 times as much for mobilefacenet: its" in speed.loops_reading(frame).splitlines()[3]
     # With another number of threads the goals are not judged, and nothing is said of them but that.
     manifest["hardware"] = {"device": "cpu", "torch_threads": 1}
     (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
@@ -267,11 +274,11 @@ def test_counts_have_a_line_a_network_and_a_column_a_cut(tmp_path: Path, monkeyp
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert not len(speed.counted())
     (tmp_path / "benchmarks").mkdir()
-    cost = {"megaflops": 1234.4, "megabytes": 56.7}
+    cost = {"megaflops": 1234.4, "megabytes": 56.7, "literal_megaflops": 2000.0}
     counts = {"one": {"1": cost, "5": {**cost, "megabytes": 99.0}}, "other": {"1": cost}}
     (tmp_path / speed.COUNTS).write_text(json.dumps({"counts": counts}))
     frame = speed.counted()
-    assert frame.to_dict("records")[1] == {"network": "one", "cut": 5, "megaflops": 1234.4, "megabytes": 99.0}
+    assert frame.to_dict("records")[1] == {"network": "one", "cut": 5, **cost, "megabytes": 99.0}
     html = figures.counts_table(frame).to_html()
     for cell in ("1 unit<", "5 units<", "1,234, 57", "1,234, 99"):
         assert cell in html, cell

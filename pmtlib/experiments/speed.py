@@ -349,7 +349,7 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
         the rounds), goal (the ratio that was set out for; not a number where there is none, or the run had another
         number of threads), cosine, ssim (the lowest between its images and the way's; not a number for other images)
-        and, the same for each way, steps (K), images_a_second at this K, megaflops and megabytes (of a step of an
+        and, the same for each way, steps (K), cut, images_a_second at this K, megaflops and megabytes (of a step of an
         image), of_arithmetic, of_memory (shares of the limits); and the run's manifest. Empty where there is no such
         file.
     """
@@ -359,7 +359,8 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
     lines = []
     judged = stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
     for network, entry in stored["networks"].items():
-        whole = {"steps": stored["parameters"]["steps"], "images_a_second": entry["images_a_second"]}
+        whole = {name: stored["parameters"][name] for name in ("steps", "cut")}
+        whole["images_a_second"] = entry["images_a_second"]
         whole |= {name: entry["step"][name] for name in ("megaflops", "megabytes", "of_arithmetic", "of_memory")}
         for way, ratio in entry["ratios"].items():
             same = entry["equality"].get(way, {"cosine": float("nan"), "ssim": float("nan")})
@@ -404,7 +405,25 @@ def loops_reading(frame: pd.DataFrame) -> str:
         lines.append(f"- pmtlib is slower than {told_slower}.")
     else:
         lines.append("- pmtlib is slower than none of these ways.")
-    return "\n".join(lines)
+    return "\n".join(lines + _saved(frame))
+
+
+def _saved(frame: pd.DataFrame) -> list[str]:
+    """How much of the ratio to *literal* is work left out; the rest comes from how the work is done."""
+    counts = counted()
+    if not len(counts):
+        return []
+    part = frame[frame["way"] == "literal"].merge(counts[["network", "cut", "literal_megaflops"]])
+    if not len(part):
+        return []
+    told = ", ".join(
+        f"{line['literal_megaflops'] / line['megaflops']:.1f} times as much for {line['network']}"
+        for line in part.to_dict("records")
+    )
+    return [
+        f"- By the count of operations *literal* computes {told}: its forward passes go through the whole network, and "
+        "its backward pass also to the weights. The rest of a ratio is how these operations are done."
+    ]
 
 
 def mixed_reading() -> str:
@@ -448,7 +467,8 @@ def counted() -> pd.DataFrame:
 
     Returns:
         DataFrame with columns network, cut (shared units), megaflops and megabytes (of an image's step, each operation
-        reading and writing the device's memory). Empty where there is no such file.
+        reading and writing the device's memory), and literal_megaflops (of a step of *literal*). Empty where there is
+        no such file.
     """
     stored = _stored(COUNTS)
     counts = {} if stored is None else stored["counts"]
@@ -514,7 +534,7 @@ def _gpu_reading(frame: pd.DataFrame, stored: Mapping[str, Any]) -> str:
         f"- Off float32 (relative): means {held['fused_means']:.3f}, by autocast {held['autocast_means']:.3f}; the "
         f"image's derivative {held['fused_derivative']:.3f}, by autocast {held['autocast_derivative']:.3f}.",
     ]
-    packages = ", ".join(f"{name} {version}" for name, version in manifest["packages"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in manifest["packages"].items() if version)
     run, note = ("An earlier form", f" {manifest['note']}") if "note" in manifest else ("One run", "")
     return "\n".join(told) + f"\n\n{run} of `{manifest['command']}`, {manifest['date']}, {packages}.{note}"
 
