@@ -250,13 +250,15 @@ def step_cost(network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMT
 
 
 def literal_flops(network: FaceNetwork, cut: int, images: Tensor) -> float:
-    """Operations of a step of *literal* an image: the whole network forwards twice, backwards with its weights once."""
-    trained = copy.deepcopy(network).requires_grad_(True)
-    with FlopCounterMode(display=False) as counted:
-        for given in (images, images.clone().requires_grad_(True)):
-            outputs = trained.run_units(trained.prepare(given), 0, len(trained.units))[:cut]
-        torch.stack([output.square().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
-    return float(counted.get_total_flops()) / len(images)
+    """Operations of a step of *literal* an image: the whole network forwards twice, and backwards from the cut.
+
+    Backwards to the weights is counted as much as forwards. torch's counter is not asked: to weights of a convolution
+    in groups it counts what one without groups would be.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        network.run_units(network.prepare(images), 0, len(network.units))
+    forward, backward = costs.step_cost(shared(network, cut), images)
+    return float(2 * counted.get_total_flops() / len(images) + backward.flops + forward.flops)
 
 
 def told(cost: costs.Cost) -> dict[str, float]:
