@@ -1,6 +1,7 @@
-"""One progress bar for terminals and notebooks.
+"""One progress bar for terminals, notebooks and logs.
 
-In a notebook the bar disappears when the work is done, so that an executed notebook holds results only.
+In a notebook the bar disappears when the work is done, so that an executed notebook holds results only. Where standard
+error goes to a file there is a line now and then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[int], None]
+_LOGGED_EVERY = 60.0
+"""Seconds between lines in a log."""
 
 
 @contextmanager
@@ -24,6 +27,11 @@ def progress_bar(description: str, total: int, *, show: bool = True) -> Iterator
         yield lambda _count: None
     elif _in_kernel():
         yield from _kernel_bar(description, total)
+    elif not (console := Console(stderr=True)).is_terminal:
+        with _throttled(
+            description, total, _LOGGED_EVERY, lambda text: print(text, file=sys.stderr, flush=True)
+        ) as log:
+            yield log
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -32,7 +40,7 @@ def progress_bar(description: str, total: int, *, show: bool = True) -> Iterator
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(description, total=total)
             yield lambda count: progress.advance(task, count)
 
@@ -48,19 +56,26 @@ def _kernel_bar(description: str, total: int) -> Iterator[Advance]:
 
     show: Any = display.display  # IPython has no types here
     handle = show({"text/plain": description}, raw=True, display_id=True)
-    done, shown, begun = 0, 0.0, time.monotonic()
-
-    def advance(count: int) -> None:
-        nonlocal done, shown
-        done += count
-        now = time.monotonic()
-        if now - shown >= 1.0:
-            shown = now
-            left = (now - begun) * (total - done) / max(done, 1)
-            text = f"{description}: {done} of {total}, about {left:.0f} s left"
-            handle.update({"text/plain": text}, raw=True)
-
     try:
-        yield advance
+        with _throttled(description, total, 1.0, lambda text: handle.update({"text/plain": text}, raw=True)) as advance:
+            yield advance
     finally:
         handle.update({"text/plain": ""}, raw=True)
+
+
+@contextmanager
+def _throttled(description: str, total: int, every: float, tell: Callable[[str], Any]) -> Iterator[Advance]:
+    """Tell how far it is, at most once in so many seconds."""
+    done = 0
+    begun = told = time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        now = time.monotonic()
+        if now - told >= every and done < total:
+            told = now
+            left = (now - begun) * (total - done) / max(done, 1)
+            tell(f"{description}: {done} of {total}, about {left:.0f} s left")
+
+    yield advance

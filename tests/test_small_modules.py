@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import pmtlib
-from pmtlib import devices, images, paths, provenance
+from pmtlib import devices, images, paths, progress, provenance
 from pmtlib.errors import ConfigError
 from pmtlib.progress import progress_bar
 
@@ -99,6 +99,20 @@ def test_the_bar_counts_and_is_silent_when_asked(capsys):
     with progress_bar("work", 3, show=False) as advance:
         advance(3)
     assert capsys.readouterr().out == ""
+
+
+def test_in_a_log_there_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress_bar("work", 3) as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "_LOGGED_EVERY", 0.0)
+    with progress_bar("work", 3) as advance:
+        advance(1)
+        advance(2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("work: 1 of 3, about 0 s left")
 
 
 def test_a_manifest_says_what_ran_and_names_no_place():
