@@ -44,9 +44,9 @@ _REFILLED_AT, _REFILLED_AT_ONCE = 4, 16
 """One place in so many must be free before new images are taken in: where their features are computed then, once for
 all steps, which costs a pass of the whole batch; and where they are not."""
 _HASHED_AT_ONCE = 64
-"""Images from which on they are hashed by several threads."""
+"""Images that a thread hashes, where there are more."""
 _RECORDED = 256
-"""Images of a batch up to which a step is recorded: there a GPU waits for the processor that starts its kernels."""
+"""Images of a batch up to which a step is recorded. On an H200 it gained there, and nothing from 512 on."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -186,14 +186,15 @@ def image_seeds(seed: int, images: Tensor) -> list[int]:
     # Copied from the device once, not image by image.
     pixels = to_uint8(images)
 
-    def of(place: int) -> int:
-        return derived_seed(f"pmt:{seed}:", pixels[place].tobytes())
+    def of(part: slice) -> list[int]:
+        return [derived_seed(f"pmt:{seed}:", eight_bit.tobytes()) for eight_bit in pixels[part]]
 
-    if len(pixels) < _HASHED_AT_ONCE:
-        return [of(place) for place in range(len(pixels))]
+    parts = batches(len(pixels), _HASHED_AT_ONCE)
+    if len(pixels) <= _HASHED_AT_ONCE:
+        return [found for part in parts for found in of(part)]
     with ThreadPoolExecutor() as threads:
         # Python lets go of its lock while it hashes.
-        return list(threads.map(of, range(len(pixels)), chunksize=16))
+        return [found for part in threads.map(of, parts) for found in part]
 
 
 def protect(
@@ -238,7 +239,8 @@ def protect(
     if generator is not None:
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
     with reproducible():
-        images = images.detach().clone()
+        # In this layout whatever the caller's is: kernels and draws go by the order in memory.
+        images = images.detach().clone(memory_format=torch.contiguous_format)
 
         def begin(chosen: Tensor) -> Run:
             return config.run(_filled(chosen, config.batch_size), models, weights, config, base, keep)
@@ -422,7 +424,8 @@ class Run:
         plain = type(self)._draw_augmentation is Run._draw_augmentation and type(self)._penalty is Run._penalty
         # Noise moves images, but not the derivative by them.
         self.noising = self.at_once and plain and config.augmentation == "noise" and images[0:1].numel() % 4 == 0
-        self.current = self._start()
+        # A copy, for it is moved in place.
+        self.current = self._start().clone(memory_format=torch.contiguous_format)
         self.at = torch.zeros(count, dtype=torch.int64)
         self.keep = list(keep)
         self.kept = images.new_zeros((len(self.keep), *images.shape))
@@ -456,19 +459,31 @@ class Run:
 
         Starting the kernels of a step one by one takes a processor some milliseconds, whatever their size. Recorded,
         they are started at once. It is not done for large batches, which compute for longer than that and whose maps
-        would be in memory twice, nor where what a step does may depend on how far it is.
+        would be in memory twice, nor where what a step does may depend on how far it is. What goes wrong while it is
+        recorded, for want of memory say, has changed nothing: steps are then made one by one.
         """
         simple = type(self) is Run and not self.config.may_stop and self.config.augmentation in ("none", "noise")
         fusing = self.moving and all(found is not None for found in self.fused)
         if not (simple and fusing and self.original.is_cuda and 0 < len(self.original) <= _RECORDED):
             return None
         device = self.original.device
+        free, total = torch.cuda.mem_get_info(device)
+        if free < total / 2:
+            # Memory of former recordings is free, but not given back while another one is made.
+            torch.cuda.empty_cache()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            graph.capture_begin()
-            told = self._update()
-            graph.capture_end()
+        try:
+            with torch.cuda.stream(stream):
+                # Other threads may use the device meanwhile.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    told = self._update()
+                finally:
+                    graph.capture_end()
+        except RuntimeError:
+            torch.cuda.empty_cache()
+            return None
         torch.cuda.current_stream(device).wait_stream(stream)
 
         def step() -> None:

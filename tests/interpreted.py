@@ -125,18 +125,13 @@ def moves():
     return {"moved": float((found - usual).abs().max()), "still": torch.equal(found[1], current[1])}
 
 
-def transform():
-    """Two steps by kernels against two by torch, from the same draws, of small images."""
-    shallow = ShallowModel(network(replace(SIRIUS, columns=(0, 32))), 3)
-    images = torch.rand((2, 3, 32, 32))
-    half = PMTConfig(steps=2, batch_size=2, precision="bfloat16")
-    pmtlib.shallow.SIZE = 32
-    fuse, fused.fuse = fused.fuse, partial(fused.fuse, dtype=torch.float32)
-    taken = ShallowModel.fused
-    by_kernels = protect(images, [shallow], half)
-    was_fused = shallow._fused is not None and shallow._fused[1] is not None
-    fused.fuse, ShallowModel.fused = fuse, lambda *given: None
-    fused.usable, gaussian = (lambda device: False), Run._gaussian
+def both(images, shallows, config):
+    """Steps by kernels against steps by torch, from the same draws, of small images; and how the kernels' run is."""
+    fuse, taken, usable, gaussian = fused.fuse, ShallowModel.fused, fused.usable, Run._gaussian
+    fused.fuse = partial(fuse, dtype=torch.float32)
+    by_kernels = protect(images, shallows, config)
+    run = Run(images.contiguous(), shallows, [1.0] * len(shallows), config, 0, [])
+    fused.fuse, ShallowModel.fused, fused.usable = fuse, lambda *given: None, lambda device: False
 
     def drawn(self, scale):
         noise = fused.normal_rows(self.seeded, self.draws, self.original, scale)
@@ -144,10 +139,12 @@ def transform():
         return noise
 
     Run._gaussian = drawn
-    plain = protect(images, [shallow], half.model_copy(update={"precision": "float32"}))
-    ShallowModel.fused, Run._gaussian = taken, gaussian
+    plain = protect(images.contiguous(), shallows, config.model_copy(update={"precision": "float32"}))
+    ShallowModel.fused, fused.usable, Run._gaussian = taken, usable, gaussian
     return {
-        "fused": was_fused,
+        "fused": all(one is not None for one in run.fused),
+        "at once": run.at_once,
+        "noising": run.noising,
         "images": float((by_kernels.images - plain.images).abs().max()),
         "moved": float((plain.images - plain.images.mean()).abs().mean()),
         "trace": off(by_kernels.trace, plain.trace),
@@ -156,7 +153,24 @@ def transform():
     }
 
 
+def transform():
+    shallow = ShallowModel(network(replace(SIRIUS, columns=(0, 32))), 3)
+    return both(torch.rand((2, 3, 32, 32)), [shallow], PMTConfig(steps=2, batch_size=2, precision="bfloat16"))
+
+
+def other_distances():
+    """Two models, another distance, no augmentation, and photographs with channels last."""
+    shallows = [ShallowModel(network(replace(SIRIUS, columns=(0, 32)), seed), cut) for seed, cut in ((0, 2), (1, 3))]
+    images = torch.rand((2, 3, 32, 32)).to(memory_format=torch.channels_last)
+    config = PMTConfig(
+        steps=2, batch_size=2, precision="bfloat16", distance="norm", relative=False, weights=(1.0, 0.5),
+        augmentation="none",
+    )  # fmt: skip
+    return both(images, shallows, config)
+
+
 def main():
+    pmtlib.shallow.SIZE = 32
     sirius, casia = replace(SIRIUS, columns=(0, 32)), replace(CASIA, columns=(4, 28))
     counted = []
     with fused.watched(counted.append):
@@ -176,6 +190,7 @@ def main():
         "sums": sums(),
         "moves": moves(),
         "transform": transform(),
+        "other distances": other_distances(),
         "bytes": sum(counted),
         "none": [fused.fuse(network(MS1M), 3) is None, fused.fuse(network(SIRIUS), 1) is None],
         "no image": list(fused.fuse(network(sirius), 3).means(torch.empty(0, 3, 32, 32), [0, 2], 2)[1].shape),

@@ -87,7 +87,29 @@ def test_a_step_of_the_transform_by_kernels_is_one_by_torch(found):
     # A twentieth of an 8-bit level: where a value is near 0, rounding may choose the other slope.
     assert made["images"] < 2e-4
     assert made["moved"] > 0.1
-    assert max(made["trace"], made["error"], made["features"]) < 1e-4
+    assert made["noising"]
+    assert max(made["trace"], made["error"]) < 1e-5
+    assert made["features"] < 1e-4
+
+
+def test_every_distance_by_kernels_is_the_one_by_torch_whatever_the_layout_of_the_photographs(found):
+    made = found["other distances"]
+    assert made["at once"]
+    assert made["images"] < 2e-4
+    assert made["moved"] > 0.01
+    assert made["trace"] < 1e-5
+
+
+def test_features_of_images_that_come_later_take_their_places_with_their_squares():
+    def put(own, new):
+        return own.index_copy(0, torch.tensor([1]), new[:1])
+
+    own, new = (fused.Means([torch.full((2, 3), value), torch.full((2, 4), value)]) for value in (1.0, 2.0))
+    assert transform._joined(own, new, put).squares is None
+    own.squares, new.squares = torch.tensor([7.0, 7.0]), torch.tensor([28.0, 28.0])
+    made = transform._joined(own, new, put)
+    assert made.squares.tolist() == [7.0, 28.0]
+    assert [part[:, 0].tolist() for part in made] == [[1.0, 2.0], [1.0, 2.0]]
 
 
 def test_bytes_are_counted_and_what_has_no_kernels_is_left_to_torch(found):
@@ -160,9 +182,13 @@ def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is(on_gpu):
         assert (mine - wanted[place]).norm() < 1.5 * (rounded[place] - wanted[place]).norm()
 
 
-def test_on_a_gpu_a_recorded_step_has_the_bits_of_one_that_is_not(on_gpu, monkeypatch):
+@pytest.mark.parametrize("augmentation", ["noise", "none"])
+def test_on_a_gpu_a_recorded_step_has_the_bits_of_one_that_is_not(on_gpu, monkeypatch, augmentation):
     shallow, images = on_gpu
-    config = transform.PMTConfig(steps=6, precision="bfloat16", batch_size=5)
+    config = transform.PMTConfig(steps=6, precision="bfloat16", batch_size=5, augmentation=augmentation)
+    run = transform.Run(images, [shallow], [1.0], config, 0, [])
+    run.step()
+    assert run._recorded() is not None
     recorded = transform.protect(images, [shallow], config, keep=[2])
     monkeypatch.setattr(transform, "_RECORDED", 0)
     one_by_one = transform.protect(images, [shallow], config, keep=[2])

@@ -104,6 +104,8 @@ def test_the_bar_counts_and_is_silent_when_asked(capsys):
 def test_in_a_log_there_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
     with progress_bar("work", 3) as advance:
         advance(1)
     assert capsys.readouterr().err == ""

@@ -251,7 +251,7 @@ class FusedMobileFaceNet:
 
         Returns:
             (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
-            where no derivative is asked for and :meth:`compares` says so.
+            where no derivative is asked for and :meth:`has_means` is true of all.
 
         Raises:
             ValueError: there is a head, and other means than its output itself are asked for.
@@ -600,7 +600,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, model: FusedMobileFaceNet, wanted: tuple[int, ...], window: int) -> Any:
-        means, kept = model.forward(images, wanted, window, keep=True)
+        means, kept = model.forward(images, wanted, window, keep=ctx.needs_input_grad[0])
         ctx.model, ctx.wanted, ctx.window, ctx.kept = model, wanted, window, kept
         ctx.save_for_backward(images)
         return tuple(means)
