@@ -27,7 +27,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from pmtlib import __version__
-from pmtlib.errors import ConfigError, PMTError, interrupted
+from pmtlib.errors import INTERRUPTIONS, ConfigError, PMTError, interrupt, interrupted
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 warnings.simplefilter("ignore")
             try:
                 code = _run(given)
-            except ImportError as error:
-                if interrupted(error):
+            except Exception as error:
+                # A library may put an error of its own in the place of the interruption.
+                if ended or INTERRUPTIONS or (isinstance(error, ImportError) and interrupted(error)):
                     raise KeyboardInterrupt from error
                 raise
             sys.stdout.flush()
@@ -152,7 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _terminable(ended: list[int]) -> Iterator[None]:
-    """Let SIGTERM, which schedulers and shutdowns send, do what Ctrl-C does, and note it in ``ended``."""
+    """Let SIGTERM, which schedulers and shutdowns send, do what Ctrl-C does, and note it in ``ended``.
+
+    Ctrl-C does what it does, and is noted.
+    """
+    INTERRUPTIONS.clear()
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -166,10 +171,15 @@ def _terminable(ended: list[int]) -> Iterator[None]:
         usual(signal.SIGINT, frame)
 
     signal.signal(signal.SIGTERM, end)
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if usual is signal.default_int_handler:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _run(arguments: list[str]) -> int:

@@ -5,6 +5,9 @@ Every error that reaches the command line is one line that names what is wrong a
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
+
 _LONGEST = 900
 """Characters of a message, of which names in hostile files would make thousands."""
 
@@ -49,6 +52,16 @@ class ConfigError(PMTError):
 
 class ResultError(PMTError):
     """A stored result is absent, stale or damaged."""
+
+
+INTERRUPTIONS: list[int] = []
+"""The signals that :func:`interrupt` has been called for."""
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Python's own handler of Ctrl-C, which also notes the signal: a library may lose the KeyboardInterrupt."""
+    INTERRUPTIONS.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def interrupted(error: BaseException | None) -> bool:

@@ -234,6 +234,30 @@ def test_a_signal_ends_a_command_in_one_line(
 
 
 @needs_signals
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_error_that_a_library_puts_in_the_place_of_a_signal_is_told_as_the_signal(
+    pmt: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """As reading of safetensors does: "could not determine the shape of object type UntypedStorage"."""
+    from pmtlib import assets
+
+    def status() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise ValueError("could not determine the shape")
+
+    monkeypatch.setattr(assets, "status", status)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = pmt("assets", "list")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert done.code == code
+    assert done.error.endswith("; what was finished is kept, run again to go on")
+
+
+@needs_signals
 def test_sigterm_asks_a_training_as_ctrl_c_does_and_leaves_other_handlers_alone() -> None:
     """A training waits until its update is whole: its handler of SIGINT is asked, not passed over."""
     asked: list[int] = []

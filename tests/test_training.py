@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pmtlib import settings
 from pmtlib.architectures import recognise
 from pmtlib.datasets import People
-from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
+from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError, interrupt
 from pmtlib.training import recogniser
 from pmtlib.training.corpora import load_corpus
 from pmtlib.training.heads import HEADS, build_head
@@ -359,7 +359,8 @@ def test_half_an_update_is_not_gone_on_with(
     assert [point["step"] for point in again.record["curve"]] == [0, 4, 6]
 
 
-def test_a_signal_is_waited_with_until_the_update_is_whole(people: People, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, interrupt])
+def test_a_signal_is_waited_with_until_the_update_is_whole(people: People, tmp_path: Path, handler: Any) -> None:
     update = recogniser._Run._update
 
     def interrupted(self: Any, *batch: Any) -> None:
@@ -367,13 +368,13 @@ def test_a_signal_is_waited_with_until_the_update_is_whole(people: People, tmp_p
         update(self, *batch)
 
     # Whoever runs the tests may have a handler of their own.
-    theirs = signal.signal(signal.SIGINT, signal.default_int_handler)
+    theirs = signal.signal(signal.SIGINT, handler)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recogniser._Run, "_update", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 train_recogniser(people, SMALL, tmp_path, device=CPU)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, theirs)
     assert json.loads((tmp_path / recogniser.RECORD).read_text())["steps_done"] == 1

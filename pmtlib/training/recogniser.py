@@ -34,7 +34,7 @@ from pmtlib import protocols
 from pmtlib.architectures import ARCHITECTURES, OWN, Architecture, Options, find
 from pmtlib.checkpoints import read_state, refuse_another, write_state
 from pmtlib.datasets import PairSet, People
-from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError
+from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError, interrupt
 from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.randomness import derived_generator, derived_seed, reproducible
@@ -206,7 +206,7 @@ def _between_updates() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         signal.signal(signal.SIGINT, usual)
 
-    if usual is not signal.default_int_handler:
+    if usual not in (signal.default_int_handler, interrupt):
         # Somebody else's handler, or none: it keeps its say.
         yield lambda: False
         return
