@@ -27,7 +27,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from pmtlib import __version__
-from pmtlib.errors import INTERRUPTIONS, ConfigError, PMTError, interrupt, interrupted
+from pmtlib.errors import SIGNALS, ConfigError, PMTError, interrupt, interrupted
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
@@ -104,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A terminal that lacks a letter of a file's name must not end the work.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    ended: list[int] = []
     try:
-        with _terminable(ended), warnings.catch_warnings():
+        with _terminable(), warnings.catch_warnings():
             # Libraries' warnings are for programmers: commands say what a user must know. -W and PYTHONWARNINGS count.
             if not debug and not sys.warnoptions:
                 warnings.simplefilter("ignore")
@@ -114,13 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 code = _run(given)
             except Exception as error:
                 # A library may put an error of its own in the place of the interruption.
-                if ended or INTERRUPTIONS or (isinstance(error, ImportError) and interrupted(error)):
+                if SIGNALS or (isinstance(error, ImportError) and interrupted(error)):
                     raise KeyboardInterrupt from error
                 raise
             sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
             raise
+        ended = signal.SIGTERM in SIGNALS
         _complain(f"{'ended' if ended else 'interrupted'}; what was finished is kept, run again to go on")
         code = TERMINATED if ended else INTERRUPTED
     except BrokenPipeError:
@@ -152,18 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _terminable(ended: list[int]) -> Iterator[None]:
-    """Let SIGTERM, which schedulers and shutdowns send, do what Ctrl-C does, and note it in ``ended``.
-
-    Ctrl-C does what it does, and is noted.
-    """
-    INTERRUPTIONS.clear()
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which schedulers and shutdowns send, do what Ctrl-C does, and note both in ``SIGNALS``."""
+    SIGNALS.clear()
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        ended.append(number)
+        SIGNALS.append(number)
         # A training waits until an update is whole, whichever of the two it is.
         usual = signal.getsignal(signal.SIGINT)
         if not callable(usual):

@@ -54,13 +54,13 @@ class ResultError(PMTError):
     """A stored result is absent, stale or damaged."""
 
 
-INTERRUPTIONS: list[int] = []
-"""The signals that :func:`interrupt` has been called for."""
+SIGNALS: list[int] = []
+"""The signals that ask the command to end, as they came."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Python's own handler of Ctrl-C, which also notes the signal: a library may lose the KeyboardInterrupt."""
-    INTERRUPTIONS.append(number)
+    SIGNALS.append(number)
     signal.default_int_handler(number, frame)
 
 

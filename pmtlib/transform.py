@@ -46,7 +46,7 @@ all steps, which costs a pass of the whole batch; and where they are not."""
 _HASHED_AT_ONCE = 64
 """Images that a thread hashes, where there are more."""
 _RECORDED = 256
-"""Images of a batch up to which a step is recorded. On an H200 it gained there, and nothing from 512 on."""
+"""Images of a batch up to which a step is recorded: there a GPU waits for the processor that starts its kernels."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -413,17 +413,15 @@ class Run:
         self.fused = [self._fuse(model) for model in models]
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
-        plain = type(self)._direction is Run._direction and config.rule in ("l1", "mean-abs")
-        self.moving = self.kernels and plain and self.kernel is not None
+        usual = {name for name in vars(Run) if getattr(type(self), name) is getattr(Run, name)}
+        by_norm = "_direction" in usual and config.rule in ("l1", "mean-abs")
+        self.moving = self.kernels and by_norm and self.kernel is not None
         # Rules to stop look at features, so these must be there.
-        self.at_once = (
-            not config.may_stop
-            and config.aggregate
-            and len(models) == len([one for one in self.fused if one is not None and one.compares(images, config.pool)])
-        )
-        plain = type(self)._draw_augmentation is Run._draw_augmentation and type(self)._penalty is Run._penalty
+        compared = [one is not None and one.compares(images, config.pool) for one in self.fused]
+        self.at_once = config.aggregate and not config.may_stop and all(compared)
         # Noise moves images, but not the derivative by them.
-        self.noising = self.at_once and plain and config.augmentation == "noise" and images[0:1].numel() % 4 == 0
+        noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_penalty"} <= usual
+        self.noising = self.at_once and noise_alone and self._quarters
         # A copy, for it is moved in place.
         self.current = self._start().clone(memory_format=torch.contiguous_format)
         self.at = torch.zeros(count, dtype=torch.int64)
@@ -442,6 +440,11 @@ class Run:
     def generators(self) -> list[torch.Generator]:
         """Made when first drawn from: where a kernel draws, they are not needed."""
         return [torch.Generator(device=self.original.device).manual_seed(seed) for seed in self.seeds]
+
+    @property
+    def _quarters(self) -> bool:
+        """Whether an image's numbers are as many as a kernel draws: four at a time."""
+        return math.prod(self.original.shape[1:]) % 4 == 0
 
     def optimise(self, count: int, progress: Callable[[int], Any] | None) -> Protected:
         """Run all steps (Algorithm 1, lines 4 to 9), reporting them for ``count`` images."""
@@ -503,18 +506,18 @@ class Run:
                 self.seeded, self.draws, self.original, self.current, self.config.noise_std
             )
             self.draws += 1
-            target = self._features(photographs)
-            errors, features = self._errors(candidate.requires_grad_(True), target)
-            loss = self._combine(errors)
+            transform, target = None, self._features(photographs)
+            seen = candidate.requires_grad_(True)
         else:
             transform = self._draw_augmentation()
             target = self.fixed_target or self._features(transform(self.original))
             candidate = self.current.detach().requires_grad_(True)
-            errors, features = self._errors(transform(candidate), target)
-            loss = self._combine(errors)
-            penalty = self._penalty(candidate, transform, target)
-            if penalty is not None:
-                loss = loss + penalty
+            seen = transform(candidate)
+        errors, features = self._errors(seen, target)
+        loss = self._combine(errors)
+        penalty = None if transform is None else self._penalty(candidate, transform, target)
+        if penalty is not None:
+            loss = loss + penalty
         if self.config.may_stop:
             self._stop_where_reached(features, target)
         gradient = torch.autograd.grad(loss.sum(), candidate)[0].contiguous()
@@ -612,23 +615,13 @@ class Run:
 
     def finish(self) -> Protected:
         """Features and agreement of the final images, without augmentation."""
-        features, own_parts = [], []
         with torch.no_grad():
-            for m, model in enumerate(self.models):
-                found = self.fused[m]
-                if found is not None:
-                    features.append(found.feature(self.current))
-                    own_parts.append(self._compared(self.current, m))
-                    continue
-                with self._arithmetic():
-                    outputs = model(self.current)
-                features.append(outputs[-1].to(self.current.dtype).contiguous())
-                own_parts.append(self._aggregate(outputs, m))
+            features, own_parts = zip(*map(self._found, range(len(self.models))), strict=True)
         goal_parts = self.fixed_target or self._features(self.original)
         pairs = list(zip(own_parts, goal_parts, strict=True))
         return Protected(
             images=self.current,
-            features=tuple(features),
+            features=features,
             trace=self.trace.cpu(),
             steps=self.steps.cpu(),
             error=torch.stack([relative_error(o, g) for o, g in pairs], 1).detach().cpu(),
@@ -636,6 +629,15 @@ class Run:
             finite=self.finite.cpu(),
             kept=self.kept,
         )
+
+    def _found(self, model: int) -> tuple[Tensor, list[Tensor]]:
+        """One model's shallow feature of the images as they are, and what is compared of its outputs."""
+        found = self.fused[model]
+        if found is not None:
+            return found.feature(self.current), self._compared(self.current, model)
+        with self._arithmetic():
+            outputs = self.models[model](self.current)
+        return outputs[-1].to(self.current.dtype).contiguous(), self._aggregate(outputs, model)
 
     def _start(self) -> Tensor:
         """The initial obfuscated images (Section 5.3, "Initialization for PMT")."""
@@ -658,7 +660,7 @@ class Run:
 
     def _gaussian(self, scale: float) -> Tensor:
         """Normal numbers of a standard deviation, as the images, from each image's own seed."""
-        if self.kernels and self.original[0:1].numel() % 4 == 0:
+        if self.kernels and self._quarters:
             noise = fused.normal_rows(self.seeded, self.draws, self.original, scale)
             self.draws += 1
             return noise

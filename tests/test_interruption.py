@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from pmtlib import cli, devices, paths, pipeline
-from pmtlib.errors import ResultError
+from pmtlib.errors import SIGNALS, ResultError
 from pmtlib.pipeline import Job, Optimiser, run
 from pmtlib.report import LINES, TABLE, read
 from pmtlib.transform import PMTConfig, Protected, protect
@@ -263,16 +263,15 @@ def test_sigterm_asks_a_training_as_ctrl_c_does_and_leaves_other_handlers_alone(
     asked: list[int] = []
     usual = signal.signal(signal.SIGINT, lambda number, _frame: asked.append(number))
     try:
-        ended: list[int] = []
-        with cli._terminable(ended):
+        with cli._terminable():
             signal.raise_signal(signal.SIGTERM)
-        assert (asked, ended) == ([signal.SIGINT], [signal.SIGTERM])
+        assert (asked, SIGNALS) == ([signal.SIGINT], [signal.SIGTERM])
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with cli._terminable([]), pytest.raises(KeyboardInterrupt):
+        with cli._terminable(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         own = signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
         try:
-            with cli._terminable([]):
+            with cli._terminable():
                 signal.raise_signal(signal.SIGTERM)
             assert asked[-1] == signal.SIGTERM
         finally:

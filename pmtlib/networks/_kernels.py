@@ -20,19 +20,23 @@ import triton.language as tl
 
 
 @triton.jit
-def normal_rows(seeds, draws, out, scale, quarter, BLOCK: tl.constexpr):
-    """Normal numbers (N, 4 * quarter) of a standard deviation: Philox by a row's seed, where its draw begins."""
+def _drawn(seeds, draws, scale, quarter, BLOCK: tl.constexpr):
+    """Numbers of four quarters of a row by its seed (Philox), where its draw begins; where they are, and which are."""
     row = tl.program_id(1)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    seed = tl.load(seeds + row)
     begin = tl.load(draws + row).to(tl.int32) * quarter
-    first, second, third, fourth = tl.randn4x(seed, begin + place)
-    ok = place < quarter
-    base = out + row.to(tl.int64) * 4 * quarter + place
-    tl.store(base, first * scale, mask=ok)
-    tl.store(base + quarter, second * scale, mask=ok)
-    tl.store(base + 2 * quarter, third * scale, mask=ok)
-    tl.store(base + 3 * quarter, fourth * scale, mask=ok)
+    a, b, c, d = tl.randn4x(tl.load(seeds + row), begin + place)
+    return a * scale, b * scale, c * scale, d * scale, row.to(tl.int64) * 4 * quarter + place, place < quarter
+
+
+@triton.jit
+def normal_rows(seeds, draws, out, scale, quarter, BLOCK: tl.constexpr):
+    """Normal numbers (N, 4 * quarter) of a standard deviation."""
+    a, b, c, d, at, ok = _drawn(seeds, draws, scale, quarter, BLOCK)
+    tl.store(out + at, a, mask=ok)
+    tl.store(out + at + quarter, b, mask=ok)
+    tl.store(out + at + 2 * quarter, c, mask=ok)
+    tl.store(out + at + 3 * quarter, d, mask=ok)
 
 
 @triton.jit
@@ -44,20 +48,15 @@ def _plus(given, made, at, noise, ok):
 @triton.jit
 def noised_rows(seeds, draws, first, second, first_out, second_out, scale, quarter, BLOCK: tl.constexpr):
     """Two rows (N, 4 * quarter) each, and the normal numbers of :func:`normal_rows`, the same for both, added."""
-    row = tl.program_id(1)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    begin = tl.load(draws + row).to(tl.int32) * quarter
-    a, b, c, d = tl.randn4x(tl.load(seeds + row), begin + place)
-    ok = place < quarter
-    at = row.to(tl.int64) * 4 * quarter + place
-    _plus(first, first_out, at, a * scale, ok)
-    _plus(second, second_out, at, a * scale, ok)
-    _plus(first, first_out, at + quarter, b * scale, ok)
-    _plus(second, second_out, at + quarter, b * scale, ok)
-    _plus(first, first_out, at + 2 * quarter, c * scale, ok)
-    _plus(second, second_out, at + 2 * quarter, c * scale, ok)
-    _plus(first, first_out, at + 3 * quarter, d * scale, ok)
-    _plus(second, second_out, at + 3 * quarter, d * scale, ok)
+    a, b, c, d, at, ok = _drawn(seeds, draws, scale, quarter, BLOCK)
+    _plus(first, first_out, at, a, ok)
+    _plus(second, second_out, at, a, ok)
+    _plus(first, first_out, at + quarter, b, ok)
+    _plus(second, second_out, at + quarter, b, ok)
+    _plus(first, first_out, at + 2 * quarter, c, ok)
+    _plus(second, second_out, at + 2 * quarter, c, ok)
+    _plus(first, first_out, at + 3 * quarter, d, ok)
+    _plus(second, second_out, at + 3 * quarter, d, ok)
 
 
 @triton.jit
@@ -67,27 +66,36 @@ def _activated(found, slope):
 
 
 @triton.jit
-def _packed(found, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
-    """Which numbers (BLOCK, CHANNELS) are positive: bytes (BLOCK, CHANNELS / 8), the first channel the lowest bit."""
-    bits = tl.reshape((found > 0).to(tl.int32), (BLOCK, CHANNELS // 8, 8))
-    return tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+def _keep(signs, found, place, ok, begin, BLOCK: tl.constexpr, PART: tl.constexpr, CHANNELS: tl.constexpr):
+    """Store which numbers (BLOCK, PART) are positive, of maps (places, CHANNELS), from channel ``begin`` on.
+
+    A byte has eight channels, the first of them as its lowest bit.
+    """
+    bits = tl.reshape((found > 0).to(tl.int32), (BLOCK, PART // 8, 8))
+    packed = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+    eighth = begin // 8 + tl.arange(0, PART // 8)
+    tl.store(signs + place[:, None] * (CHANNELS // 8) + eighth[None, :], packed, mask=ok)
 
 
 @triton.jit
-def _unpacked(packed, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
-    """From such bytes, whether numbers (BLOCK, CHANNELS) were positive."""
+def _passed(found, signs, slope, place, ok, begin, BLOCK: tl.constexpr, PART: tl.constexpr, CHANNELS: tl.constexpr):
+    """Derivatives (BLOCK, PART) through an activation, by the signs that :func:`_keep` has stored and its slopes."""
+    eighth = begin // 8 + tl.arange(0, PART // 8)
+    packed = tl.load(signs + place[:, None] * (CHANNELS // 8) + eighth[None, :], mask=ok, other=0)
     bits = (packed.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, (BLOCK, CHANNELS)) != 0
+    slopes = tl.load(slope + begin + tl.arange(0, PART))[None, :]
+    return tl.where(tl.reshape(bits, (BLOCK, PART)) != 0, found, found * slopes)
 
 
 @triton.jit
 def _places(BLOCK: tl.constexpr):
-    """Of the places of ``BLOCK`` windows of 2x2: their windows, and rows and columns within these.
+    """Of the places of a program's ``BLOCK`` windows of 2x2: their windows, and rows and columns within these.
 
     In this order one thread, or one and its neighbour, has a window's four of what a product of matrices makes.
     """
     number = tl.arange(0, 4 * BLOCK)
-    return number // 16 * 4 + number // 2 % 4, number // 8 % 2, number % 2
+    window = tl.program_id(0) * BLOCK + number // 16 * 4 + number // 2 % 4
+    return window, number // 8 % 2, number % 2
 
 
 @triton.jit
@@ -132,8 +140,7 @@ def _stem_at(
     ok = ((y < rows_out) & (x < columns_out))[:, None]
     place = y * columns_out + x
     if KEEP:
-        eighth = tl.arange(0, OUT // 8)
-        tl.store(signs + place[:, None] * (OUT // 8) + eighth[None, :], _packed(found, BLOCK, OUT), mask=ok)
+        _keep(signs, found, place, ok, 0, BLOCK, OUT, OUT)
     made = _activated(found, tl.load(slope + to))
     tl.store(out + place[:, None] * OUT + to[None, :], made.to(out.dtype.element_ty), mask=ok)
     return made
@@ -207,7 +214,6 @@ def pointwise(
     """A 1x1 convolution of maps (places, IN) to (places, OUT), with its bias and activation, of some blocks."""
     from_ = tl.arange(0, IN)
     to = tl.program_id(1) * PART + tl.arange(0, PART)
-    eighth = tl.program_id(1) * (PART // 8) + tl.arange(0, PART // 8)
     matrix = tl.load(weight + from_[:, None] * OUT + to[None, :])
     added = tl.load(bias + to)[None, :]
     slopes = tl.load(slope + to)
@@ -217,7 +223,7 @@ def pointwise(
         values = tl.load(x + place[:, None] * IN + from_[None, :], mask=ok, other=0.0)
         found = tl.dot(values, matrix) + added
         if KEEP:
-            tl.store(signs + place[:, None] * (OUT // 8) + eighth[None, :], _packed(found, BLOCK, PART), mask=ok)
+            _keep(signs, found, place, ok, tl.program_id(1) * PART, BLOCK, PART, OUT)
         found = _activated(found, slopes)
         tl.store(out + place[:, None] * OUT + to[None, :], found.to(out.dtype.element_ty), mask=ok)
 
@@ -258,9 +264,7 @@ def depthwise_pointwise(
                 found += values.to(tl.float32) * tap.to(tl.float32)[None, :]
         found += tl.load(depthwise_bias + channel)[None, :]
         if KEEP:
-            eighth = begin // 8 + tl.arange(0, PART // 8)
-            at_signs = place[:, None] * (IN // 8) + eighth[None, :]
-            tl.store(signs + at_signs, _packed(found, BLOCK, PART), mask=ok[:, None])
+            _keep(signs, found, place, ok[:, None], begin, BLOCK, PART, IN)
         found = _activated(found, tl.load(slope + channel))
         total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]), total)
     total += tl.load(bias + to)[None, :]
@@ -274,6 +278,16 @@ def depthwise_pointwise(
 def _read(at, ok):
     """Numbers in float32; zeros where there are none."""
     return tl.load(at, mask=ok[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _taps(depthwise, channel, IN: tl.constexpr):
+    """The nine taps (IN,) of a 3x3 depthwise convolution, row by row."""
+    taps = depthwise + channel
+    a, b, c = tl.load(taps), tl.load(taps + IN), tl.load(taps + 2 * IN)
+    d, e, f = tl.load(taps + 3 * IN), tl.load(taps + 4 * IN), tl.load(taps + 5 * IN)
+    g, h, i = tl.load(taps + 6 * IN), tl.load(taps + 7 * IN), tl.load(taps + 8 * IN)
+    return a, b, c, d, e, f, g, h, i
 
 
 @triton.jit
@@ -298,10 +312,7 @@ def _convolved(
     # In a loop the sums keep the layout in which numbers are read, which is the better one. There is one round, which
     # nothing here may know: what does not depend on it would be computed before.
     for shift in tl.range(0, once, num_stages=1):
-        taps = depthwise + shift * IN + channel
-        t0, t1, t2 = tl.load(taps), tl.load(taps + IN), tl.load(taps + 2 * IN)
-        t3, t4, t5 = tl.load(taps + 3 * IN), tl.load(taps + 4 * IN), tl.load(taps + 5 * IN)
-        t6, t7, t8 = tl.load(taps + 6 * IN), tl.load(taps + 7 * IN), tl.load(taps + 8 * IN)
+        t0, t1, t2, t3, t4, t5, t6, t7, t8 = _taps(depthwise + shift * IN, channel, IN)
         for down in tl.static_range(3 + STRIDE):
             row = y + shift + down
             at = x + (row * columns + column)[:, None] * IN + channel[None, :]
@@ -359,14 +370,12 @@ def depthwise_pointwise_windows(
         depthwise, once, STRIDE, BLOCK, IN,
     )  # fmt: skip
     window, odd_row, odd_column = _places(BLOCK)
-    window += tl.program_id(0) * BLOCK
     y, column = window // across * 2 + odd_row, window % across * 2 + odd_column
     ok = ((y < rows_out) & (column < columns_out))[:, None]
     place = y * columns_out + column
     found += tl.load(depthwise_bias + channel)[None, :]
     if KEEP:
-        eighth = tl.arange(0, IN // 8)
-        tl.store(signs + place[:, None] * (IN // 8) + eighth[None, :], _packed(found, 4 * BLOCK, IN), mask=ok)
+        _keep(signs, found, place, ok, 0, 4 * BLOCK, IN, IN)
     found = _activated(found, tl.load(slope + channel))
     total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
     total += tl.load(bias + to)[None, :]
@@ -416,21 +425,8 @@ def pointwise_backward(
     given = tl.load(weight + to[:, None] * IN + channel[None, :])
     found = tl.dot(above.to(weight.dtype.element_ty), given)
     at = place[:, None] * IN + channel[None, :]
-    eighth = tl.program_id(2) * (PART // 8) + tl.arange(0, PART // 8)
-    packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok[:, None], other=0)
-    found = tl.where(_unpacked(packed, BLOCK, PART), found, found * tl.load(slope + channel)[None, :])
+    found = _passed(found, signs, slope, place, ok[:, None], tl.program_id(2) * PART, BLOCK, PART, IN)
     tl.store(out + at, found.to(out.dtype.element_ty), mask=ok[:, None])
-
-
-@triton.jit
-def _given(
-    found, signs, slope_in, weight, place, ok, channel, to, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr
-):
-    """From the derivative by the depthwise convolution's input to that by the input of the 1x1 convolution before."""
-    eighth = tl.arange(0, IN // 8)
-    packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok, other=0)
-    found = tl.where(_unpacked(packed, 4 * BLOCK, IN), found, found * tl.load(slope_in + channel)[None, :])
-    return tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
 
 
 @triton.jit(do_not_specialize=["once"])
@@ -460,7 +456,6 @@ def depthwise_backward_windows(
         gradient, window // across * 2 - 1, window % across * 2 - 1, rows, columns, channel, flipped, once, 1, BLOCK, IN
     )
     window, odd_row, odd_column = _places(BLOCK)
-    window += tl.program_id(0) * BLOCK
     down, beside = window // across, window % across
     whole = ((down < pooled_rows) & (beside < pooled_columns))[:, None]
     at_window = (down * pooled_columns + beside)[:, None]
@@ -469,7 +464,8 @@ def depthwise_backward_windows(
     place = y * columns + column
     if POOLED_IN:
         found += tl.load(pooled_in + at_window * IN + channel[None, :], mask=whole, other=0.0) * factor
-    total = _given(found, signs, slope_in, weight, place, ok, channel, to, BLOCK, IN, OUT)
+    found = _passed(found, signs, slope_in, place, ok, 0, 4 * BLOCK, IN, IN)
+    total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
     at = place[:, None] * OUT + to[None, :]
     if RESIDUAL:
         total += tl.load(residual + at, mask=ok, other=0.0).to(tl.float32)
@@ -499,10 +495,7 @@ def depthwise_backward_squares(
     a = tl.zeros((BLOCK, IN), tl.float32)
     b, c, d = a, a, a
     for shift in tl.range(0, once, num_stages=1):
-        taps = depthwise + shift * IN + channel
-        t0, t1, t2 = tl.load(taps), tl.load(taps + IN), tl.load(taps + 2 * IN)
-        t3, t4, t5 = tl.load(taps + 3 * IN), tl.load(taps + 4 * IN), tl.load(taps + 5 * IN)
-        t6, t7, t8 = tl.load(taps + 6 * IN), tl.load(taps + 7 * IN), tl.load(taps + 8 * IN)
+        t0, t1, t2, t3, t4, t5, t6, t7, t8 = _taps(depthwise + shift * IN, channel, IN)
         at = gradient + ((j + shift) * columns_out + i)[:, None] * IN + channel[None, :]
         ok_row, ok_above = j + shift < rows_out, (j + shift > 0) & (j + shift <= rows_out)
         ok_column, ok_before = i < columns_out, (i > 0) & (i <= columns_out)
@@ -520,11 +513,11 @@ def depthwise_backward_squares(
         d += here * t4.to(tl.float32)[None, :]
     found = _side_by_side(a, b, c, d, BLOCK, IN)
     square, odd_row, odd_column = _places(BLOCK)
-    square += tl.program_id(0) * BLOCK
     y, column = square // across * 2 - top_pad + odd_row, square % across * 2 - left_pad + odd_column
     ok = ((y >= 0) & (y < rows) & (column >= 0) & (column < columns))[:, None]
     place = y * columns + column
-    total = _given(found, signs, slope_in, weight, place, ok, channel, to, BLOCK, IN, OUT)
+    found = _passed(found, signs, slope_in, place, ok, 0, 4 * BLOCK, IN, IN)
+    total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
     tl.store(out + place[:, None] * OUT + to[None, :], total.to(out.dtype.element_ty), mask=ok)
 
 
@@ -593,9 +586,7 @@ def depthwise_backward(
             found += _pooled(
                 pooled_in, tl.load(factors + n), y, x_, ok, channel, rows_pooled_in, columns_pooled_in, IN, WINDOW
             )
-        eighth = begin // 8 + tl.arange(0, PART // 8)
-        packed = tl.load(signs + place[:, None] * (IN // 8) + eighth[None, :], mask=ok[:, None], other=0)
-        found = tl.where(_unpacked(packed, BLOCK, PART), found, found * tl.load(slope_in + channel)[None, :])
+        found = _passed(found, signs, slope_in, place, ok[:, None], begin, BLOCK, PART, IN)
         given = tl.load(weight + channel[:, None] * OUT + to[None, :])
         total = tl.dot(found.to(weight.dtype.element_ty), given, total)
     at = place[:, None] * OUT + to[None, :]
