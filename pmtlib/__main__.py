@@ -8,6 +8,9 @@ import sys
 def main() -> None:
     """Run the command; Ctrl-C while it is still being loaded is one line too."""
     try:
+        from pmtlib import memory
+
+        memory.keep()
         from pmtlib.cli import main as command
 
         command()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pmtlib import devices, faces, intake, pipeline
+from pmtlib import devices, faces, intake, memory, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.pipeline import Job, Summary
 from pmtlib.report import Report, Row, compact
@@ -289,6 +289,7 @@ class _Optimise:
     """An actor that optimises aligned faces, writes what is uploaded, and says what it wrote."""
 
     def __init__(self, job: Job, key: str, store: _Store) -> None:
+        memory.keep()
         self.job, self.key, self.store = job, key, store
         self.optimise = pipeline.Optimiser(job, devices.resolve(job.device))
 

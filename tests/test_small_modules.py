@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 
 import pmtlib
-from pmtlib import devices, images, paths, progress, provenance
+from pmtlib import devices, images, memory, paths, progress, provenance
 from pmtlib.errors import ConfigError
 from pmtlib.progress import progress_bar
 
@@ -155,3 +157,76 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path, mon
     images.sweep(tmp_path, ["a.", "a-face", f"{long}."])
     assert {path.name for path in tmp_path.iterdir()} == {*others, ".a.png.folder00.part"}
     images.sweep(tmp_path / "absent", ["a."])
+
+
+_TAKEN = """
+import resource, sys
+from pmtlib import memory
+if sys.argv[1] == "kept":
+    assert memory.keep()
+import torch
+
+def step():
+    # Larger than what glibc keeps by itself.
+    first = torch.ones(10 << 20)
+    return torch.ones(12 << 20) if len(first) else None
+
+taken = []
+for _ in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    taken.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(taken))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_that_is_kept_is_not_taken_from_the_system_again():
+    pages = {}
+    for how in ("kept", "as it is"):
+        # In pages of 4 KB, whose number does not depend on how the system is set.
+        environment = {**os.environ, memory.LARGE_PAGES: "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", _TAKEN, how], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        pages[how] = float(done.stdout)
+    assert pages["as it is"] > 1000
+    assert pages["kept"] < 100
+
+
+def test_keeping_memory_leaves_what_the_environment_says(monkeypatch):
+    asked = []
+
+    class Library:
+        @staticmethod
+        def mallopt(number, size):
+            asked.append((number, size))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Library)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in (memory.LARGE_PAGES, *memory._SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    assert memory.keep()
+    assert asked == [(-3, 256 << 20), (-1, 1 << 30)]
+    assert os.environ[memory.LARGE_PAGES] == "1"
+    asked.clear()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    monkeypatch.setenv(memory.LARGE_PAGES, "0")
+    assert memory.keep()
+    assert asked == [(-3, 256 << 20)]
+    assert os.environ[memory.LARGE_PAGES] == "0"
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    assert not memory.keep()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not memory.keep()
+
+
+def test_the_command_keeps_memory_before_torch_is_imported():
+    program = (
+        "import sys; from pmtlib import memory, __main__ as command; sys.argv = ['pmt', '--help'];"
+        "memory.keep = lambda: print('torch' in sys.modules); command.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == "False"
