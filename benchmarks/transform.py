@@ -41,6 +41,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pmtlib import memory
+
+memory.keep()  # for all ways alike
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,7 +54,7 @@ import pmtlib
 from pmtlib import costs, datasets, devices, metrics, provenance
 from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.networks.frozen import FrozenPReLU, window_means
+from pmtlib.networks.frozen import FrozenImageConv, FrozenPReLU, tapped, window_means
 from pmtlib.progress import progress_bar
 from pmtlib.randomness import reproducible
 from pmtlib.shallow import fast_layout
@@ -244,8 +248,12 @@ def arithmetic(
 
 
 def step_cost(network: FaceNetwork, cut: int, images: Tensor, config: pmtlib.PMTConfig) -> costs.Cost:
-    """What a step of the transform costs an image: backwards once, forwards twice where T is drawn anew each step."""
-    forward, backward = costs.step_cost(shared(network, cut).to(images.device), images[:COUNTED])
+    """What a step of the transform costs an image: backwards once, forwards twice where T is drawn anew each step.
+
+    Counted in the layout in which nothing is added: with channels last some layers multiply by zeros, to be faster.
+    """
+    shallow = pmtlib.ShallowModel(network, cut).to(images.device)
+    forward, backward = costs.step_cost(shallow, images[:COUNTED])
     return forward + forward + backward if config.augmentation != "none" else forward + backward
 
 
@@ -257,7 +265,7 @@ def literal_flops(network: FaceNetwork, cut: int, images: Tensor) -> float:
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         network.run_units(network.prepare(images), 0, len(network.units))
-    forward, backward = costs.step_cost(shared(network, cut), images)
+    forward, backward = costs.step_cost(pmtlib.ShallowModel(network, cut), images)
     return float(2 * counted.get_total_flops() / len(images) + backward.flops + forward.flops)
 
 
@@ -350,22 +358,36 @@ def compiled(name: str, cut: int, images: Tensor, rounds: int, device: torch.dev
 
 
 def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
-    """How many times as fast as torch's own the layers of :mod:`pmtlib.networks.frozen` are, on a map of 28x28."""
-    values = torch.randn((16, 128, 28, 28), device=device)
+    """How many times as fast as torch's own the layers of :mod:`pmtlib.networks.frozen` are, as maps lie here."""
     usual = torch.nn.PReLU(128).to(device).requires_grad_(False)
-    pairs: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-        "parametric ReLU": (usual, FrozenPReLU(usual)),
-        "means over 2x2": (lambda x: F.avg_pool2d(x, 2), lambda x: window_means(x, 2)),
+    stem = torch.nn.Conv2d(3, 64, 3, 2, 1).to(device).requires_grad_(False)
+    maps, images = (16, 128, 28, 28), (16, 3, 112, 112)
+
+    def torchs(values: Tensor) -> Tensor:
+        return torch.cat([F.avg_pool2d(values, 2).flatten(), values.flatten()])
+
+    def ours(values: Tensor) -> Tensor:
+        further, means = tapped(values, 2)
+        return torch.cat([means.flatten(), further.flatten()])
+
+    pairs: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+        "parametric ReLU": (maps, usual, FrozenPReLU(usual)),
+        "means over 2x2": (maps, lambda x: F.avg_pool2d(x, 2), lambda x: window_means(x, 2)),
+        "means over 2x2 of maps used further": (maps, torchs, ours),
+        "convolution of a picture": (images, stem, FrozenImageConv(stem)),
     }
     found = {}
-    for name, pair in pairs.items():
+    for name, (shape, *pair) in pairs.items():
+        values = torch.randn(shape, device=device)
+        if fast_layout(device) == "channels_last":
+            values = values.contiguous(memory_format=torch.channels_last)
         above = torch.randn_like(pair[0](values))
 
-        def both_ways(layer: Callable[[Tensor], Tensor], above: Tensor = above) -> Tensor:
+        def both_ways(layer: Callable[[Tensor], Tensor], values: Tensor = values, above: Tensor = above) -> Tensor:
             given = values.clone().requires_grad_(True)
             return torch.autograd.grad(layer(given), given, above)[0]
 
-        if not torch.equal(*(both_ways(layer) for layer in pair)):
+        if not torch.allclose(both_ways(pair[0]), both_ways(pair[1]), rtol=1e-5, atol=1e-5):
             raise SystemExit(f"error: {name} does not give the gradient of torch's own")
         found[name] = _spread(
             [

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
 from pmtlib.faces import SIZE
-from pmtlib.networks import fused
+from pmtlib.networks import frozen, fused
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.networks.frozen import freeze
 from pmtlib.networks.fused import FusedMobileFaceNet
 
 Layout = Literal["contiguous", "channels_last"]
@@ -62,6 +61,14 @@ def _deepest(network: FaceNetwork, side: int, cut: str) -> int:
     return fitting[-1]
 
 
+class Tapped(list[Tensor]):
+    """Outputs of units, with their means over windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[Tensor] = []
+
+
 class ShallowModel(nn.Module):
     """The first ``cut`` units of a network: :math:`E_c` of the paper, shared with users like a public key.
 
@@ -96,7 +103,7 @@ class ShallowModel(nn.Module):
         # A copy without the units behind the cut: this model is handed out, and the caller's network stays as it is.
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
-        freeze(self)
+        frozen.freeze(self)
         self._fused: tuple[torch.device, FusedMobileFaceNet | None] | None = None
         self.layout = layout
         if layout == "channels_last":
@@ -104,10 +111,23 @@ class ShallowModel(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
+        return self.network.run_units(self._prepared(images), 0, self.cut)
+
+    def _prepared(self, images: Tensor) -> Tensor:
         prepared = self.network.prepare(images)
-        if self.layout == "channels_last":
-            prepared = prepared.contiguous(memory_format=torch.channels_last)
-        return self.network.run_units(prepared, 0, self.cut)
+        return prepared.contiguous(memory_format=torch.channels_last) if self.layout == "channels_last" else prepared
+
+    def tapped(self, images: Tensor, window: int) -> Tapped:
+        """As :meth:`forward`, and the means of maps over windows of w x w, which are no larger than a map."""
+        outputs = Tapped()
+        features = self._prepared(images)
+        for unit in self.network.units:
+            features = unit(features)
+            fitting = min(window, *features.shape[2:]) if features.ndim == 4 else 1
+            features, means = frozen.tapped(features, fitting)
+            outputs.append(features)
+            outputs.means.append(means)
+        return outputs
 
     def fused(self, images: Tensor, window: int) -> FusedMobileFaceNet | None:
         """The shared units as one function from images to means over windows, where there are kernels for that.

@@ -4,7 +4,7 @@ An obfuscated image starts from noise and is optimised until the shallow feature
 with those of the photograph. It never sees a whole network, an attacker, or another image.
 
     >>> from pmtlib import zoo
-    >>> from pmtlib.shallow import ShallowModel
+    >>> from pmtlib.shallow import ShallowModel, Tapped
     >>> shallow = ShallowModel(zoo.load("mobilefacenet"), cut=5)
     >>> result = protect(images, [shallow], PMTConfig())       # images: (N, 3, 112, 112) in [0, 1]
     >>> result.images.shape, result.features[0].shape
@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from kornia.filters import filter2d, gaussian_blur2d
 from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +34,7 @@ from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
 from pmtlib.networks.fused import Means
 from pmtlib.randomness import derived_seed, reproducible
-from pmtlib.shallow import ShallowModel
+from pmtlib.shallow import ShallowModel, Tapped
 
 Rule = Literal["raw", "sign", "l1", "mean-abs", "adam"]
 Initialisation = Literal["noise", "blur", "substitution"]
@@ -709,7 +710,9 @@ class Run:
         """What is compared of one model's outputs for images."""
         found = self.fused[model]
         if found is None:
-            return self._aggregate(self.models[model](images), model)
+            shallow = self.models[model]
+            tapping = self.config.aggregate and shallow.layout == "channels_last"
+            return self._aggregate(shallow.tapped(images, self.config.pool) if tapping else shallow(images), model)
         last = found.units - 1
         if self.config.aggregate:
             return found.means(images, range(found.units), self.config.pool)
@@ -728,9 +731,12 @@ class Run:
         if not self.config.aggregate:
             return [outputs[-1].flatten(1).to(self.original.dtype)]
         parts = []
-        for output in outputs:
-            window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
-            pooled = window_means(output, window) if window > 1 else output
+        for place, output in enumerate(outputs):
+            if isinstance(outputs, Tapped):
+                pooled = outputs.means[place]
+            else:
+                window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
+                pooled = window_means(output, window)
             if output.ndim == 4 and self.models[model].layout == "channels_last":
                 # In the order in which they lie: distances do not depend on it, and nothing is copied.
                 pooled = pooled.permute(0, 2, 3, 1)
@@ -790,7 +796,7 @@ class Run:
             scale = scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
             gradient = gradient / scale.view(-1, 1, 1, 1)
         if self.kernel is not None and len(gradient):
-            gradient = filter2d(gradient, self.kernel, border_type="constant")
+            gradient = _smoothed(gradient, self.kernel)
         if rule == "sign":
             return gradient.sign()
         if self.moments is not None:
@@ -811,6 +817,19 @@ def _joined(own: list[Tensor], new: list[Tensor], put: Callable[[Tensor, Tensor]
     return made
 
 
+def _smoothed(images: Tensor, kernel: Tensor) -> Tensor:
+    """Images (N, C, H, W) correlated with a kernel (1, k, k), zeros around them.
+
+    In float32 a processor does so several times as fast with channels last, bit for bit.
+    """
+    if images.device.type != "cpu" or images.dtype != torch.float32:
+        return filter2d(images, kernel, border_type="constant")
+    channels = images.shape[1]
+    weights = kernel.expand(channels, -1, -1).unsqueeze(1)
+    last = images.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(last, weights, padding=kernel.shape[-1] // 2, groups=channels).contiguous()
+
+
 def row_sums(values: Tensor) -> Tensor:
     """Sums (N,) of values (N, F) over axis 1, in float64.
 
@@ -825,7 +844,24 @@ def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
     if _by_kernel([*own, *goal]) and not any(part.requires_grad for part in goal):
         pairs = zip(own, goal, strict=True)
         return torch.stack([fused.squared_distance(o.contiguous(), g.contiguous()) for o, g in pairs]).sum(0)
-    return torch.stack([row_sums((o - g).square()) for o, g in zip(own, goal, strict=True)]).sum(0)
+    return torch.stack([_RowDistance.apply(o, g) for o, g in zip(own, goal, strict=True)]).sum(0)  # type: ignore[no-untyped-call]
+
+
+class _RowDistance(torch.autograd.Function):
+    """Sums (N,) over axis 1 of squared differences of (N, F), with torch's bits and half the passes over them."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, goal: Tensor) -> Tensor:
+        difference = own - goal
+        ctx.save_for_backward(difference)
+        return row_sums(difference.square())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        derivative = difference * (2 * gradient.to(difference.dtype))[:, None]
+        wanted = ctx.needs_input_grad
+        return derivative if wanted[0] else None, -derivative if wanted[1] else None
 
 
 def _by_kernel(parts: list[Tensor]) -> bool:

@@ -1,15 +1,19 @@
-"""Frozen layers: the numbers and the gradients of torch's own, bit for bit."""
+"""Frozen layers: the numbers and the gradients of torch's own, bit for bit where maps do not lie channels last."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pmtlib.networks.frozen import FrozenPReLU, freeze, window_means
+from pmtlib.networks.frozen import FrozenImageConv, FrozenPReLU, freeze, on_a_processor, tapped, window_means
 from pmtlib.shallow import ShallowModel
 from tests.small_network import SmallNetwork, photographs
+
+LAST = torch.channels_last
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,3 +101,109 @@ def test_window_means_are_torchs_average_pooling(shape: tuple[int, ...], window:
             found.append((made, torch.autograd.grad(made, leaf, above)[0]))
         for torchs, own in zip(*found, strict=True):
             assert torch.equal(own, torchs)
+
+
+def both_ways(layer, values: torch.Tensor, above: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's output for values, and the gradient of the values for one of the output."""
+    given = values.clone(memory_format=torch.preserve_format).requires_grad_(True)
+    made = layer(given)
+    return made.detach(), torch.autograd.grad(made, given, above)[0]
+
+
+def test_what_lies_channels_last_is_told_from_what_does_not() -> None:
+    maps = draw(2, 3, 4, 5)
+    assert not on_a_processor(maps)
+    assert on_a_processor(maps.contiguous(memory_format=LAST))
+    assert not on_a_processor(draw(2, 3))
+    assert not on_a_processor(maps[:, :, ::2].contiguous(memory_format=LAST).to("meta"))
+
+
+@pytest.mark.parametrize("slopes", [(0.1, 0.25, 0.4), (0.5, 0.9, 1.0), (-9.4, 8.9, -0.6)])
+def test_with_channels_last_a_parametric_relu_gives_torchs_gradient_but_for_its_last_bit(slopes) -> None:
+    usual = nn.PReLU(3)
+    usual.weight.data = torch.tensor(slopes)
+    values = draw(2, 3, 7, 6).contiguous(memory_format=LAST)
+    values[0, :, 0, :2] = torch.tensor([0.0, -0.0])
+    above = draw(2, 3, 7, 6, seed=2).contiguous(memory_format=LAST)
+    (made, gradient), (torchs, wanted) = (both_ways(one, values, above) for one in (FrozenPReLU(usual), usual))
+    assert torch.equal(made, torchs)
+    torch.testing.assert_close(gradient, wanted, rtol=5e-7, atol=0)
+    assert gradient.is_contiguous(memory_format=LAST)
+
+
+def test_a_convolution_of_a_picture_gives_torchs_gradient_whatever_its_kernel_stride_and_padding() -> None:
+    kernels = [(1, 1), (2, 3), (3, 3), (4, 4), (5, 3), (7, 7)]
+    sizes = [(8, 8), (9, 8), (13, 7), (7, 12)]
+    tried = 0
+    for kernel, stride, channels, size in itertools.product(kernels, (1, 2), (2, 3), sizes):
+        for padding in range(min(kernel)):
+            usual = nn.Conv2d(channels, 5, kernel, stride, padding, bias=padding > 0).double()
+            assert FrozenImageConv.fits(usual)
+            values = draw(2, channels, *size).double().contiguous(memory_format=LAST)
+            above = torch.randn_like(usual(values))
+            found, wanted = (both_ways(one, values, above) for one in (FrozenImageConv(usual), usual))
+            for own, torchs in zip(found, wanted, strict=True):
+                torch.testing.assert_close(own, torchs, rtol=1e-12, atol=1e-12)
+            tried += 1
+    assert tried == 2 * 2 * 4 * (1 + 2 + 3 + 4 + 3 + 7)
+
+
+def test_the_convolution_of_a_picture_is_torchs_own_where_it_is_not_for_it() -> None:
+    usual = nn.Conv2d(3, 4, 3, 2, 1)
+    frozen = FrozenImageConv(usual)
+    values, above = draw(2, 3, 8, 8), draw(2, 4, 4, 4, seed=1)
+    for own, torchs in zip(both_ways(frozen, values, above), both_ways(usual, values, above), strict=True):
+        assert torch.equal(own, torchs)
+    last = values.contiguous(memory_format=LAST).requires_grad_(True)
+    assert "InBlocks" in type(frozen(last).grad_fn).__name__
+    with torch.no_grad():
+        assert torch.equal(frozen(last), usual(last))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = frozen(last)
+    assert made.dtype == torch.bfloat16
+    (gradient,) = torch.autograd.grad(made, last, above.bfloat16())
+    assert gradient.dtype == torch.float32
+    wanted = both_ways(usual, last.detach(), above)[1]
+    torch.testing.assert_close(gradient, wanted, rtol=0.05, atol=0.05)
+    for other in (
+        nn.Conv2d(5, 4, 3),
+        nn.Conv2d(3, 6, 3, groups=3),
+        nn.Conv2d(3, 4, 3, stride=3),
+        nn.Conv2d(3, 4, 3, stride=(1, 2)),
+        nn.Conv2d(3, 4, 3, dilation=2),
+        nn.Conv2d(3, 4, 3, padding="same"),
+        nn.Conv2d(3, 4, 3, padding=3),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+    ):
+        assert not FrozenImageConv.fits(other)
+
+
+def test_freezing_exchanges_a_convolution_of_a_picture_and_keeps_what_is_saved() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3))
+    before = {name: value.data_ptr() for name, value in network.state_dict().items()}
+    freeze(network)
+    assert [isinstance(one, FrozenImageConv) for one in network] == [True, False, True, False]
+    assert {name: value.data_ptr() for name, value in network.state_dict().items()} == before
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("used", ["both", "further", "means"])
+def test_maps_that_are_tapped_get_the_gradients_of_both_uses(size: tuple[int, int], window: int, used: str) -> None:
+    values = draw(2, 3, *size)
+
+    def loss(further: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        first, second = further.sin().sum(), means.cos().sum()
+        return {"both": first + second, "further": first, "means": second}[used]
+
+    def gradient(given: torch.Tensor, *, at_once: bool) -> torch.Tensor:
+        given = given.clone(memory_format=torch.preserve_format).requires_grad_(True)
+        both = tapped(given, window) if at_once else (given, F.avg_pool2d(given, window))
+        return torch.autograd.grad(loss(*both), given)[0]
+
+    for given in (values, values.contiguous(memory_format=LAST), values.double()):
+        further, means = tapped(given, window)
+        assert torch.equal(further, given)
+        assert torch.equal(means, F.avg_pool2d(given, window))
+        torch.testing.assert_close(gradient(given, at_once=True), gradient(given, at_once=False))

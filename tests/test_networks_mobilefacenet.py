@@ -118,6 +118,20 @@ def test_tensorflow_padding_keeps_ceil_of_size_over_stride(size: int, stride: in
     assert layer(torch.zeros(1, 1, size, size)).shape[2:] == (-(-size // stride),) * 2
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (9, 5)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_tensorflow_padding_of_maps_with_channels_last_is_that_of_others(size: tuple[int, int], groups: int) -> None:
+    layer = ConvLayer(4, 4, (3, 3), stride=2, groups=groups, padding="tf_same", activation="prelu")
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        values = torch.randn((2, 4, *size), generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+        values.requires_grad_(True)
+        made = layer(values)
+        found.append((made, torch.autograd.grad(made.square().sum(), values)[0]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_folding_equals_convolution_then_normalisation() -> None:
     generator = torch.Generator().manual_seed(0)
     plain = nn.Conv2d(4, 6, 3, bias=True)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pmtlib import datasets, metrics
+from pmtlib import datasets, metrics, transform
 from pmtlib.errors import ConfigError
 from pmtlib.images import to_tensor
 from pmtlib.shallow import ShallowModel
-from pmtlib.transform import PMTConfig, Run, image_seed, protect, smoothing_kernel
+from pmtlib.transform import PMTConfig, Run, image_seed, protect, row_sums, smoothing_kernel
 from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork, photographs
 
@@ -240,6 +240,35 @@ def test_kernels_are_the_formulas_of_section_5_3(kind, k):
     kernel = smoothing_kernel(kind, k)
     np.testing.assert_allclose(kernel.numpy(), np.array(loop_kernel(kind, k)), rtol=1e-12)
     assert kernel.shape == (2 * k + 1, 2 * k + 1)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_is_smoothed_with_zeros_around_it(k, dtype):
+    kernel = torch.rand((1, 2 * k + 1, 2 * k + 1), generator=torch.Generator().manual_seed(0)).to(dtype)
+    image = photographs(2, dtype=dtype)[:, :, :9, :12]
+    found = transform._smoothed(image, kernel)
+    assert found.is_contiguous()
+    padded = np.pad(image.numpy(), ((0, 0), (0, 0), (k, k), (k, k)))
+    for row, column in ((0, 0), (4, 5), (8, 11)):
+        window = padded[:, :, row : row + 2 * k + 1, column : column + 2 * k + 1]
+        wanted = (window * kernel.numpy()).sum((2, 3))
+        np.testing.assert_allclose(found[:, :, row, column].numpy(), wanted, rtol=1e-5)
+
+
+def test_the_squared_distance_has_the_bits_of_torch_and_the_derivative_of_both_sides():
+    own, goal = (torch.randn((3, 40), generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+
+    def plain(one, other):
+        return row_sums((one - other).square())
+
+    found = []
+    for distance in (plain, transform._RowDistance.apply):
+        sides = [side.clone().requires_grad_(True) for side in (own, goal)]
+        total = distance(*sides)
+        found.append((total, *torch.autograd.grad((total * torch.tensor([0.1, 3.0, -2.0])).sum(), sides)))
+    for torchs, ours in zip(*found, strict=True):
+        assert torch.equal(torchs, ours)
 
 
 class DarkConfig(PMTConfig):

@@ -1,17 +1,30 @@
-"""What every step of the transform computes, made cheaper with the same bits coming out.
+"""What every step of the transform computes, made cheaper.
 
 The transform goes through a shallow model forwards and backwards at every step, and only the image is to change.
-torch's backward pass of a parametric ReLU computes the slopes' gradient as well, frozen or not, and its averages over
-windows visit one number at a time on a processor. ``benchmarks/transform.py --layers`` times both against torch's own.
+torch's backward pass of a parametric ReLU computes the slopes' gradient as well, frozen or not. On a processor, its
+averages over windows of maps with channels first visit one number at a time, and the gradient of a picture's three
+channels is found with room for sixteen. ``benchmarks/transform.py --layers`` times all against torch's own.
+
+Where maps lie with channels last the last bits may differ from torch's; else they are the same.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+FEW = 4
+"""Channels of a convolution's input up to which its gradient is found in blocks: those of a picture."""
+
+
+def on_a_processor(maps: Tensor) -> bool:
+    """Whether maps are a processor's, and lie with channels last: where what is cheaper may differ in last bits."""
+    last = maps.ndim == 4 and not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+    return last and maps.device.type == "cpu"
 
 
 class _InputGradient(torch.autograd.Function):
@@ -26,13 +39,16 @@ class _InputGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         values, slopes = ctx.saved_tensors
         by_channel = slopes.to(gradient.dtype).view(1, -1, *(1,) * (values.ndim - 2))
-        # One of the two terms is 0 everywhere, so nothing is rounded twice; torch.where is slower on a processor.
         above = torch.ops.aten.threshold_backward(gradient, values.to(gradient.dtype), 0)
+        if on_a_processor(above):
+            # In place, where a last bit may differ: new memory for a map costs more than what is computed.
+            return above.lerp_(gradient, by_channel).to(values.dtype), None
+        # One of the two terms is 0 everywhere, so nothing is rounded twice; torch.where is slower on a processor.
         return above.addcmul_(gradient - above, by_channel).to(values.dtype), None
 
 
 class FrozenPReLU(nn.PReLU):
-    """A parametric ReLU that will not be trained: bit for bit the numbers of :class:`torch.nn.PReLU`.
+    """A parametric ReLU that will not be trained: the numbers of :class:`torch.nn.PReLU`.
 
     Shape:
         input and output: (N, C, ...).
@@ -50,16 +66,124 @@ class FrozenPReLU(nn.PReLU):
         return _InputGradient.apply(input, self.weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """Where along an axis the gradient of a convolution's input comes from, in blocks of two places.
+
+    With stride s, padding p and weights W, the gradient at place 2 b + r - shift is
+
+    .. math:: \\sum_{d = -before}^{after} W[r + p - shift - s d]^T \\, g[2 b / s + d]
+
+    of the output's gradient g.
+    """
+
+    shift: int
+    before: int
+    after: int
+
+    @classmethod
+    def least(cls, stride: int, padding: int, kernel: int, given: int, made: int) -> _Reach:
+        """The shorter of the two, for an axis of ``given`` places that became ``made``.
+
+        A block reaches as far before its own place as zeros have to stand on either side of g for the last one.
+        """
+        found = []
+        for shift in range(2):
+            after = (1 + padding - shift) // stride
+            blocks = -(-(given + shift) // 2)
+            before = max((kernel - 1 - padding + shift) // stride, 2 // stride * (blocks - 1) + after - (made - 1))
+            found.append(cls(shift, before, after))
+        return min(found, key=lambda one: one.before + one.after)
+
+    def edges(self, stride: int, padding: int, kernel: int) -> tuple[int, int]:
+        """Zeros to stand before and behind the weights for all that is summed; fewer than none where some are not."""
+        first = padding - self.shift - stride * self.after
+        return -first, 2 + padding - self.shift + stride * self.before - kernel
+
+
+class _InBlocks(torch.autograd.Function):
+    """A convolution with the gradient of its input as one too, whose channels are the four places of a block."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.given, ctx.dtype, ctx.stride, ctx.padding = values.shape[2:], values.dtype, stride, padding
+        return F.conv2d(values, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        how, sizes = (ctx.stride, ctx.padding), (weight.shape[2:], ctx.given, gradient.shape[2:])
+        down, across = (_Reach.least(*how, *axis) for axis in zip(*sizes, strict=True))
+        edges = (*across.edges(*how, weight.shape[3]), *down.edges(*how, weight.shape[2]))
+        taps = F.pad(weight.to(gradient.dtype), edges).flip(2, 3)
+        rows, columns = (axis.before + axis.after + 1 for axis in (down, across))
+        places = [
+            taps[:, :, 1 - row :: ctx.stride, 1 - column :: ctx.stride][:, :, :rows, :columns]
+            for row in range(2)
+            for column in range(2)
+        ]
+        kernel = torch.stack(places, 1).flatten(1, 2).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        blocks = F.conv2d(gradient, kernel, None, 2 // ctx.stride, (down.before, across.before))
+        # To places by what stands side by side in memory: a block's row.
+        made = blocks.permute(0, 2, 3, 1)
+        count, height, width, _ = made.shape
+        made = made.reshape(count, height, width, 2, -1).transpose(2, 3)
+        made = made.reshape(count, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        made = made[:, :, down.shift : down.shift + ctx.given[0], across.shift : across.shift + ctx.given[1]]
+        return made.to(ctx.dtype), None, None, None, None
+
+
+class FrozenImageConv(nn.Conv2d):
+    """A convolution of a picture's few channels that will not be trained.
+
+    On a processor, and with channels last, its gradient is found in blocks of 2 x 2 places: torch's own has room for
+    sixteen channels where there are three.
+
+    Shape:
+        input: (N, C, H, W), C of at most :data:`FEW`; output: as of :class:`torch.nn.Conv2d`.
+    """
+
+    def __init__(self, trained: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        for name in self.__constants__:
+            setattr(self, name, getattr(trained, name))
+        self.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
+        self.bias = None if trained.bias is None else nn.Parameter(trained.bias.detach(), requires_grad=False)
+
+    @staticmethod
+    def fits(layer: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind whose gradient is found in blocks."""
+        return (
+            layer.in_channels <= FEW
+            and layer.groups == 1
+            and layer.stride in ((1, 1), (2, 2))
+            and layer.dilation == (1, 1)
+            and layer.padding_mode == "zeros"
+            and isinstance(layer.padding, tuple)
+            and layer.padding[0] == layer.padding[1] < min(layer.kernel_size)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution."""
+        if not (torch.is_grad_enabled() and input.requires_grad and on_a_processor(input)):
+            return super().forward(input)
+        found = _InBlocks.apply(input, self.weight, self.bias, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
+        return found  # type: ignore[no-any-return]
+
+
 def freeze(network: nn.Module) -> None:
     """Freeze a network in place: no gradients for parameters, evaluation mode, and cheaper layers where there are."""
     network.requires_grad_(False)
     network.eval()
-    made: dict[int, FrozenPReLU] = {}
+    made: dict[int, nn.Module] = {}
     # A module may hang in several places: each parent's view of it is exchanged for the same one.
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
             if type(child) is nn.PReLU:
                 setattr(parent, name, made.setdefault(id(child), FrozenPReLU(child)))
+            elif type(child) is nn.Conv2d and FrozenImageConv.fits(child):
+                setattr(parent, name, made.setdefault(id(child), FrozenImageConv(child)))
 
 
 class _WindowMeans(torch.autograd.Function):
@@ -68,7 +192,7 @@ class _WindowMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, window: int) -> Tensor:
         height, width = (size // window * window for size in values.shape[2:])
-        ctx.shape, ctx.window, ctx.channels_last = values.shape, window, not values.is_contiguous()
+        ctx.shape, ctx.window = values.shape, window
         views = [
             values[:, :, row:height:window, column:width:window] for row in range(window) for column in range(window)
         ]
@@ -81,17 +205,37 @@ class _WindowMeans(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         count, channels, rows, columns = gradient.shape
         window = ctx.window
-        spread = gradient / (window * window)
-        if ctx.channels_last:
-            # The same numbers, laid down with a place's channels side by side.
-            spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None, :]
-            spread = spread.expand(count, rows, window, columns, window, channels)
-            spread = spread.reshape(count, rows * window, columns * window, channels).permute(0, 3, 1, 2)
-        else:
-            spread = spread[:, :, :, None, :, None].expand(count, channels, rows, window, columns, window)
-            spread = spread.reshape(count, channels, rows * window, columns * window)
+        spread = (gradient / (window * window))[:, :, :, None, :, None]
+        spread = spread.expand(count, channels, rows, window, columns, window)
+        spread = spread.reshape(count, channels, rows * window, columns * window)
         missing = (ctx.shape[3] - columns * window, ctx.shape[2] - rows * window)
         return F.pad(spread, (0, missing[0], 0, missing[1])) if any(missing) else spread, None
+
+
+class _Tapped(torch.autograd.Function):
+    """Maps as they are, and their means over windows; the two gradients become one in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, window: int) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values)
+        ctx.window = window
+        return values.view_as(values), F.avg_pool2d(values, window)
+
+    @staticmethod
+    def backward(ctx: Any, further: Tensor | None, means: Tensor | None) -> tuple[Tensor | None, None]:
+        (values,) = ctx.saved_tensors
+        window = ctx.window
+        if means is None:
+            return further, None
+        if further is None or values.shape[2] % window or values.shape[3] % window or not on_a_processor(further):
+            size = [window, window]
+            spread = torch.ops.aten.avg_pool2d_backward(means, values, size, size, [0, 0], False, True, None)
+            return spread if further is None else further + spread, None
+        by_place, share = (one.permute(0, 2, 3, 1) for one in (further, means / (window * window)))
+        count, rows, columns, channels = share.shape
+        total = by_place.view(count, rows, window, columns, window, channels) + share[:, :, None, :, None, :]
+        return total.view(by_place.shape).permute(0, 3, 1, 2), None
 
 
 def window_means(values: Tensor, window: int) -> Tensor:
@@ -101,7 +245,16 @@ def window_means(values: Tensor, window: int) -> Tensor:
     """
     if window == 1:
         return values
-    dense = values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last)
-    if values.device.type != "cpu" or values.dtype != torch.float32 or not dense:
+    if values.device.type != "cpu" or values.dtype != torch.float32 or not values.is_contiguous():
         return F.avg_pool2d(values, window)
     return _WindowMeans.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def tapped(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Maps (N, C, H, W) to be used further, and their :func:`window_means`.
+
+    Where a processor's maps lie with channels last, their gradient is put together at once.
+    """
+    if window == 1 or values.dtype != torch.float32 or not on_a_processor(values):
+        return values, window_means(values, window)
+    return _Tapped.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]

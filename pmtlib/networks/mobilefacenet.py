@@ -41,6 +41,7 @@ from pmtlib.convert.tflite import Operator, kernel_to_torch, read_operators
 from pmtlib.convert.torchfile import fold_batch_norm
 from pmtlib.errors import NetworkError
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.frozen import on_a_processor
 
 Activation = Literal["prelu", "relu", "relu6", "linear"]
 
@@ -123,11 +124,18 @@ class ConvLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs, h, w) to (N, outputs, h', w')."""
-        if self.tf_same:
-            top, bottom = _tf_same(features.shape[2], self.conv.kernel_size[0], self.conv.stride[0])
-            left, right = _tf_same(features.shape[3], self.conv.kernel_size[1], self.conv.stride[1])
-            features = functional.pad(features, (left, right, top, bottom))
-        return self.activation(self.conv(features))  # type: ignore[no-any-return]
+        if not self.tf_same:
+            return self.activation(self.conv(features))  # type: ignore[no-any-return]
+        top, bottom = _tf_same(features.shape[2], self.conv.kernel_size[0], self.conv.stride[0])
+        left, right = _tf_same(features.shape[3], self.conv.kernel_size[1], self.conv.stride[1])
+        if self.conv.groups == 1 or not on_a_processor(features):
+            made = self.conv(functional.pad(features, (left, right, top, bottom)))
+        else:
+            # Odd zeros before the kernel, not behind the map: the same products, and no copy of the map.
+            kernel = functional.pad(self.conv.weight, (right - left, 0, bottom - top, 0))
+            bias, stride, groups = self.conv.bias, self.conv.stride, self.conv.groups
+            made = functional.conv2d(features, kernel, bias, stride, (bottom, right), groups=groups)
+        return self.activation(made)  # type: ignore[no-any-return]
 
 
 def _activation(kind: Activation, channels: int) -> nn.Module:
