@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pmtlib.networks.frozen import FrozenImageConv, FrozenPReLU, freeze, on_a_processor, tapped, window_means
+from pmtlib.networks.frozen import (
+    FrozenDepthwise,
+    FrozenImageConv,
+    FrozenPReLU,
+    freeze,
+    on_a_processor,
+    strided_depthwise,
+    tapped,
+    window_means,
+)
 from pmtlib.shallow import ShallowModel
 from tests.small_network import SmallNetwork, photographs
 
@@ -202,8 +211,54 @@ def test_maps_that_are_tapped_get_the_gradients_of_both_uses(size: tuple[int, in
         both = tapped(given, window) if at_once else (given, F.avg_pool2d(given, window))
         return torch.autograd.grad(loss(*both), given)[0]
 
-    for given in (values, values.contiguous(memory_format=LAST), values.double()):
+    for given in (values, values.contiguous(memory_format=LAST), values.double(), values.bfloat16()):
         further, means = tapped(given, window)
         assert torch.equal(further, given)
         assert torch.equal(means, F.avg_pool2d(given, window))
         torch.testing.assert_close(gradient(given, at_once=True), gradient(given, at_once=False))
+    half = values.bfloat16().contiguous(memory_format=LAST)
+    torch.testing.assert_close(gradient(half, at_once=True), gradient(half, at_once=False))
+
+
+SIZES = [((8, 8), 2, 1), ((9, 7), 2, 0), ((8, 9), 3, 1), ((8, 8), 1, 1)]
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), SIZES)
+def test_a_depthwise_convolution_in_bfloat16_has_the_gradient_of_float32(size, stride: int, padding: int) -> None:
+    usual = nn.Conv2d(16, 16, 3, stride, padding, groups=16).requires_grad_(False)
+    frozen = FrozenDepthwise(usual)
+    values = draw(2, 16, *size).contiguous(memory_format=LAST)
+    above = torch.randn_like(usual(values))
+    wanted = both_ways(usual, values, above)
+    # In float32, and where maps do not lie so, it is torch's own.
+    for given in (values, values.contiguous()):
+        for own, torchs in zip(both_ways(frozen, given, above), both_ways(usual, given, above), strict=True):
+            assert torch.equal(own, torchs)
+    for given in (values, values.bfloat16()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            leaf = given.clone(memory_format=torch.preserve_format).requires_grad_(True)
+            made = frozen(leaf)
+        assert "InFloat32" in type(made.grad_fn).__name__
+        assert made.dtype == torch.bfloat16
+        (gradient,) = torch.autograd.grad(made, leaf, above.bfloat16())
+        assert gradient.dtype == given.dtype
+        assert gradient.is_contiguous(memory_format=LAST)
+        torch.testing.assert_close(gradient.float(), wanted[1], rtol=0.02, atol=0.02)
+
+
+def test_freezing_exchanges_depthwise_convolutions_with_a_stride_and_no_others() -> None:
+    layers = [
+        nn.Conv2d(8, 8, 3, 2, 1, groups=8),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        nn.Conv2d(8, 8, 3, 2, 1),
+        nn.Conv2d(8, 8, 3, 2, 1, groups=8, padding_mode="reflect"),
+        nn.Conv2d(8, 8, 3, 2, dilation=2, groups=8),
+    ]
+    network = nn.Sequential(*layers)
+    freeze(network)
+    assert [isinstance(one, FrozenDepthwise) for one in network] == [True, False, False, False, False]
+    trained = layers[0].requires_grad_(True)
+    given = draw(1, 8, 6, 6).contiguous(memory_format=LAST)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = strided_depthwise(given.requires_grad_(True), trained.weight, None, (2, 2), (1, 1), 8)
+    assert torch.autograd.grad(made.float().sum(), trained.weight)[0].abs().sum() > 0

@@ -3,7 +3,8 @@
 The transform goes through a shallow model forwards and backwards at every step, and only the image is to change.
 torch's backward pass of a parametric ReLU computes the slopes' gradient as well, frozen or not. On a processor, its
 averages over windows of maps with channels first visit one number at a time, and the gradient of a picture's three
-channels is found with room for sixteen. ``benchmarks/transform.py --layers`` times all against torch's own.
+channels is found with room for sixteen, that of depthwise convolutions with a stride and in bfloat16 one number at a
+time. ``benchmarks/transform.py --layers`` times all against torch's own.
 
 Where maps lie with channels last the last bits may differ from torch's; else they are the same.
 """
@@ -146,10 +147,7 @@ class FrozenImageConv(nn.Conv2d):
 
     def __init__(self, trained: nn.Conv2d) -> None:
         nn.Module.__init__(self)
-        for name in self.__constants__:
-            setattr(self, name, getattr(trained, name))
-        self.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
-        self.bias = None if trained.bias is None else nn.Parameter(trained.bias.detach(), requires_grad=False)
+        _take_over(self, trained)
 
     @staticmethod
     def fits(layer: nn.Conv2d) -> bool:
@@ -172,6 +170,88 @@ class FrozenImageConv(nn.Conv2d):
         return found  # type: ignore[no-any-return]
 
 
+class _InFloat32(torch.autograd.Function):
+    """A convolution in groups whose gradient is found in float32, whatever kind of number it comes and goes in."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.given, ctx.dtype, ctx.how = values.shape, values.dtype, (stride, padding, groups)
+        return F.conv2d(values, weight, bias, stride, padding, 1, groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        stride, padding, groups = ctx.how
+        # Its shape and its layout are looked at, and nothing that is in it.
+        like = torch.empty(ctx.given, memory_format=torch.channels_last)
+        found = torch.ops.aten.convolution_backward(
+            gradient.float(), like, weight.float(), None, stride, padding, (1, 1), False, (0, 0), groups,
+            (True, False, False),
+        )[0]  # fmt: skip
+        return found.to(ctx.dtype), None, None, None, None, None
+
+
+def strided_depthwise(
+    values: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv2d` of maps (N, C, H, W) by frozen weights, in groups and with a stride.
+
+    A processor finds the gradient of such a convolution in bfloat16 some twenty times as slowly as in float32, so there
+    it is found in float32.
+    """
+    half = values.dtype == torch.bfloat16 or torch.is_autocast_enabled(values.device.type)
+    wanted = torch.is_grad_enabled() and values.requires_grad and not weight.requires_grad
+    if not (half and wanted and on_a_processor(values)):
+        return F.conv2d(values, weight, bias, stride, padding, 1, groups)
+    made = _InFloat32.apply(values, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
+    return made  # type: ignore[no-any-return]
+
+
+class FrozenDepthwise(nn.Conv2d):
+    """A convolution in groups with a stride that will not be trained; see :func:`strided_depthwise`.
+
+    Shape:
+        input: (N, C, H, W); output: as of :class:`torch.nn.Conv2d`.
+    """
+
+    def __init__(self, trained: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        _take_over(self, trained)
+
+    @staticmethod
+    def fits(layer: nn.Conv2d) -> bool:
+        """Whether a convolution is of that kind."""
+        plain = layer.dilation == (1, 1) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+        return layer.groups > 1 and max(layer.stride) > 1 and plain
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution."""
+        assert isinstance(self.padding, tuple)
+        return strided_depthwise(input, self.weight, self.bias, self.stride, self.padding, self.groups)
+
+
+def _take_over(frozen: nn.Conv2d, trained: nn.Conv2d) -> None:
+    """Give a convolution another one's settings, and its weights without a gradient."""
+    for name in nn.Conv2d.__constants__:
+        setattr(frozen, name, getattr(trained, name))
+    frozen.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
+    frozen.bias = None if trained.bias is None else nn.Parameter(trained.bias.detach(), requires_grad=False)
+
+
 def freeze(network: nn.Module) -> None:
     """Freeze a network in place: no gradients for parameters, evaluation mode, and cheaper layers where there are."""
     network.requires_grad_(False)
@@ -184,6 +264,8 @@ def freeze(network: nn.Module) -> None:
                 setattr(parent, name, made.setdefault(id(child), FrozenPReLU(child)))
             elif type(child) is nn.Conv2d and FrozenImageConv.fits(child):
                 setattr(parent, name, made.setdefault(id(child), FrozenImageConv(child)))
+            elif type(child) is nn.Conv2d and FrozenDepthwise.fits(child):
+                setattr(parent, name, made.setdefault(id(child), FrozenDepthwise(child)))
 
 
 class _WindowMeans(torch.autograd.Function):
@@ -255,6 +337,6 @@ def tapped(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
 
     Where a processor's maps lie with channels last, their gradient is put together at once.
     """
-    if window == 1 or values.dtype != torch.float32 or not on_a_processor(values):
+    if window == 1 or not on_a_processor(values):
         return values, window_means(values, window)
     return _Tapped.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]

@@ -41,7 +41,7 @@ from pmtlib.convert.tflite import Operator, kernel_to_torch, read_operators
 from pmtlib.convert.torchfile import fold_batch_norm
 from pmtlib.errors import NetworkError
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.networks.frozen import on_a_processor
+from pmtlib.networks.frozen import on_a_processor, strided_depthwise
 
 Activation = Literal["prelu", "relu", "relu6", "linear"]
 
@@ -134,7 +134,7 @@ class ConvLayer(nn.Module):
             # Odd zeros before the kernel, not behind the map: the same products, and no copy of the map.
             kernel = functional.pad(self.conv.weight, (right - left, 0, bottom - top, 0))
             bias, stride, groups = self.conv.bias, self.conv.stride, self.conv.groups
-            made = functional.conv2d(features, kernel, bias, stride, (bottom, right), groups=groups)
+            made = strided_depthwise(features, kernel, bias, stride, (bottom, right), groups)
         return self.activation(made)  # type: ignore[no-any-return]
 
 
