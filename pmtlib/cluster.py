@@ -201,10 +201,14 @@ def _start(ray: Any, show: bool) -> None:
         # The package may run from a checkout, of which workers know nothing.
         package = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        environment = {"env_vars": {"PYTHONPATH": path, "RAY_DATA_DISABLE_PROGRESS_BARS": "0" if show else "1"}}
+        variables = {
+            "PYTHONPATH": path,
+            "RAY_DATA_DISABLE_PROGRESS_BARS": "0" if show else "1",
+            memory.LARGE_PAGES: os.environ.get(memory.LARGE_PAGES, "1"),
+        }
         ray.init(
-            runtime_env=environment, log_to_driver=show, logging_level=logging.ERROR, include_dashboard=False,
-            _metrics_export_port=None,
+            runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
+            include_dashboard=False, _metrics_export_port=None,
         )  # fmt: skip
     context = ray.data.DataContext.get_current()
     bars = show and sys.stderr.isatty()

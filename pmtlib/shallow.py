@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -62,11 +63,16 @@ def _deepest(network: FaceNetwork, side: int, cut: str) -> int:
 
 
 class Tapped(list[Tensor]):
-    """Outputs of units, with their means over windows."""
+    """Outputs of units.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.means: list[Tensor] = []
+    Attributes:
+        maps: the outputs as they were given, whatever has become of the list.
+        means: of each of these, over windows.
+    """
+
+    def __init__(self, maps: Sequence[Tensor], means: Sequence[Tensor]) -> None:
+        super().__init__(maps)
+        self.maps, self.means = tuple(maps), tuple(means)
 
 
 class ShallowModel(nn.Module):
@@ -119,15 +125,15 @@ class ShallowModel(nn.Module):
 
     def tapped(self, images: Tensor, window: int) -> Tapped:
         """As :meth:`forward`, and the means of maps over windows of w x w, which are no larger than a map."""
-        outputs = Tapped()
+        outputs, found = [], []
         features = self._prepared(images)
         for unit in self.network.units:
             features = unit(features)
             fitting = min(window, *features.shape[2:]) if features.ndim == 4 else 1
             features, means = frozen.tapped(features, fitting)
             outputs.append(features)
-            outputs.means.append(means)
-        return outputs
+            found.append(means)
+        return Tapped(outputs, found)
 
     def fused(self, images: Tensor, window: int) -> FusedMobileFaceNet | None:
         """The shared units as one function from images to means over windows, where there are kernels for that.

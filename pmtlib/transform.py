@@ -4,7 +4,7 @@ An obfuscated image starts from noise and is optimised until the shallow feature
 with those of the photograph. It never sees a whole network, an attacker, or another image.
 
     >>> from pmtlib import zoo
-    >>> from pmtlib.shallow import ShallowModel, Tapped
+    >>> from pmtlib.shallow import ShallowModel
     >>> shallow = ShallowModel(zoo.load("mobilefacenet"), cut=5)
     >>> result = protect(images, [shallow], PMTConfig())       # images: (N, 3, 112, 112) in [0, 1]
     >>> result.images.shape, result.features[0].shape
@@ -732,7 +732,8 @@ class Run:
             return [outputs[-1].flatten(1).to(self.original.dtype)]
         parts = []
         for place, output in enumerate(outputs):
-            if isinstance(outputs, Tapped):
+            # Unless a variant has put another output in its place.
+            if isinstance(outputs, Tapped) and outputs.maps[place] is output:
                 pooled = outputs.means[place]
             else:
                 window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1

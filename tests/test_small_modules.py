@@ -160,7 +160,9 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path, mon
 
 
 _TAKEN = """
-import resource, sys
+import ctypes, resource, sys
+# In pages of 4 KB, however the system is set: PR_SET_THP_DISABLE.
+assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0
 from pmtlib import memory
 if sys.argv[1] == "kept":
     assert memory.keep()
@@ -184,8 +186,7 @@ print(min(taken))
 def test_memory_that_is_kept_is_not_taken_from_the_system_again():
     pages = {}
     for how in ("kept", "as it is"):
-        # In pages of 4 KB, whose number does not depend on how the system is set.
-        environment = {**os.environ, memory.LARGE_PAGES: "0"}
+        environment = {name: value for name, value in os.environ.items() if name not in memory._VARIABLES}
         done = subprocess.run(
             [sys.executable, "-c", _TAKEN, how], capture_output=True, text=True, env=environment, check=False
         )
@@ -195,28 +196,38 @@ def test_memory_that_is_kept_is_not_taken_from_the_system_again():
     assert pages["kept"] < 100
 
 
-def test_keeping_memory_leaves_what_the_environment_says(monkeypatch):
+def test_keeping_memory_takes_what_a_library_gives_and_leaves_what_the_environment_says(monkeypatch):
     asked = []
+    most = [1 << 30]
 
     class Library:
         @staticmethod
         def mallopt(number, size):
             asked.append((number, size))
-            return 1
+            return int(number == -1 or size <= most[0])
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Library)
     monkeypatch.setattr(sys, "platform", "linux")
-    for name in (memory.LARGE_PAGES, *memory._SETTINGS):
-        monkeypatch.delenv(name, raising=False)
+    for name in (memory.LARGE_PAGES, *memory._VARIABLES):
+        # Set first, so that it is as it was afterwards.
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
     assert memory.keep()
     assert asked == [(-3, 256 << 20), (-1, 1 << 30)]
     assert os.environ[memory.LARGE_PAGES] == "1"
+    # An older glibc, and one that takes nothing: nothing else is set there.
+    for limit, taken, then in ((32 << 20, True, [(-3, 32 << 20), (-1, 1 << 30)]), (0, False, [(-3, 32 << 20)])):
+        asked.clear()
+        most[0] = limit
+        assert memory.keep() == taken
+        assert asked == [(-3, 256 << 20), *then]
     asked.clear()
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setenv(memory.LARGE_PAGES, "0")
-    assert memory.keep()
-    assert asked == [(-3, 256 << 20)]
+    assert not memory.keep()
+    assert not asked
     assert os.environ[memory.LARGE_PAGES] == "0"
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert not memory.keep()
     monkeypatch.setattr(sys, "platform", "darwin")

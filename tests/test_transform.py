@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from kornia.filters import filter2d
 from pydantic import ValidationError
 
 from pmtlib import datasets, metrics, transform
@@ -249,6 +250,7 @@ def test_the_gradient_is_smoothed_with_zeros_around_it(k, dtype):
     image = photographs(2, dtype=dtype)[:, :, :9, :12]
     found = transform._smoothed(image, kernel)
     assert found.is_contiguous()
+    assert torch.equal(found, filter2d(image, kernel, border_type="constant"))
     padded = np.pad(image.numpy(), ((0, 0), (0, 0), (k, k), (k, k)))
     for row, column in ((0, 0), (4, 5), (8, 11)):
         window = padded[:, :, row : row + 2 * k + 1, column : column + 2 * k + 1]
@@ -332,6 +334,26 @@ def test_a_variant_may_match_an_embedding_in_place_of_the_features():
     # Features are free where the embedding does not see them.
     features, targets = result.features[0], ShallowModel(network, 2).feature(x)
     assert ((features - targets).square().sum((1, 2, 3)) > 0.1 * targets.square().sum((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_variant_may_put_another_output_in_the_place_of_one(layout):
+    class DoubledRun(Run):
+        def _aggregate(self, outputs, model):
+            outputs[-1] = 2 * outputs[-1]
+            return super()._aggregate(outputs, model)
+
+    class DoubledConfig(PMTConfig):
+        @property
+        def run(self):
+            return DoubledRun
+
+    x, model = photographs(2), ShallowModel(SmallNetwork(), 2, layout=layout)
+    config = {"steps": 1, "augmentation": "none", "relative": False}
+    plain, doubled = (protect(x, [model], kind(**config)).trace[:, 0] for kind in (PMTConfig, DoubledConfig))
+    first = protect(x, [ShallowModel(SmallNetwork(), 1, layout=layout)], PMTConfig(**config)).trace[:, 0]
+    # The last unit's part of the squared distance is four times as large, the other's is what it was.
+    torch.testing.assert_close(doubled - first, 4 * (plain - first), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["mean-abs", "adam"])

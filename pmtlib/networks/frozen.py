@@ -164,7 +164,8 @@ class FrozenImageConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution."""
-        if not (torch.is_grad_enabled() and input.requires_grad and on_a_processor(input)):
+        wanted = torch.is_grad_enabled() and input.requires_grad and not self.weight.requires_grad
+        if not (wanted and on_a_processor(input)):
             return super().forward(input)
         found = _InBlocks.apply(input, self.weight, self.bias, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
         return found  # type: ignore[no-any-return]
@@ -213,8 +214,8 @@ def strided_depthwise(
     A processor finds the gradient of such a convolution in bfloat16 some twenty times as slowly as in float32, so there
     it is found in float32.
     """
-    half = values.dtype == torch.bfloat16 or torch.is_autocast_enabled(values.device.type)
     wanted = torch.is_grad_enabled() and values.requires_grad and not weight.requires_grad
+    half = values.dtype == torch.bfloat16 or (on_a_processor(values) and torch.is_autocast_enabled("cpu"))
     if not (half and wanted and on_a_processor(values)):
         return F.conv2d(values, weight, bias, stride, padding, 1, groups)
     made = _InFloat32.apply(values, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
