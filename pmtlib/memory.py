@@ -1,8 +1,8 @@
 """Memory that a process keeps between the steps of the transform.
 
 A step takes maps of some ten megabytes and frees them. By itself, glibc gives memory of this size back to Linux and
-takes it anew, and each page of it is then cleared and looked up again: with SFace that was a fifth of a step. Nothing
-else depends on it, least of all the images.
+takes it anew, and each page of it is then cleared and looked up again. Nothing else depends on it, least of all the
+images.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 """The variable by which torch asks for pages of 2 MB for large tensors; it is read at the first tensor."""
 _LARGEST, _LARGEST_OF_OLD = 256 << 20, 32 << 20
-"""Bytes of what is kept: what is larger goes back to the system as before. Versions of glibc up to 2.34 take no more
-than the second."""
+"""Bytes of what is kept: what is larger goes back to the system as before. Older versions of glibc take no more than
+the second."""
 _FREE = 1 << 30
 """Bytes of free memory at the end of the heap up to which it is kept."""
 _VARIABLES = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}

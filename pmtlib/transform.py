@@ -849,7 +849,7 @@ def _squared_error(own: list[Tensor], goal: list[Tensor]) -> Tensor:
 
 
 class _RowDistance(torch.autograd.Function):
-    """Sums (N,) over axis 1 of squared differences of (N, F), with torch's bits and half the passes over them."""
+    """Sums (N,) over axis 1 of squared differences of (N, F), with torch's bits and fewer passes over them."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, goal: Tensor) -> Tensor:

@@ -260,5 +260,5 @@ def test_freezing_exchanges_depthwise_convolutions_with_a_stride_and_no_others()
     trained = layers[0].requires_grad_(True)
     given = draw(1, 8, 6, 6).contiguous(memory_format=LAST)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = strided_depthwise(given.requires_grad_(True), trained.weight, None, (2, 2), (1, 1), 8)
+        made = strided_depthwise(given.requires_grad_(True), trained.weight, None, (2, 2), (1, 1))
     assert torch.autograd.grad(made.float().sum(), trained.weight)[0].abs().sum() > 0

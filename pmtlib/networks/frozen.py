@@ -28,6 +28,11 @@ def on_a_processor(maps: Tensor) -> bool:
     return last and maps.device.type == "cpu"
 
 
+def _of_input_alone(values: Tensor, weight: Tensor) -> bool:
+    """Whether a gradient is wanted, and of a layer's input only."""
+    return torch.is_grad_enabled() and values.requires_grad and not weight.requires_grad
+
+
 class _InputGradient(torch.autograd.Function):
     """A parametric ReLU whose slopes have no gradient."""
 
@@ -62,7 +67,7 @@ class FrozenPReLU(nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Its values where they are positive, elsewhere times the channel's slope."""
-        if not (torch.is_grad_enabled() and input.requires_grad):
+        if not _of_input_alone(input, self.weight):
             return super().forward(input)
         return _InputGradient.apply(input, self.weight)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -135,7 +140,23 @@ class _InBlocks(torch.autograd.Function):
         return made.to(ctx.dtype), None, None, None, None
 
 
-class FrozenImageConv(nn.Conv2d):
+class _FrozenConv(nn.Conv2d):
+    """A convolution that will not be trained, with another one's settings and weights."""
+
+    def __init__(self, trained: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        for name in nn.Conv2d.__constants__:
+            setattr(self, name, getattr(trained, name))
+        self.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
+        self.bias = None if trained.bias is None else nn.Parameter(trained.bias.detach(), requires_grad=False)
+
+    @classmethod
+    def fits(cls, layer: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind whose gradient is found here otherwise than by torch."""
+        return layer.dilation == (1, 1) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+
+
+class FrozenImageConv(_FrozenConv):
     """A convolution of a picture's few channels that will not be trained.
 
     On a processor, and with channels last, its gradient is found in blocks of 2 x 2 places: torch's own has room for
@@ -145,112 +166,81 @@ class FrozenImageConv(nn.Conv2d):
         input: (N, C, H, W), C of at most :data:`FEW`; output: as of :class:`torch.nn.Conv2d`.
     """
 
-    def __init__(self, trained: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        _take_over(self, trained)
-
-    @staticmethod
-    def fits(layer: nn.Conv2d) -> bool:
-        """Whether a convolution is of the kind whose gradient is found in blocks."""
-        return (
-            layer.in_channels <= FEW
-            and layer.groups == 1
-            and layer.stride in ((1, 1), (2, 2))
-            and layer.dilation == (1, 1)
-            and layer.padding_mode == "zeros"
-            and isinstance(layer.padding, tuple)
-            and layer.padding[0] == layer.padding[1] < min(layer.kernel_size)
-        )
+    @classmethod
+    def fits(cls, layer: nn.Conv2d) -> bool:
+        """Whether it is one: all axes alike, and no gradient of a place's from nothing but zeros around."""
+        few = layer.in_channels <= FEW and layer.groups == 1 and layer.stride in ((1, 1), (2, 2))
+        alike = len(set(layer.padding)) == 1 and int(layer.padding[0]) < min(layer.kernel_size)
+        return super().fits(layer) and few and alike
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution."""
-        wanted = torch.is_grad_enabled() and input.requires_grad and not self.weight.requires_grad
-        if not (wanted and on_a_processor(input)):
+        if not (_of_input_alone(input, self.weight) and on_a_processor(input)):
             return super().forward(input)
         found = _InBlocks.apply(input, self.weight, self.bias, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
         return found  # type: ignore[no-any-return]
 
 
 class _InFloat32(torch.autograd.Function):
-    """A convolution in groups whose gradient is found in float32, whatever kind of number it comes and goes in."""
+    """A depthwise convolution whose gradient is found in float32, whatever kind of number it comes and goes in."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, ...],
-        padding: tuple[int, ...],
-        groups: int,
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.given, ctx.dtype, ctx.how = values.shape, values.dtype, (stride, padding, groups)
-        return F.conv2d(values, weight, bias, stride, padding, 1, groups)
+        ctx.given, ctx.dtype, ctx.stride, ctx.padding = values.shape, values.dtype, stride, padding
+        return F.conv2d(values, weight, bias, stride, padding, 1, len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        stride, padding, groups = ctx.how
         # Its shape and its layout are looked at, and nothing that is in it.
         like = torch.empty(ctx.given, memory_format=torch.channels_last)
         found = torch.ops.aten.convolution_backward(
-            gradient.float(), like, weight.float(), None, stride, padding, (1, 1), False, (0, 0), groups,
+            gradient.float(), like, weight.float(), None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight),
             (True, False, False),
         )[0]  # fmt: skip
-        return found.to(ctx.dtype), None, None, None, None, None
+        return found.to(ctx.dtype), None, None, None, None
 
 
-def strided_depthwise(
-    values: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    """:func:`torch.nn.functional.conv2d` of maps (N, C, H, W) by frozen weights, in groups and with a stride.
+def strided_depthwise(values: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
+    """:func:`torch.nn.functional.conv2d` of maps (N, C, H, W) by a kernel (C, 1, k, l) a channel, with a stride.
 
-    A processor finds the gradient of such a convolution in bfloat16 some twenty times as slowly as in float32, so there
-    it is found in float32.
+    A processor finds the gradient of such a convolution in bfloat16 far more slowly than in float32, so there it is
+    found in float32, where the weights are frozen.
     """
-    wanted = torch.is_grad_enabled() and values.requires_grad and not weight.requires_grad
-    half = values.dtype == torch.bfloat16 or (on_a_processor(values) and torch.is_autocast_enabled("cpu"))
-    if not (half and wanted and on_a_processor(values)):
-        return F.conv2d(values, weight, bias, stride, padding, 1, groups)
-    made = _InFloat32.apply(values, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
-    return made  # type: ignore[no-any-return]
+    half = values.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if half and _of_input_alone(values, weight) and on_a_processor(values):
+        return _InFloat32.apply(values, weight, bias, stride, padding)  # type: ignore[no-any-return, no-untyped-call]
+    return F.conv2d(values, weight, bias, stride, padding, 1, len(weight))
 
 
-class FrozenDepthwise(nn.Conv2d):
-    """A convolution in groups with a stride that will not be trained; see :func:`strided_depthwise`.
+class FrozenDepthwise(_FrozenConv):
+    """A depthwise convolution with a stride that will not be trained; see :func:`strided_depthwise`.
 
     Shape:
         input: (N, C, H, W); output: as of :class:`torch.nn.Conv2d`.
     """
 
-    def __init__(self, trained: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        _take_over(self, trained)
-
-    @staticmethod
-    def fits(layer: nn.Conv2d) -> bool:
-        """Whether a convolution is of that kind."""
-        plain = layer.dilation == (1, 1) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-        return layer.groups > 1 and max(layer.stride) > 1 and plain
+    @classmethod
+    def fits(cls, layer: nn.Conv2d) -> bool:
+        """Whether it is one: a channel in and out for each group, and a stride."""
+        depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
+        return super().fits(layer) and depthwise and max(layer.stride) > 1
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution."""
-        assert isinstance(self.padding, tuple)
-        return strided_depthwise(input, self.weight, self.bias, self.stride, self.padding, self.groups)
+        return strided_depthwise(input, self.weight, self.bias, self.stride, self.padding)
 
 
-def _take_over(frozen: nn.Conv2d, trained: nn.Conv2d) -> None:
-    """Give a convolution another one's settings, and its weights without a gradient."""
-    for name in nn.Conv2d.__constants__:
-        setattr(frozen, name, getattr(trained, name))
-    frozen.weight = nn.Parameter(trained.weight.detach(), requires_grad=False)
-    frozen.bias = None if trained.bias is None else nn.Parameter(trained.bias.detach(), requires_grad=False)
+def _cheaper(layer: nn.Module) -> nn.Module:
+    """What takes a layer's place in a frozen network: one of ours, or the layer itself."""
+    if type(layer) is nn.PReLU:
+        return FrozenPReLU(layer)
+    if type(layer) is nn.Conv2d:
+        for kind in (FrozenImageConv, FrozenDepthwise):
+            if kind.fits(layer):
+                return kind(layer)
+    return layer
 
 
 def freeze(network: nn.Module) -> None:
@@ -261,12 +251,8 @@ def freeze(network: nn.Module) -> None:
     # A module may hang in several places: each parent's view of it is exchanged for the same one.
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
-            if type(child) is nn.PReLU:
-                setattr(parent, name, made.setdefault(id(child), FrozenPReLU(child)))
-            elif type(child) is nn.Conv2d and FrozenImageConv.fits(child):
-                setattr(parent, name, made.setdefault(id(child), FrozenImageConv(child)))
-            elif type(child) is nn.Conv2d and FrozenDepthwise.fits(child):
-                setattr(parent, name, made.setdefault(id(child), FrozenDepthwise(child)))
+            if child is not None and (cheaper := made.setdefault(id(child), _cheaper(child))) is not child:
+                setattr(parent, name, cheaper)
 
 
 class _WindowMeans(torch.autograd.Function):

@@ -133,8 +133,7 @@ class ConvLayer(nn.Module):
         else:
             # Odd zeros before the kernel, not behind the map: the same products, and no copy of the map.
             kernel = functional.pad(self.conv.weight, (right - left, 0, bottom - top, 0))
-            bias, stride, groups = self.conv.bias, self.conv.stride, self.conv.groups
-            made = strided_depthwise(features, kernel, bias, stride, (bottom, right), groups)
+            made = strided_depthwise(features, kernel, self.conv.bias, self.conv.stride, (bottom, right))
         return self.activation(made)  # type: ignore[no-any-return]
 
 
