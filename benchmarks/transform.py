@@ -54,7 +54,7 @@ import pmtlib
 from pmtlib import costs, datasets, devices, metrics, provenance
 from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.networks.frozen import FrozenDepthwise, FrozenImageConv, FrozenPReLU, tapped, window_means
+from pmtlib.networks.frozen import FrozenDepthwise, FrozenImageConv, FrozenPReLU, window_means
 from pmtlib.progress import progress_bar
 from pmtlib.randomness import reproducible
 from pmtlib.shallow import fast_layout
@@ -368,10 +368,6 @@ def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
 
     strided = torch.nn.Conv2d(128, 128, 3, 2, 1, groups=128).to(device).requires_grad_(False)
 
-    def both(means: Tensor, further: Tensor) -> Tensor:
-        # In the order in which they lie, as a network's next unit leaves the gradient.
-        return torch.cat([one.permute(0, 2, 3, 1).flatten() for one in (means, further)])
-
     def half(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def made(values: Tensor) -> Tensor:
             with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -382,9 +378,6 @@ def layers(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
     pairs: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
         "parametric ReLU": (maps, usual, FrozenPReLU(usual)),
         AVERAGES: (maps, lambda x: F.avg_pool2d(x, 2), lambda x: window_means(x, 2)),
-        "means over 2x2 of maps used further": (
-            maps, lambda x: both(F.avg_pool2d(x, 2), x), lambda x: both(*reversed(tapped(x, 2)))
-        ),
         "convolution of a picture": (images, stem, FrozenImageConv(stem)),
         STRIDED: (maps, half(strided), half(FrozenDepthwise(strided))),
     }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
 from pmtlib.faces import SIZE
-from pmtlib.networks import frozen, fused
+from pmtlib.networks import fused
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.frozen import freeze
 from pmtlib.networks.fused import FusedMobileFaceNet
 
 Layout = Literal["contiguous", "channels_last"]
@@ -62,19 +62,6 @@ def _deepest(network: FaceNetwork, side: int, cut: str) -> int:
     return fitting[-1]
 
 
-class Tapped(list[Tensor]):
-    """Outputs of units.
-
-    Attributes:
-        maps: the outputs as they were given, whatever has become of the list.
-        means: of each of these, over windows.
-    """
-
-    def __init__(self, maps: Sequence[Tensor], means: Sequence[Tensor]) -> None:
-        super().__init__(maps)
-        self.maps, self.means = tuple(maps), tuple(means)
-
-
 class ShallowModel(nn.Module):
     """The first ``cut`` units of a network: :math:`E_c` of the paper, shared with users like a public key.
 
@@ -109,7 +96,7 @@ class ShallowModel(nn.Module):
         # A copy without the units behind the cut: this model is handed out, and the caller's network stays as it is.
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
-        frozen.freeze(self)
+        freeze(self)
         self._fused: tuple[torch.device, FusedMobileFaceNet | None] | None = None
         self.layout = layout
         if layout == "channels_last":
@@ -117,23 +104,10 @@ class ShallowModel(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
-        return self.network.run_units(self._prepared(images), 0, self.cut)
-
-    def _prepared(self, images: Tensor) -> Tensor:
         prepared = self.network.prepare(images)
-        return prepared.contiguous(memory_format=torch.channels_last) if self.layout == "channels_last" else prepared
-
-    def tapped(self, images: Tensor, window: int) -> Tapped:
-        """As :meth:`forward`, and the means of maps over windows of w x w, which are no larger than a map."""
-        outputs, found = [], []
-        features = self._prepared(images)
-        for unit in self.network.units:
-            features = unit(features)
-            fitting = min(window, *features.shape[2:]) if features.ndim == 4 else 1
-            features, means = frozen.tapped(features, fitting)
-            outputs.append(features)
-            found.append(means)
-        return Tapped(outputs, found)
+        if self.layout == "channels_last":
+            prepared = prepared.contiguous(memory_format=torch.channels_last)
+        return self.network.run_units(prepared, 0, self.cut)
 
     def fused(self, images: Tensor, window: int) -> FusedMobileFaceNet | None:
         """The shared units as one function from images to means over windows, where there are kernels for that.

@@ -34,7 +34,7 @@ from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
 from pmtlib.networks.fused import Means
 from pmtlib.randomness import derived_seed, reproducible
-from pmtlib.shallow import ShallowModel, Tapped
+from pmtlib.shallow import ShallowModel
 
 Rule = Literal["raw", "sign", "l1", "mean-abs", "adam"]
 Initialisation = Literal["noise", "blur", "substitution"]
@@ -710,9 +710,7 @@ class Run:
         """What is compared of one model's outputs for images."""
         found = self.fused[model]
         if found is None:
-            shallow = self.models[model]
-            tapping = self.config.aggregate and shallow.layout == "channels_last"
-            return self._aggregate(shallow.tapped(images, self.config.pool) if tapping else shallow(images), model)
+            return self._aggregate(self.models[model](images), model)
         last = found.units - 1
         if self.config.aggregate:
             return found.means(images, range(found.units), self.config.pool)
@@ -731,13 +729,8 @@ class Run:
         if not self.config.aggregate:
             return [outputs[-1].flatten(1).to(self.original.dtype)]
         parts = []
-        for place, output in enumerate(outputs):
-            # Unless a variant has put another output in its place.
-            if isinstance(outputs, Tapped) and outputs.maps[place] is output:
-                pooled = outputs.means[place]
-            else:
-                window = min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1
-                pooled = window_means(output, window)
+        for output in outputs:
+            pooled = window_means(output, min(self.config.pool, *output.shape[2:]) if output.ndim == 4 else 1)
             if output.ndim == 4 and self.models[model].layout == "channels_last":
                 # In the order in which they lie: distances do not depend on it, and nothing is copied.
                 pooled = pooled.permute(0, 2, 3, 1)

@@ -16,7 +16,6 @@ from pmtlib.networks.frozen import (
     freeze,
     on_a_processor,
     strided_depthwise,
-    tapped,
     window_means,
 )
 from pmtlib.shallow import ShallowModel
@@ -194,30 +193,6 @@ def test_freezing_exchanges_a_convolution_of_a_picture_and_keeps_what_is_saved()
     assert [isinstance(one, FrozenImageConv) for one in network] == [True, False, True, False]
     assert {name: value.data_ptr() for name, value in network.state_dict().items()} == before
     assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-@pytest.mark.parametrize("window", [1, 2, 3])
-@pytest.mark.parametrize("used", ["both", "further", "means"])
-def test_maps_that_are_tapped_get_the_gradients_of_both_uses(size: tuple[int, int], window: int, used: str) -> None:
-    values = draw(2, 3, *size)
-
-    def loss(further: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-        first, second = further.sin().sum(), means.cos().sum()
-        return {"both": first + second, "further": first, "means": second}[used]
-
-    def gradient(given: torch.Tensor, *, at_once: bool) -> torch.Tensor:
-        given = given.clone(memory_format=torch.preserve_format).requires_grad_(True)
-        both = tapped(given, window) if at_once else (given, F.avg_pool2d(given, window))
-        return torch.autograd.grad(loss(*both), given)[0]
-
-    for given in (values, values.contiguous(memory_format=LAST), values.double(), values.bfloat16()):
-        further, means = tapped(given, window)
-        assert torch.equal(further, given)
-        assert torch.equal(means, F.avg_pool2d(given, window))
-        torch.testing.assert_close(gradient(given, at_once=True), gradient(given, at_once=False))
-    half = values.bfloat16().contiguous(memory_format=LAST)
-    torch.testing.assert_close(gradient(half, at_once=True), gradient(half, at_once=False))
 
 
 SIZES = [((8, 8), 2, 1), ((9, 7), 2, 0), ((8, 9), 3, 1), ((8, 8), 1, 1)]

@@ -4,7 +4,6 @@ import io
 
 import pytest
 import torch
-from torch.nn.functional import avg_pool2d
 
 from pmtlib.errors import ConfigError
 from pmtlib.shallow import ServerModel, ShallowModel, fast_layout, resolve_cut
@@ -35,20 +34,6 @@ def test_a_layout_changes_how_maps_lie_and_nothing_else():
         assert torch.equal(value, other.state_dict()[name])
     assert network.units.first[0].weight.is_contiguous()
     assert [fast_layout(torch.device(kind)) for kind in ("cpu", "cuda")] == ["channels_last", "contiguous"]
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("window", [1, 2, 99])
-def test_outputs_come_with_their_means_over_windows_that_fit(layout, window):
-    network, x = SmallNetwork(), photographs(2)
-    model = ShallowModel(network, len(network.units), layout=layout)
-    with torch.no_grad():
-        outputs, tapped = model(x), model.tapped(x, window)
-    assert len(tapped) == len(tapped.means) == len(outputs)
-    for plain, output, means in zip(outputs, tapped, tapped.means, strict=True):
-        assert torch.equal(output, plain)
-        wanted = avg_pool2d(plain, min(window, *plain.shape[2:])) if plain.ndim == 4 else plain
-        torch.testing.assert_close(means, wanted)
 
 
 def test_the_shallow_model_holds_nothing_behind_the_cut_and_is_frozen():

@@ -281,32 +281,6 @@ class _WindowMeans(torch.autograd.Function):
         return F.pad(spread, (0, missing[0], 0, missing[1])) if any(missing) else spread, None
 
 
-class _Tapped(torch.autograd.Function):
-    """Maps as they are, and their means over windows; the two gradients become one in one pass."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, window: int) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(values)
-        ctx.window = window
-        return values.view_as(values), F.avg_pool2d(values, window)
-
-    @staticmethod
-    def backward(ctx: Any, further: Tensor | None, means: Tensor | None) -> tuple[Tensor | None, None]:
-        (values,) = ctx.saved_tensors
-        window = ctx.window
-        if means is None:
-            return further, None
-        if further is None or values.shape[2] % window or values.shape[3] % window or not on_a_processor(further):
-            size = [window, window]
-            spread = torch.ops.aten.avg_pool2d_backward(means, values, size, size, [0, 0], False, True, None)
-            return spread if further is None else further + spread, None
-        by_place, share = (one.permute(0, 2, 3, 1) for one in (further, means / (window * window)))
-        count, rows, columns, channels = share.shape
-        total = by_place.view(count, rows, window, columns, window, channels) + share[:, :, None, :, None, :]
-        return total.view(by_place.shape).permute(0, 3, 1, 2), None
-
-
 def window_means(values: Tensor, window: int) -> Tensor:
     """Means of maps (N, C, H, W) over windows of w x w that do not overlap, (N, C, H // w, W // w).
 
@@ -317,13 +291,3 @@ def window_means(values: Tensor, window: int) -> Tensor:
     if values.device.type != "cpu" or values.dtype != torch.float32 or not values.is_contiguous():
         return F.avg_pool2d(values, window)
     return _WindowMeans.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def tapped(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Maps (N, C, H, W) to be used further, and their :func:`window_means`.
-
-    Where a processor's maps lie with channels last, their gradient is put together at once.
-    """
-    if window == 1 or not on_a_processor(values):
-        return values, window_means(values, window)
-    return _Tapped.apply(values, window)  # type: ignore[no-any-return, no-untyped-call]
