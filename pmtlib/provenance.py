@@ -40,6 +40,8 @@ def manifest(networks: Sequence[str], device: torch.device, *, seconds: float, c
             "system": platform.system(),
             "machine": platform.machine(),
             "processor": processor(),
+            # A hypervisor's name for a processor hides its generation, and speed hangs on the widest vectors.
+            "vectors": torch.backends.cpu.get_cpu_capability(),
             "cpu_count": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
         },

@@ -79,10 +79,8 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
             "lowest cosine": "other images" if np.isnan(line["cosine"]) else f"{line['cosine']:.5f}",
             "lowest SSIM": "" if np.isnan(line["ssim"]) else f"{line['ssim']:.5f}",
             f"images/s at K = {line['steps']}": f"{line['images_a_second']:.2f}",
-            "Mflop a step": f"{line['megaflops']:.0f}",
-            "MB a step": f"{line['megabytes']:.0f}",
-            "of arithmetic limit": f"{100 * line['of_arithmetic']:.0f}%",
-            "of memory limit": f"{100 * line['of_memory']:.0f}%",
+            "Mflop, MB a step": f"{line['megaflops']:.0f}, {line['megabytes']:.0f}",
+            "of arithmetic, memory": f"{100 * line['of_arithmetic']:.0f}%, {100 * line['of_memory']:.0f}%",
         }
         for line in frame.to_dict("records")
     ]
