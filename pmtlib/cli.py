@@ -322,7 +322,7 @@ def protect(
     if engine == "local":
         collect([Path(photo) for photo in photos], Path(out))
     _warm_up(quiet)
-    from pmtlib import cluster, faces, pipeline
+    from pmtlib import cluster, devices, faces, pipeline
     from pmtlib.settings import configure
 
     given = {
@@ -348,6 +348,8 @@ def protect(
         shard=part,
     )
     show = not quiet
+    if show and not as_json and engine == "local" and devices.crawls(devices.resolve(device), job.config.precision):
+        print(f"warning: this processor has no instructions for {job.config.precision}; float32 is far faster on it")
     summary = cluster.run(job, photos, out, show=show) if engine == "ray" else pipeline.run(job, show=show)
     if as_json:
         _print_json(summary.to_dict())

@@ -36,6 +36,15 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def crawls(device: torch.device, precision: str) -> bool:
+    """Whether a device computes in less than float32 far more slowly than in float32: processors with AVX2 at most.
+
+    On one of them the transform took seven to ten times as long in bfloat16.
+    """
+    narrow = torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
+    return device.type == "cpu" and precision != "float32" and narrow
+
+
 _TOO_LITTLE = (
     "can't allocate memory",
     "out of memory",

@@ -182,8 +182,12 @@ def test_options_reach_the_transform(pmt: Any, tmp_path: Path, monkeypatch: pyte
     options = ["--steps", "1", "--step-size", "4/255", "--rule", "sign", "--seed", "3", "--precision", "bfloat16"]
     options += ["--batch-size", "7", "--config", str(tmp_path / "c.yaml"), "--cut", "block1", "--largest"]
     options += ["--min-face", "20", "--authorize", f"{NETWORK}, {NETWORK}", "--device", "cpu", "--features"]
-    assert pmt("protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *options).code == 0
-    (job,) = jobs
+    for vectors in ("AVX512", "AVX2"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda known=vectors: known)
+        done = pmt("protect", tmp_path / "a.jpg", "-o", tmp_path / "out", *options)
+        assert done.code == 0
+        assert ("no instructions for bfloat16" in done.out) is (vectors == "AVX2")
+    job, _ = jobs
     assert job.config == PMTConfig(
         steps=1, step_size=4 / 255, rule="sign", seed=3, precision="bfloat16", batch_size=7, noise_std=0.01
     )

@@ -173,7 +173,7 @@ def test_without_data_it_is_said() -> None:
 
 def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
-    assert len(speed.against_loops()[0]) == 0
+    assert len(speed.against_loops(speed.LOOPS[0])[0]) == 0
     entry = {
         "images_a_second": 5.0,
         "ratios": {way: {"median": 2.0, "low": 1.5, "high": 2.5} for way in ("literal", "batched", "torchattacks PGD")},
@@ -185,15 +185,16 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
         "batched": {"median": 1.9, "low": 1.8, "high": 2.2},
     }
     other = {**entry, "ratios": {**entry["ratios"], **slower}}
-    manifest = {"hardware": {"device": "cpu", "torch_threads": 2}, "command": "python b.py", "date": "2026-01-01"}
+    hardware = {"device": "cpu", "processor": "Fast 9", "vectors": "AVX2", "torch_threads": 2}
+    manifest = {"hardware": hardware, "command": "python b.py", "date": "2026-01-01"}
     (tmp_path / "benchmarks").mkdir()
     stored = {
         "networks": {"mobilefacenet": entry, "sface": other},
         "parameters": {"steps": 10, "cut": 5},
         "manifest": manifest,
     }
-    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
-    frame, about = speed.against_loops()
+    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
+    frame, about = speed.against_loops(speed.LOOPS[1])
     assert list(frame["way"])[:3] == ["literal", "batched", "torchattacks PGD"]
     html = figures.loops_table(frame, about).to_html()
     assert html.count("2.00 [1.50, 2.50]") == 5
@@ -203,26 +204,27 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert (html.count("6: missed"), html.count("2: reached"), html.count("2: missed")) == (2, 1, 1)
     assert "images/s at K = 10" in html
     assert html.count(">484, 158<") == len(frame)
-    assert "python b.py: cpu, 2 thread(s), 2026-01-01" in html
+    assert "python b.py: cpu, Fast 9, AVX2, 2 thread(s), 2026-01-01" in html
     literal, batched, slow = speed.loops_reading(frame).splitlines()
     missed = "missed for mobilefacenet (2.00 [1.50, 2.50]), sface (2.00 [1.50, 2.50])."
     assert literal == f"- The goal of 6 times as fast as *literal* on 2 processor cores is {missed}"
     assert "is reached for mobilefacenet (2.00 [1.50, 2.50]) and missed for sface (1.90 [1.80, 2.20])." in batched
     assert slow == "- pmtlib is slower than *truncated* for sface (0.98 [0.96, 0.99] times as fast)."
+    assert speed.saved_reading(frame) == ""
     counts = {"mobilefacenet": {"5": {"megaflops": 483.5, "megabytes": 158.36, "literal_megaflops": 967.0}}}
     (tmp_path / speed.COUNTS).write_text(json.dumps({"counts": counts}))
-    assert "*literal* computes 2.0 times as much for mobilefacenet: its" in speed.loops_reading(frame).splitlines()[3]
+    assert "*literal* computes 2.0 times as much for mobilefacenet: its" in speed.saved_reading(frame)
     # With another number of threads the goals are not judged, and nothing is said of them but that.
     manifest["hardware"] = {"device": "cpu", "torch_threads": 1}
-    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
-    frame, about = speed.against_loops()
+    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
+    frame, about = speed.against_loops(speed.LOOPS[1])
     assert "missed" not in figures.loops_table(frame, about).to_html()
     assert speed.loops_reading(frame).count("was not judged") == 2
 
 
 def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
-    assert speed.mixed_reading() == ""
+    assert speed.mixed_reading(speed.LOOPS[1]) == ""
     (tmp_path / "benchmarks").mkdir()
 
     def entry(low: float) -> dict[str, Any]:
@@ -237,8 +239,8 @@ def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch:
         "networks": {"mobilefacenet": entry(-0.001), "sface": entry(0.001), "dlib-resnet29": {}},
         "manifest": {"hardware": {"device": "cpu", "torch_threads": speed.GOAL_THREADS}},
     }
-    (tmp_path / speed.BENCHMARK).write_text(json.dumps(stored))
-    _, *lines = speed.mixed_reading().split("\n- ")
+    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
+    _, *lines = speed.mixed_reading(speed.LOOPS[1]).split("\n- ")
     assert [line.split("`")[1] for line in lines] == ["mobilefacenet", "sface"]
     assert "1.40 [1.30, 1.50] times as fast as in float32" in lines[0]
     assert "5.30 [5.20, 5.40] times as fast as *literal* (goal 6: missed)" in lines[0]

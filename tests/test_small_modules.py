@@ -81,6 +81,21 @@ def test_devices():
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("vectors", "device", "precision", "crawls"),
+    [
+        ("AVX2", "cpu", "bfloat16", True),
+        ("AVX2", "cpu", "float16", True),
+        ("AVX2", "cpu", "float32", False),
+        ("AVX512", "cpu", "bfloat16", False),
+        ("AVX2", "meta", "bfloat16", False),
+    ],
+)
+def test_a_processor_without_instructions_for_half_precision_is_known(monkeypatch, vectors, device, precision, crawls):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert devices.crawls(torch.device(device), precision) is crawls
+
+
 def test_paths_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PMT_DATA", str(tmp_path))
     monkeypatch.setenv("PMT_CACHE", str(tmp_path / "c"))

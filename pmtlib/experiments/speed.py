@@ -333,8 +333,9 @@ def million(outcome: Outcome, settings: SpeedSettings) -> list[Run]:
     ]  # fmt: skip
 
 
-BENCHMARK = "benchmarks/transform.json"
-"""What ``benchmarks/transform.py --json`` wrote, in the project's folder."""
+LOOPS = ("benchmarks/transform.json", "benchmarks/transform-avx2.json")
+"""What ``benchmarks/transform.py --json`` wrote, in the project's folder, on two processors; the second has no
+instructions for bfloat16."""
 
 
 GOALS: Mapping[str, float] = MappingProxyType({"literal": 6.0, "batched": 2.0})
@@ -342,8 +343,11 @@ GOALS: Mapping[str, float] = MappingProxyType({"literal": 6.0, "batched": 2.0})
 GOAL_THREADS = 2
 
 
-def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
-    """The stored run of ``benchmarks/transform.py``.
+def against_loops(name: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """A stored run of ``benchmarks/transform.py``.
+
+    Args:
+        name: one of :data:`LOOPS`.
 
     Returns:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
@@ -353,7 +357,7 @@ def against_loops() -> tuple[pd.DataFrame, Mapping[str, Any]]:
         image), of_arithmetic, of_memory (shares of the limits); and the run's manifest. Empty where there is no such
         file.
     """
-    stored = _stored(BENCHMARK)
+    stored = _stored(name)
     if stored is None:
         return pd.DataFrame(), {}
     lines = []
@@ -405,33 +409,40 @@ def loops_reading(frame: pd.DataFrame) -> str:
         lines.append(f"- pmtlib is slower than {told_slower}.")
     else:
         lines.append("- pmtlib is slower than none of these ways.")
-    return "\n".join(lines + _saved(frame))
+    return "\n".join(lines)
 
 
-def _saved(frame: pd.DataFrame) -> list[str]:
-    """How much of the ratio to *literal* is work left out; the rest comes from how the work is done."""
+def saved_reading(frame: pd.DataFrame) -> str:
+    """How much of the ratio to *literal* is work left out (Markdown); the rest comes from how the work is done.
+
+    Args:
+        frame: of :func:`against_loops`, not empty.
+    """
     counts = counted()
     if not len(counts):
-        return []
+        return ""
     part = frame[frame["way"] == "literal"].merge(counts[["network", "cut", "literal_megaflops"]])
     if not len(part):
-        return []
+        return ""
     told = ", ".join(
         f"{line['literal_megaflops'] / line['megaflops']:.1f} times as much for {line['network']}"
         for line in part.to_dict("records")
     )
-    return [
-        f"- By the count of operations *literal* computes {told}: its forward passes go through the whole network, and "
+    return (
+        f"By the count of operations *literal* computes {told}: its forward passes go through the whole network, and "
         "its backward pass also to the weights. The rest of a ratio is how these operations are done."
-    ]
+    )
 
 
-def mixed_reading() -> str:
-    """What the stored run says of bfloat16, in words (Markdown): the goals, and what the service loses.
+def mixed_reading(name: str) -> str:
+    """What a stored run says of bfloat16, in words (Markdown): the goals, and what the service loses.
+
+    Args:
+        name: one of :data:`LOOPS`.
 
     A loss is called one where its 95% bootstrap interval over images lies above 0.
     """
-    stored = _stored(BENCHMARK)
+    stored = _stored(name)
     if stored is None:
         return ""
     judged = stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS
@@ -454,7 +465,8 @@ def mixed_reading() -> str:
         return ""
     return (
         "*Mixed precision*, `pmt protect --precision bfloat16`, in the same rounds. It is not the default: the images "
-        "are others, and what it gains hangs on the processor's instructions for it.\n\n" + "\n".join(told)
+        "are others, and what it gains hangs on the processor's instructions for it: without them it is far slower, "
+        "and the command warns.\n\n" + "\n".join(told)
     )
 
 

@@ -85,10 +85,11 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
         for line in frame.to_dict("records")
     ]
     hardware = manifest["hardware"]
+    machine = ", ".join(hardware[name] for name in ("device", "processor", "vectors") if hardware.get(name))
     caption = (
-        f"{manifest['command']}: {hardware['device']}, {hardware['torch_threads']} thread(s), {manifest['date']}; "
-        "medians of the rounds, with the lowest and the highest; a goal is reached where the median is. Mflop and MB "
-        "are counted, of a step of one image, and the shares of the limits, like images/s, are pmtlib's"
+        f"{manifest['command']}: {machine}, {hardware['torch_threads']} thread(s), {manifest['date']}; medians of the "
+        "rounds, with the lowest and the highest; a goal is reached where the median is. Mflop and MB are counted, of "
+        "a step of one image, and the shares of the limits, like images/s, are pmtlib's"
     )
     return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
 
