@@ -22,6 +22,7 @@ from pmtlib.images import write_atomic
 from tests import photographs
 
 ROOT = Path(__file__).resolve().parent.parent
+FILE = speed.LOOPS["against-loops-avx2"]
 VALUES = {
     "batch": {"1": [0.02, 0.03, 0.02], "4": [0.01, 0.02, 0.015]},
     "steps": {"2": [0.01, 0.02, 0.03], "4": [0.01, 0.02, 0.03]},
@@ -173,7 +174,7 @@ def test_without_data_it_is_said() -> None:
 
 def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
-    assert len(speed.against_loops(speed.LOOPS[0])[0]) == 0
+    assert len(speed.against_loops(FILE)[0]) == 0
     entry = {
         "images_a_second": 5.0,
         "ratios": {way: {"median": 2.0, "low": 1.5, "high": 2.5} for way in ("literal", "batched", "torchattacks PGD")},
@@ -193,10 +194,10 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
         "parameters": {"steps": 10, "cut": 5},
         "manifest": manifest,
     }
-    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
-    frame, about = speed.against_loops(speed.LOOPS[1])
+    (tmp_path / FILE).write_text(json.dumps(stored))
+    frame, about = speed.against_loops(FILE)
     assert list(frame["way"])[:3] == ["literal", "batched", "torchattacks PGD"]
-    html = figures.loops_table(frame, about).to_html()
+    html = figures.loops_table(frame, about, "against-loops").to_html()
     assert html.count("2.00 [1.50, 2.50]") == 5
     assert html.count("0.99999") == 4
     # PGD, and the way of which no equality is stored here.
@@ -216,15 +217,15 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert "*literal* computes 2.0 times as much for mobilefacenet: its" in speed.saved_reading(frame)
     # With another number of threads the goals are not judged, and nothing is said of them but that.
     manifest["hardware"] = {"device": "cpu", "torch_threads": 1}
-    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
-    frame, about = speed.against_loops(speed.LOOPS[1])
-    assert "missed" not in figures.loops_table(frame, about).to_html()
+    (tmp_path / FILE).write_text(json.dumps(stored))
+    frame, about = speed.against_loops(FILE)
+    assert "missed" not in figures.loops_table(frame, about, "against-loops").to_html()
     assert speed.loops_reading(frame).count("was not judged") == 2
 
 
 def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
-    assert speed.mixed_reading(speed.LOOPS[1]) == ""
+    assert speed.mixed_reading(FILE) == ""
     (tmp_path / "benchmarks").mkdir()
 
     def entry(low: float) -> dict[str, Any]:
@@ -239,8 +240,8 @@ def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch:
         "networks": {"mobilefacenet": entry(-0.001), "sface": entry(0.001), "dlib-resnet29": {}},
         "manifest": {"hardware": {"device": "cpu", "torch_threads": speed.GOAL_THREADS}},
     }
-    (tmp_path / speed.LOOPS[1]).write_text(json.dumps(stored))
-    _, *lines = speed.mixed_reading(speed.LOOPS[1]).split("\n- ")
+    (tmp_path / FILE).write_text(json.dumps(stored))
+    _, *lines = speed.mixed_reading(FILE).split("\n- ")
     assert [line.split("`")[1] for line in lines] == ["mobilefacenet", "sface"]
     assert "1.40 [1.30, 1.50] times as fast as in float32" in lines[0]
     assert "5.30 [5.20, 5.40] times as fast as *literal* (goal 6: missed)" in lines[0]

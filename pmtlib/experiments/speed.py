@@ -333,9 +333,11 @@ def million(outcome: Outcome, settings: SpeedSettings) -> list[Run]:
     ]  # fmt: skip
 
 
-LOOPS = ("benchmarks/transform.json", "benchmarks/transform-avx2.json")
-"""What ``benchmarks/transform.py --json`` wrote, in the project's folder, on two processors; the second has no
-instructions for bfloat16."""
+LOOPS: Mapping[str, str] = MappingProxyType(
+    {"against-loops": "benchmarks/transform.json", "against-loops-avx2": "benchmarks/transform-avx2.json"}
+)
+"""What ``benchmarks/transform.py --json`` wrote, in the project's folder, on two processors, by the table that shows
+it; the second processor has no instructions for bfloat16."""
 
 
 GOALS: Mapping[str, float] = MappingProxyType({"literal": 6.0, "batched": 2.0})
@@ -347,7 +349,7 @@ def against_loops(name: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """A stored run of ``benchmarks/transform.py``.
 
     Args:
-        name: one of :data:`LOOPS`.
+        name: one of the files of :data:`LOOPS`.
 
     Returns:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
@@ -438,7 +440,7 @@ def mixed_reading(name: str) -> str:
     """What a stored run says of bfloat16, in words (Markdown): the goals, and what the service loses.
 
     Args:
-        name: one of :data:`LOOPS`.
+        name: one of the files of :data:`LOOPS`.
 
     A loss is called one where its 95% bootstrap interval over images lies above 0.
     """

@@ -66,8 +66,14 @@ def cost_table(frame: pd.DataFrame) -> Styler:
     return styled(table, caption, "curves", frame).hide(axis="index")
 
 
-def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
-    """How many times as fast pmtlib is as plain loops, and how alike the images are."""
+def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any], name: str) -> Styler:
+    """How many times as fast pmtlib is as plain loops, and how alike the images are.
+
+    Args:
+        frame: and
+        manifest: of :func:`pmtlib.experiments.speed.against_loops`.
+        name: of the table: one a run.
+    """
     rows = [
         {
             "network": line["network"],
@@ -85,13 +91,13 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Styler:
         for line in frame.to_dict("records")
     ]
     hardware = manifest["hardware"]
-    machine = ", ".join(hardware[name] for name in ("device", "processor", "vectors") if hardware.get(name))
+    machine = ", ".join(hardware[key] for key in ("device", "processor", "vectors") if hardware.get(key))
     caption = (
         f"{manifest['command']}: {machine}, {hardware['torch_threads']} thread(s), {manifest['date']}; medians of the "
         "rounds, with the lowest and the highest; a goal is reached where the median is. Mflop and MB are counted, of "
         "a step of one image, and the shares of the limits, like images/s, are pmtlib's"
     )
-    return styled(pd.DataFrame(rows), caption, "against-loops", frame).hide(axis="index")
+    return styled(pd.DataFrame(rows), caption, name, frame).hide(axis="index")
 
 
 def counts_table(frame: pd.DataFrame) -> Styler:
