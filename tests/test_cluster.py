@@ -35,6 +35,14 @@ pq = pytest.importorskip("pyarrow.parquet")
 CONFIG = PMTConfig(steps=2, batch_size=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _not_last_in_line() -> Iterator[None]:
+    """Ray puts its workers behind all else on a machine, where they starve while other tests keep it busy."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight faces on seven pictures, one without a face, one that is none, and the images that one process makes."""
