@@ -31,6 +31,8 @@ from pmtlib.errors import SIGNALS, ConfigError, PMTError, interrupt, interrupted
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
+    import torch
+
     from pmtlib.adding import Addition
     from pmtlib.audit import Audit
     from pmtlib.inventory import Check
@@ -348,8 +350,8 @@ def protect(
         shard=part,
     )
     show = not quiet
-    if show and not as_json and engine == "local" and devices.crawls(devices.resolve(device), job.config.precision):
-        print(f"warning: this processor has no instructions for {job.config.precision}; float32 is far faster on it")
+    if show and not as_json and engine == "local":
+        _warn_of_slowness(devices.resolve(device), job.config.precision)
     summary = cluster.run(job, photos, out, show=show) if engine == "ray" else pipeline.run(job, show=show)
     if as_json:
         _print_json(summary.to_dict())
@@ -365,6 +367,13 @@ def protect(
         _complain(summary.stopped)
         return SOME_FAILED if summary.done else NOTHING_DONE
     return SOME_FAILED if summary.failed else DONE
+
+
+def _warn_of_slowness(device: torch.device, precision: str) -> None:
+    from pmtlib import devices
+
+    if devices.crawls(device, precision):
+        print(f"warning: this processor has no instructions for {precision}; float32 is far faster on it")
 
 
 def _show_rows(summary: Summary) -> None:
@@ -911,6 +920,8 @@ def train(
     place = devices.resolve(device)
     if device in ("auto", "cuda") and place.type == "cuda" and "LOCAL_RANK" in os.environ:
         place = devices.resolve(f"cuda:{os.environ['LOCAL_RANK']}")
+    if not quiet:
+        _warn_of_slowness(place, chosen.precision)
     people = corpora.load_corpus(corpus)
     pairs = None if validate is None else datasets.load(validate)
     steps = recogniser.updates(people, chosen)

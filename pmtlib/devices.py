@@ -37,10 +37,7 @@ def describe(device: torch.device) -> str:
 
 
 def crawls(device: torch.device, precision: str) -> bool:
-    """Whether a device computes in less than float32 far more slowly than in float32: processors with AVX2 at most.
-
-    On one of them the transform took seven to ten times as long in bfloat16.
-    """
+    """Whether a device computes in less than float32 far more slowly than in float32: processors with AVX2 at most."""
     narrow = torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
     return device.type == "cpu" and precision != "float32" and narrow
 

@@ -345,11 +345,11 @@ GOALS: Mapping[str, float] = MappingProxyType({"literal": 6.0, "batched": 2.0})
 GOAL_THREADS = 2
 
 
-def against_loops(name: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+def against_loops(file: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """A stored run of ``benchmarks/transform.py``.
 
     Args:
-        name: one of the files of :data:`LOOPS`.
+        file: one of those of :data:`LOOPS`.
 
     Returns:
         DataFrame with columns network, way, ratio, low, high (how many times as fast pmtlib is; median and range over
@@ -359,7 +359,7 @@ def against_loops(name: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
         image), of_arithmetic, of_memory (shares of the limits); and the run's manifest. Empty where there is no such
         file.
     """
-    stored = _stored(name)
+    stored = _stored(file)
     if stored is None:
         return pd.DataFrame(), {}
     lines = []
@@ -436,15 +436,15 @@ def saved_reading(frame: pd.DataFrame) -> str:
     )
 
 
-def mixed_reading(name: str) -> str:
+def mixed_reading(file: str) -> str:
     """What a stored run says of bfloat16, in words (Markdown): the goals, and what the service loses.
 
     Args:
-        name: one of the files of :data:`LOOPS`.
+        file: one of those of :data:`LOOPS`.
 
     A loss is called one where its 95% bootstrap interval over images lies above 0.
     """
-    stored = _stored(name)
+    stored = _stored(file)
     if stored is None:
         return ""
     judged = stored["manifest"]["hardware"]["torch_threads"] == GOAL_THREADS

@@ -70,9 +70,9 @@ def loops_table(frame: pd.DataFrame, manifest: Mapping[str, Any], name: str) -> 
     """How many times as fast pmtlib is as plain loops, and how alike the images are.
 
     Args:
-        frame: and
-        manifest: of :func:`pmtlib.experiments.speed.against_loops`.
-        name: of the table: one a run.
+        frame: of :func:`pmtlib.experiments.speed.against_loops`.
+        manifest: of the same run.
+        name: the table's; each run has its own.
     """
     rows = [
         {
