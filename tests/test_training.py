@@ -433,19 +433,25 @@ def test_processes_share_each_batch_without_overlap(people: People, tmp_path: Pa
         recogniser._Run(people, SMALL, tmp_path, CPU, None, 0, 3)
 
 
-def test_the_command_trains_and_says_what_to_do_with_the_result(pmt: Any, folder: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_says_what_to_do_with_the_result(
+    pmt: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     config = tmp_path / "recipe.yaml"
     config.write_text("embedding: 16\nepochs: 5\nbatch_size: 8\nheld_out: 2\nlearning_rate: 0.02\n")
     out = tmp_path / "out"
     options = ("--out", out, "--config", config, "--epochs", 1, "--head", "softmax", "--device", "cpu")
     done = pmt("train", folder, *options)
     assert done.code == 0, done.err
+    assert "no instructions for" not in done.out
     assert "people held out: accuracy" in done.out
     assert f"pmt networks add robfr --checkpoint {out / 'model.pt'} --channels rgb --name NAME" in done.out.replace(
         "\n", ""
     )
     stored = json.loads((out / "training.json").read_text())
     assert (stored["config"]["epochs"], stored["config"]["head"], stored["steps_done"]) == (1, "softmax", 3)
+    slow = pmt("train", folder, *options, "--fresh", "--precision", "bfloat16")
+    assert (slow.code, "no instructions for bfloat16" in slow.out) == (0, True)
     config.write_text("embeding: 16\n")
     assert "there is no field 'embeding'" in pmt("train", folder, *options).error
     assert "Remedy" in pmt("train", tmp_path / "nowhere", "--out", out).error
