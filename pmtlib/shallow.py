@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pmtlib.errors import ConfigError
 from pmtlib.faces import SIZE
-from pmtlib.networks import fused
+from pmtlib.networks import fused, image_wise
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import freeze
 from pmtlib.networks.fused import FusedMobileFaceNet
+from pmtlib.networks.image_wise import ImageWise
 
 Layout = Literal["contiguous", "channels_last"]
 DEFAULT_CUT = 5
@@ -98,6 +99,7 @@ class ShallowModel(nn.Module):
         self.network.truncate(self.cut)
         freeze(self)
         self._fused: tuple[torch.device, FusedMobileFaceNet | None] | None = None
+        self._image_wise: tuple[ImageWise | None] | None = None
         self.layout = layout
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -124,6 +126,23 @@ class ShallowModel(nn.Module):
         if self._fused is None or self._fused[0] != device:
             self._fused = (device, fused.fuse(self.network, self.cut))
         found = self._fused[1]
+        return found if found is not None and window <= found.smallest(images) else None
+
+    def image_wise(self, images: Tensor, window: int) -> ImageWise | None:
+        """The shared units as one function from images to means over windows, where a processor has loops for that.
+
+        It computes in float32, one image a thread (:mod:`pmtlib.networks.image_wise`); of models with channels last,
+        whose last bits may differ.
+
+        Args:
+            images: what it is for, (N, 3, H, W); its shape and device are looked at.
+            window: of the means.
+        """
+        if images.device.type != "cpu" or images.dtype != torch.float32 or self.layout != "channels_last":
+            return None
+        if self._image_wise is None:
+            self._image_wise = (image_wise.image_wise(self.network, self.cut),)
+        (found,) = self._image_wise
         return found if found is not None and window <= found.smallest(images) else None
 
     @property

@@ -33,6 +33,7 @@ from pmtlib.images import batches, to_uint8
 from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
 from pmtlib.networks.fused import Means
+from pmtlib.networks.image_wise import ImageWise
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -422,7 +423,7 @@ class Run:
         self.at_once = config.aggregate and not config.may_stop and all(compared)
         # Noise moves images, but not the derivative by them.
         noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_penalty"} <= usual
-        self.noising = self.at_once and noise_alone and self._quarters
+        self.noising = self.kernels and self.at_once and noise_alone and self._quarters
         # A copy, for it is moved in place.
         self.current = self._start().clone(memory_format=torch.contiguous_format)
         self.at = torch.zeros(count, dtype=torch.int64)
@@ -716,12 +717,16 @@ class Run:
             return found.means(images, range(found.units), self.config.pool)
         return found.means(images, [last], 1)
 
-    def _fuse(self, model: ShallowModel) -> fused.FusedMobileFaceNet | None:
-        """A shallow model as one function, where there are kernels for it and what is compared is as published."""
-        as_published = type(self)._aggregate is Run._aggregate
-        if not (self.kernels and as_published and self.config.precision == "bfloat16"):
+    def _fuse(self, model: ShallowModel) -> fused.FusedMobileFaceNet | ImageWise | None:
+        """A shallow model as one function, where there is one for it and what is compared is as published."""
+        if type(self)._aggregate is not Run._aggregate:
             return None
-        found = model.fused(self.original, self.config.pool if self.config.aggregate else 1)
+        window = self.config.pool if self.config.aggregate else 1
+        if self.config.precision == "float32":
+            return model.image_wise(self.original, window)
+        if not (self.kernels and self.config.precision == "bfloat16"):
+            return None
+        found = model.fused(self.original, window)
         return None if found is not None and found.head is not None and self.config.aggregate else found
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
@@ -744,7 +749,7 @@ class Run:
             squared = [_squared_error(own, goal) for own, goal in zip(features, target, strict=True)]
         else:
             features = []
-            squared = [one.distance(images, goal) for one, goal in zip(self.fused, target, strict=True) if one]
+            squared = [one.distance(images, goal, self.config.pool) for one, goal in zip(self.fused, target, strict=True) if one]
         return [self._error(one, goal) for one, goal in zip(squared, target, strict=True)], features
 
     def _error(self, squared: Tensor, goal: list[Tensor]) -> Tensor:

@@ -110,9 +110,11 @@ class Means(list[Tensor]):
 
     Attributes:
         squares: (N,) in float64, the sum of their squares, where a kernel has found it.
+        whole: all of them side by side, where they are views of that.
     """
 
     squares: Tensor | None = None
+    whole: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ class FusedMobileFaceNet:
         """Whether a unit's own kernel makes means over windows of 2x2 of its output, a map of a size."""
         return size[0] % 2 == 0 and size[1] % 2 == 0 and (place == 0 or self.separable[place - 1].narrow)
 
-    def distance(self, images: Tensor, goal: Sequence[Tensor]) -> Tensor:
+    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int = 2) -> Tensor:
         """Squared distance of all units' means over windows of 2x2 from a goal, differentiable by the images.
 
         Maps, means and differences stay inside, and what is read for it is read once.
@@ -284,6 +286,7 @@ class FusedMobileFaceNet:
         Args:
             images: (N, 3, H, W) in [0, 1], float32, for which :meth:`compares` is true.
             goal: what :meth:`means` gives of all units.
+            window: of the means; 2, the one for which :meth:`compares` is ever true.
 
         Returns:
             (N,) in float64.

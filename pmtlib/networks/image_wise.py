@@ -1,0 +1,491 @@
+"""Shallow models on a processor, one image at a time, for the transform in float32.
+
+torch goes through a model layer by layer for a batch at once: each layer reads a map of all images from memory and
+writes one, and what the derivative needs is kept meanwhile. Here a thread takes an image through all units, and back,
+before it takes the next. The maps of one image stay in the processor's cache, the derivative keeps a byte a number of
+what stood before each activation, and threads wait for nothing but the end.
+
+The loops are Numba's (``pmtlib/networks/_loops.py``) and the products of matrices those of a BLAS. Frozen weights alone
+are served: there is no derivative by them. What comes of an image depends neither on the others of its batch nor on the
+number of threads. Networks that are made of depthwise and 1x1 convolutions are served, behind one convolution of the
+picture; where others spend their time, in wider convolutions, torch is as fast.
+
+:meth:`pmtlib.shallow.ShallowModel.image_wise` gives it where it can be had. The plain path is its reference in the
+tests, and is taken everywhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+from torch import Tensor, nn
+
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.frozen import FEW
+from pmtlib.networks.fused import Means
+from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer
+
+Numbers = NDArray[np.float32]
+Kind = Literal["pointwise", "depthwise", "picture"]
+
+
+@cache
+def loops() -> Any:
+    """The loops, or None where there is no Numba."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from pmtlib.networks import _loops as found
+
+    return found
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution and its activation.
+
+    Attributes:
+        kind: which.
+        weight: (9, C) of a depthwise convolution, else (k * l * I, O).
+        bias: (O,).
+        slopes: of the activation below 0, (O,); 1 where there is none.
+        inputs: channels in.
+        kernel: rows and columns.
+        stride: of both axes.
+        padding: zeros above and below, and before and behind rows.
+        tf_same: in place of that, as many as TensorFlow puts.
+    """
+
+    kind: Kind
+    weight: Numbers
+    bias: Numbers
+    slopes: Numbers
+    inputs: int
+    kernel: tuple[int, int]
+    stride: int
+    padding: tuple[int, int]
+    tf_same: bool
+
+    def zeros(self, axis: int, size: int) -> tuple[int, int]:
+        """Zeros before and behind an axis of a size."""
+        if not self.tf_same:
+            return self.padding[axis], self.padding[axis]
+        odd = max((-(-size // self.stride) - 1) * self.stride + self.kernel[axis] - size, 0)
+        return odd // 2, odd - odd // 2
+
+    def made(self, axis: int, size: int) -> int:
+        """What an axis of a size becomes."""
+        return (size + sum(self.zeros(axis, size)) - self.kernel[axis]) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Layers, and whether their input is added before the last activation."""
+
+    layers: tuple[_Layer, ...]
+    residual: bool = False
+
+
+def _slopes(activation: nn.Module | None, channels: int) -> Numbers | None:
+    """Slopes below 0 (channels,), or None where the activation is of another kind."""
+    if isinstance(activation, nn.PReLU):
+        return activation.weight.detach().expand(channels).contiguous().numpy()  # type: ignore[no-any-return]
+    value = {type(None): 1, nn.Identity: 1, nn.ReLU: 0}.get(type(activation))
+    return None if value is None else np.full(channels, value, np.float32)
+
+
+def _layer(conv: nn.Conv2d, activation: nn.Module | None, *, tf_same: bool = False) -> _Layer | None:
+    """A convolution as a layer, or None where it is of another kind."""
+    weight, outputs, stride = conv.weight.detach(), conv.out_channels, conv.stride[0]
+    slopes = _slopes(activation, outputs)
+    plain = conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    if slopes is None or not plain or conv.stride != (stride, stride) or weight.dtype != torch.float32:
+        return None
+    padding, kernel = (int(conv.padding[0]), int(conv.padding[1])), (conv.kernel_size[0], conv.kernel_size[1])
+    kind: Kind
+    if conv.groups == conv.in_channels == outputs > 1 and kernel == (3, 3):
+        kind, matrix = "depthwise", weight.flatten(1).T
+    elif conv.groups == 1 and kernel == (1, 1) and stride == 1 and padding == (0, 0):
+        kind, matrix = "pointwise", weight.flatten(1).T
+    elif conv.groups == 1 and conv.in_channels <= FEW:
+        kind, matrix = "picture", weight.permute(2, 3, 1, 0).reshape(-1, outputs)
+    else:
+        return None
+    bias = np.zeros(outputs, np.float32) if conv.bias is None else conv.bias.detach().numpy()
+    numbers: Numbers = matrix.contiguous().numpy()
+    return _Layer(kind, numbers, bias, slopes, conv.in_channels, kernel, stride, padding, tf_same)
+
+
+def _flat(module: nn.Module) -> list[nn.Module]:
+    """A sequence's parts, those of sequences in it in their place."""
+    if not isinstance(module, nn.Sequential):
+        return [module]
+    return [part for child in module for part in _flat(child)]
+
+
+def _chain(parts: Sequence[nn.Module]) -> list[_Layer] | None:
+    """Layers that follow one another, or None where one is of another kind."""
+    made: list[_Layer | None] = []
+    left = deque(parts)
+    while left:
+        part = left.popleft()
+        if isinstance(part, ConvLayer):
+            made.append(_layer(part.conv, part.activation, tf_same=part.tf_same))
+        elif isinstance(part, nn.Conv2d):
+            follows = bool(left) and not isinstance(left[0], (ConvLayer, nn.Conv2d))
+            made.append(_layer(part, left.popleft() if follows else None))
+        else:
+            return None
+    found = [layer for layer in made if layer is not None]
+    return found if len(found) == len(made) else None
+
+
+def _unit(module: nn.Module) -> _Unit | None:
+    """A unit of a network, or None where it is of another kind."""
+    if isinstance(module, Bottleneck):
+        layers = _chain([module.expand, module.depthwise, module.project])
+        return None if layers is None else _Unit(tuple(layers), module.residual)
+    layers = _chain(_flat(module))
+    return _Unit(tuple(layers)) if layers else None
+
+
+def image_wise(network: FaceNetwork, cut: int) -> ImageWise | None:
+    """The first ``cut`` units of a frozen network, or None where they are of a kind that is not served."""
+    if loops() is None:
+        return None
+    units = [_unit(unit) for unit in list(network.units)[:cut]]
+    found = [unit for unit in units if unit is not None]
+    kinds = [layer.kind for unit in found for layer in unit.layers]
+    served = len(found) == len(units) and kinds[:1] == ["picture"] and "picture" not in kinds[1:]
+    # A residual of the picture itself, or behind an activation that stands in a loop of its own, is nobody's.
+    served &= all(unit.layers[-1].kind == "pointwise" for unit in found if unit.residual)
+    return ImageWise(network, found) if served else None
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What the loops go through for pictures of one size, and the room that they need.
+
+    Attributes:
+        lines: (layers, fields).
+        sizes: rows, columns and channels of all units' outputs.
+        parts: numbers of the means of each unit that is asked for.
+        room: numbers of the largest map.
+        seen: numbers that the first convolution sees.
+        padded: sides of the picture with its zeros, and its channels.
+        signs: how many there are of an image.
+    """
+
+    lines: NDArray[np.int64]
+    sizes: list[tuple[int, int, int]]
+    parts: list[int]
+    room: int
+    seen: int
+    padded: tuple[int, int, int]
+    signs: int
+
+
+@dataclass
+class _Room:
+    """Where a thread computes: no memory is taken for an image."""
+
+    maps: Numbers
+    seen: Numbers
+    padded: Numbers
+    signs: NDArray[np.bool_]
+    means: Numbers
+
+    @classmethod
+    def of(cls, program: _Program) -> _Room:
+        """Enough for a program."""
+        empty = np.empty
+        return cls(
+            empty((3, program.room), np.float32),
+            empty(program.seen, np.float32),
+            empty(program.padded, np.float32),
+            empty(program.signs, np.bool_),
+            empty(sum(program.parts), np.float32),
+        )
+
+
+class ImageWise:
+    """The first units of a network as one function of an image; made by :func:`image_wise`.
+
+    Attributes:
+        units: how many.
+        head: None: every unit is a map.
+    """
+
+    head = None
+
+    def __init__(self, network: FaceNetwork, units: Sequence[_Unit]) -> None:
+        self.network = network
+        self.chain = list(units)
+        self.units = len(units)
+        parts: list[Numbers] = []
+        self.places: list[dict[str, int]] = []
+        for layer in (layer for unit in units for layer in unit.layers):
+            place = {}
+            transposed = layer.weight.T if layer.kind != "depthwise" else layer.weight[:0]
+            named = {"weight": layer.weight, "transposed": transposed, "bias": layer.bias, "slopes": layer.slopes}
+            for name, numbers in named.items():
+                place[name] = sum(map(len, parts))
+                parts.append(np.ascontiguousarray(numbers).ravel())
+            self.places.append(place)
+        self.weights: Numbers = np.concatenate(parts)
+        self._programs: dict[Any, _Program] = {}
+
+    def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
+        """Means over windows of the outputs of units, differentiable by the images.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], float32.
+            wanted: places of units, 0 the first.
+            window: the windows' side; 1 gives the outputs themselves.
+
+        Returns:
+            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
+            where no derivative is asked for.
+        """
+        prepared = self.network.prepare(images).contiguous()
+        program = self.program(prepared, tuple(wanted), window)
+        if prepared.requires_grad and torch.is_grad_enabled():
+            return Means(_Means.apply(prepared, self, program, window))  # type: ignore[no-untyped-call]
+        pictures, made = prepared.detach(), torch.empty((len(images), sum(program.parts)))
+        squares = torch.empty(len(images), dtype=torch.float64)
+
+        def take(place: int, room: _Room) -> None:
+            own = made[place].numpy()
+            self.forward(program, pictures[place], room, room.signs, own, window)
+            squares[place] = loops().square_sum(own)
+
+        in_parallel(take, len(images), program)
+        found = Means(made.split(program.parts, 1))
+        found.squares, found.whole = squares, made
+        return found
+
+    def compares(self, images: Tensor, window: int) -> bool:
+        """Whether :meth:`distance` is there."""
+        return True
+
+    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
+        """Squared distance of all units' means over windows from a goal, differentiable by the images.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], float32.
+            goal: what :meth:`means` gives of all units.
+            window: of the means.
+
+        Returns:
+            (N,) in float64.
+        """
+        prepared = self.network.prepare(images).contiguous()
+        whole = goal.whole if isinstance(goal, Means) and goal.whole is not None else torch.cat(list(goal), 1)
+        program = self.program(prepared, tuple(range(self.units)), window)
+        return _Distance.apply(prepared, self, program, whole, window)  # type: ignore[no-any-return, no-untyped-call]
+
+    def feature(self, images: Tensor) -> Tensor:
+        """The last unit's output (N, C, H', W')."""
+        (found,) = self.means(images, [self.units - 1], 1)
+        return found.view(len(images), *self.sizes(images)[-1]).permute(0, 3, 1, 2).contiguous()
+
+    def smallest(self, images: Tensor) -> int:
+        """The shortest side of any unit's map."""
+        return min(min(size[:2]) for size in self.sizes(images))
+
+    def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
+        """Rows, columns and channels of the outputs of all units, for images of a size."""
+        return self.program(self.network.prepare(images[:1].detach()), (), 1).sizes
+
+    def program(self, prepared: Tensor, wanted: tuple[int, ...], window: int) -> _Program:
+        """What the loops go through for pictures (N, C, H, W), and the means of some units."""
+        key = (*prepared.shape[1:], wanted, window)
+        if key not in self._programs:
+            self._programs[key] = self._program(*key)
+        return self._programs[key]
+
+    def forward(
+        self, program: _Program, picture: Tensor, room: _Room, signs: NDArray[np.bool_], means: Numbers, window: int
+    ) -> None:
+        """One picture (C, H, W) to its means, and the signs before its activations."""
+        loops().forward(
+            program.lines, self.weights, picture.numpy(), room.maps, room.seen, room.padded, signs, means, window
+        )
+
+    def backward(
+        self, program: _Program, room: _Room, signs: NDArray[np.bool_], means: Numbers, window: int, out: Tensor
+    ) -> None:
+        """From the derivative by its means to that by the picture, (C, H, W), which is put into ``out``."""
+        loops().backward(
+            program.lines, self.weights, room.maps, room.seen, room.padded, signs, means, window, out.numpy()
+        )
+
+    def _program(self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int) -> _Program:
+        fields = loops().FIELDS
+        kinds = {"pointwise": loops().POINTWISE, "depthwise": loops().DEPTHWISE, "picture": loops().PICTURE}
+        lines, sizes, rooms = [], [], []
+        parts = dict.fromkeys(wanted, 0)
+        signs = seen = 0
+        padded = (height, width, channels)
+        places = iter(self.places)
+        for number, unit in enumerate(self.chain):
+            for position, layer in enumerate(unit.layers):
+                (top, below), (left, behind) = layer.zeros(0, height), layer.zeros(1, width)
+                rows, columns, outputs = layer.made(0, height), layer.made(1, width), len(layer.bias)
+                last = position == len(unit.layers) - 1
+                line = {
+                    "kind": kinds[layer.kind], "height": height, "width": width, "channels": channels, "rows": rows,
+                    "columns": columns, "outputs": outputs, "stride": layer.stride, "top": top, "left": left,
+                    "kernel": layer.kernel[0], "length": layer.kernel[1] * channels, "signs": signs,
+                    "first": position == 0, "last": last, "residual": unit.residual, "means": -1, **next(places),
+                }  # fmt: skip
+                if last and number in parts:
+                    line["means"] = sum(parts.values())
+                    parts[number] = rows // window * (columns // window) * outputs
+                if layer.kind == "picture":
+                    padded = (height + top + below, width + left + behind, channels)
+                    seen = rows * columns * layer.kernel[0] * layer.kernel[1] * channels
+                else:
+                    rooms.append(height * width * channels)
+                lines.append([line[field] for field in fields])
+                height, width, channels = rows, columns, outputs
+                rooms.append(rows * columns * outputs)
+                signs += rows * columns * outputs
+            sizes.append((height, width, channels))
+        return _Program(
+            np.array(lines, np.int64), sizes, [parts[unit] for unit in wanted], max(rooms), seen, padded, signs
+        )
+
+
+class _Means(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, prepared: Tensor, model: ImageWise, program: _Program, window: int) -> Any:
+        made = torch.empty((len(prepared), sum(program.parts)))
+        signs = torch.empty((len(prepared), program.signs), dtype=torch.bool)
+        pictures = prepared.detach()
+
+        def take(place: int, room: _Room) -> None:
+            model.forward(program, pictures[place], room, signs[place].numpy(), made[place].numpy(), window)
+
+        in_parallel(take, len(prepared), program)
+        ctx.signs, ctx.model, ctx.program, ctx.window, ctx.shape = signs, model, program, window, prepared.shape
+        return tuple(part.contiguous() for part in made.split(program.parts, 1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found, given = torch.empty(ctx.shape), torch.cat(gradients, 1)
+
+        def take(place: int, room: _Room) -> None:
+            ctx.model.backward(
+                ctx.program, room, ctx.signs[place].numpy(), given[place].numpy(), ctx.window, found[place]
+            )
+
+        in_parallel(take, len(found), ctx.program)
+        return found, None, None, None
+
+
+class _Distance(torch.autograd.Function):
+    """The derivative is found on the way: an image's is that of its own distance, times a number that comes later."""
+
+    @staticmethod
+    def forward(ctx: Any, prepared: Tensor, model: ImageWise, program: _Program, goal: Tensor, window: int) -> Tensor:
+        squares = torch.empty(len(prepared), dtype=torch.float64)
+        pictures, half = prepared.detach(), torch.empty(prepared.shape)
+
+        def take(place: int, room: _Room) -> None:
+            model.forward(program, pictures[place], room, room.signs, room.means, window)
+            squares[place] = loops().difference(room.means, goal[place].numpy())
+            model.backward(program, room, room.signs, room.means, window, half[place])
+
+        in_parallel(take, len(prepared), program)
+        ctx.half = half
+        return squares
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scale = (2 * gradient).to(ctx.half.dtype).view(-1, 1, 1, 1)
+        return ctx.half * scale, None, None, None, None
+
+
+# ------------------------------------------------------------------------------------------------ threads
+
+_lock = threading.Lock()
+_within = 0
+_limit = ExitStack()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Have a BLAS compute with the thread that calls it: the images are on all of them already."""
+    global _within
+    with _lock:
+        if not _within:
+            _limit.enter_context(_libraries().limit(limits=1, user_api="blas"))
+        _within += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _within -= 1
+            if not _within:
+                _limit.close()
+
+
+@cache
+def _team(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size, thread_name_prefix="pmtlib-image")
+
+
+if hasattr(os, "register_at_fork"):
+    # A child has none of its parent's threads.
+    os.register_at_fork(after_in_child=_team.cache_clear)
+
+
+def in_parallel(work: Callable[[int, _Room], None], count: int, program: _Program) -> None:
+    """Do a piece of work for each of ``count`` images, as many at once as torch has threads.
+
+    An error in one ends all, and is raised when those under way are done.
+    """
+    left = deque(range(count))
+
+    def take() -> None:
+        room = _Room.of(program)
+        try:
+            while left:
+                work(left.popleft(), room)
+        except IndexError:
+            # Another thread has taken the last.
+            return
+        except BaseException:
+            left.clear()
+            raise
+
+    threads = min(torch.get_num_threads(), count)
+    with _one_thread_each():
+        if threads <= 1:
+            take()
+            return
+        under_way = [_team(threads).submit(take) for _ in range(threads)]
+        try:
+            for one in under_way:
+                one.result()
+        finally:
+            left.clear()
+            wait(under_way)
