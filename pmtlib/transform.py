@@ -749,7 +749,11 @@ class Run:
             squared = [_squared_error(own, goal) for own, goal in zip(features, target, strict=True)]
         else:
             features = []
-            squared = [one.distance(images, goal, self.config.pool) for one, goal in zip(self.fused, target, strict=True) if one]
+            squared = [
+                one.distance(images, goal, self.config.pool)
+                for one, goal in zip(self.fused, target, strict=True)
+                if one
+            ]
         return [self._error(one, goal) for one, goal in zip(squared, target, strict=True)], features
 
     def _error(self, squared: Tensor, goal: list[Tensor]) -> Tensor:

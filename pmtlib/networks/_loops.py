@@ -1,10 +1,10 @@
 """Loops in Numba for processors: an image through the first units of a network, and back, in one call.
 
 Maps are float32 in the layout (H, W, C), so that the innermost loop runs over channels and is made of the processor's
-vectors. What reads and writes a map is one loop nest: a convolution with its activation, an activation with the means of
-what comes of it, and each of their derivatives. Of what stood before an activation the derivative needs the sign
+vectors. What reads and writes a map is one loop nest: a convolution with its activation, an activation with the means
+of what comes of it, and each of their derivatives. Of what stood before an activation the derivative needs the sign
 alone: a byte a number (``signs``, 1 above 0). Products of matrices are those of the BLAS that comes with SciPy. No loop
-here starts threads, and Python's lock is let go once, for an image's whole way.
+here starts threads, and Python's lock is let go for an image's whole way.
 
 :mod:`pmtlib.networks.image_wise` writes the programs that :func:`forward` and :func:`backward` go through, a row a
 layer; without Numba nothing here is used.
@@ -28,8 +28,8 @@ FIELDS = (
 )  # fmt: skip
 """Of a row of a program: sizes of what a layer gets and makes; its stride, zeros above and before, and windows (rows of
 so many numbers); where in the weights its matrix, its transposed matrix, its bias and its slopes begin; where in the
-signs its own do; whether it begins or ends a unit; whether that adds its input; and where in the means the unit's begin,
-or -1."""
+signs its own do; whether it begins or ends a unit; whether that adds its input; and where in the means those of the
+unit begin, or -1."""
 (
     _KIND, _HEIGHT, _WIDTH, _CHANNELS, _ROWS, _COLUMNS, _OUTPUTS, _STRIDE, _TOP, _LEFT, _KERNEL, _LENGTH, _WEIGHT,
     _TRANSPOSED, _BIAS, _SLOPES, _SIGNS, _FIRST, _LAST, _RESIDUAL, _MEANS,

@@ -101,7 +101,7 @@ class _Unit:
 def _slopes(activation: nn.Module | None, channels: int) -> Numbers | None:
     """Slopes below 0 (channels,), or None where the activation is of another kind."""
     if isinstance(activation, nn.PReLU):
-        return activation.weight.detach().expand(channels).contiguous().numpy()  # type: ignore[no-any-return]
+        return activation.weight.detach().expand(channels).contiguous().numpy()
     value = {type(None): 1, nn.Identity: 1, nn.ReLU: 0}.get(type(activation))
     return None if value is None else np.full(channels, value, np.float32)
 
@@ -272,7 +272,7 @@ class ImageWise:
             squares[place] = loops().square_sum(own)
 
         in_parallel(take, len(images), program)
-        found = Means(made.split(program.parts, 1))
+        found = Means(torch.split(made, program.parts, 1))
         found.squares, found.whole = squares, made
         return found
 
@@ -381,7 +381,7 @@ class _Means(torch.autograd.Function):
 
         in_parallel(take, len(prepared), program)
         ctx.signs, ctx.model, ctx.program, ctx.window, ctx.shape = signs, model, program, window, prepared.shape
-        return tuple(part.contiguous() for part in made.split(program.parts, 1))
+        return tuple(part.contiguous() for part in torch.split(made, program.parts, 1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

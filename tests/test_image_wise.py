@@ -1,0 +1,258 @@
+"""Shallow models taken an image at a time on a processor: the same numbers as torch's layers, whatever the batch."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+from torch import Tensor, nn
+
+import pmtlib
+from pmtlib import costs
+from pmtlib.networks import image_wise
+from pmtlib.networks.base import FaceNetwork
+from pmtlib.networks.dlib_resnet import DlibResNet29
+from pmtlib.networks.image_wise import ImageWise
+from pmtlib.networks.mobilefacenet import CASIA, MS1M, SIRIUS, MobileFaceNet, Variant
+from pmtlib.networks.sface import SFace
+from pmtlib.shallow import ShallowModel
+
+pytest.importorskip("numba", reason="Numba is not installed: no loops for processors")
+
+CLOSE = 3e-3
+"""Of derivatives: a number near 0 may fall on the other side of an activation's bend, at this place or that. A row at the
+border that were wrong would be off by some hundredths."""
+NETWORKS = {"sirius": lambda: MobileFaceNet(SIRIUS), "casia": lambda: MobileFaceNet(CASIA), "sface": SFace}
+
+
+def network(name: str) -> FaceNetwork:
+    """Drawn weights, with slopes of both signs as trained networks have them: equations do not need trained ones."""
+    generator = torch.Generator().manual_seed(3)
+    made: FaceNetwork = NETWORKS[name]()
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d):
+            fan = module.weight[0].numel()
+            module.weight.data.normal_(0, (2 / fan) ** 0.5, generator=generator)
+            assert module.bias is not None
+            module.bias.data.normal_(0, 0.1, generator=generator)
+        if isinstance(module, nn.PReLU):
+            module.weight.data.normal_(0, 0.5, generator=generator)
+    return made.eval()
+
+
+def drawn(count: int, height: int = 112, width: int = 112, seed: int = 0) -> Tensor:
+    return torch.rand((count, 3, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def model(name: str, cut: int) -> tuple[ImageWise, FaceNetwork]:
+    """One as the transform has it, and the network in float64, to hold it against."""
+    whole = network(name)
+    found = ShallowModel(whole, cut, layout="channels_last").image_wise(drawn(1), 1)
+    assert found is not None
+    return found, copy.deepcopy(whole).double()
+
+
+def expected(exact: FaceNetwork, images: Tensor, cut: int, window: int) -> list[Tensor]:
+    maps = exact.run_units(exact.prepare(images), 0, cut)
+    return [nn.functional.avg_pool2d(one, window).permute(0, 2, 3, 1).flatten(1) for one in maps]
+
+
+def off(found: Tensor, exact: Tensor) -> float:
+    return float((found.detach().double() - exact.detach()).norm() / exact.detach().norm())
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize(("name", "cut"), [("sirius", 8), ("casia", 9), ("sface", 7), ("sface", 1)])
+def test_means_and_their_derivative_are_those_of_the_layers(name: str, cut: int, window: int) -> None:
+    found, exact = model(name, cut)
+    images = drawn(2)
+    wanted = [*range(cut)] if window == 2 else sorted({0, cut - 1})
+    seen = images.clone().requires_grad_(True)
+    means = found.means(seen, wanted, window)
+    right = images.double().requires_grad_(True)
+    whole = expected(exact, right, cut, window)
+    weights = [torch.randn(one.shape, generator=torch.Generator().manual_seed(7)) for one in means]
+    for own, place in zip(means, wanted, strict=True):
+        assert off(own, whole[place]) < 1e-5
+    sum((own * weight).sum() for own, weight in zip(means, weights, strict=True)).backward()
+    sum((whole[place] * weight).sum() for place, weight in zip(wanted, weights, strict=True)).backward()
+    assert off(seen.grad, right.grad) < CLOSE
+    plain = found.means(images, wanted, window)
+    assert all(torch.equal(one, other) for one, other in zip(plain, means, strict=True))
+    squares = sum(one.double().square().sum(1) for one in plain)
+    assert plain.squares is not None
+    assert torch.allclose(plain.squares, squares, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(37, 61), (112, 96), (24, 24)])
+@pytest.mark.parametrize("name", ["sirius", "sface"])
+def test_pictures_of_odd_sizes_are_served(name: str, size: tuple[int, int]) -> None:
+    """MobileFaceNet's own columns are those of the whole crop."""
+    found, exact = model(name, 5)
+    images = drawn(2, size[0], 112 if name == "sirius" else size[1])
+    seen, right = images.clone().requires_grad_(True), images.double().requires_grad_(True)
+    means, whole = found.means(seen, range(5), 2), expected(exact, right, 5, 2)
+    assert [one.shape for one in means] == [one.shape for one in whole]
+    torch.cat(means, 1).sin().sum().backward()
+    torch.cat(whole, 1).sin().sum().backward()
+    assert off(torch.cat(means, 1), torch.cat(whole, 1)) < 1e-5
+    assert off(seen.grad, right.grad) < CLOSE
+
+
+def test_the_distance_and_its_derivative_are_those_of_the_means() -> None:
+    found, exact = model("sirius", 5)
+    images, photographs = drawn(3), drawn(3, seed=1)
+    goal = found.means(photographs, range(5), 2)
+    seen, right = images.clone().requires_grad_(True), images.double().requires_grad_(True)
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    squares = found.distance(seen, goal, 2)
+    (squares * weights).sum().backward()
+    targets = expected(exact, photographs.double(), 5, 2)
+    gaps = zip(expected(exact, right, 5, 2), targets, strict=True)
+    whole = torch.stack([(own - target).square().sum(1) for own, target in gaps]).sum(0)
+    (whole * weights).sum().backward()
+    assert off(squares, whole) < 1e-5
+    assert off(seen.grad, right.grad) < CLOSE
+    # A goal that was put together anew has no whole beside it.
+    assert torch.equal(found.distance(images, [one.clone() for one in goal], 2), squares.detach())
+
+
+def test_the_feature_is_the_last_units_output() -> None:
+    found, exact = model("casia", 5)
+    images = drawn(2)
+    whole = exact.run_units(exact.prepare(images.double()), 0, 5)[-1]
+    assert found.feature(images).shape == whole.shape
+    assert off(found.feature(images), whole) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"stop_cosine": 0.9}, {"aggregate": False}, {"augmentation": "none"}])
+def test_images_are_those_of_the_plain_path(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = pmtlib.PMTConfig(steps=4, batch_size=3, **options)  # type: ignore[arg-type]
+    shallow = ShallowModel(network("sirius"), 4, layout="channels_last")
+    images = drawn(5)
+    calls = []
+    forward = ImageWise.forward
+    monkeypatch.setattr(ImageWise, "forward", lambda *given: calls.append(1) or forward(*given))
+    made = pmtlib.protect(images, [shallow], config)
+    taken = len(calls)
+    monkeypatch.setattr(ShallowModel, "image_wise", lambda *given: None)
+    plain = pmtlib.protect(images, [shallow], config)
+    assert taken > 0
+    assert len(calls) == taken
+    assert off(made.images, plain.images) < CLOSE
+    assert torch.allclose(made.trace, plain.trace, rtol=1e-3, equal_nan=True)
+    assert off(made.features[0], plain.features[0]) < CLOSE
+    assert torch.allclose(made.cosine, plain.cosine, atol=1e-4)
+
+
+def test_bits_depend_neither_on_the_batch_nor_on_the_threads() -> None:
+    shallow, images = ShallowModel(network("sface"), 4, layout="channels_last"), drawn(5)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count, size in ((1, 1), (2, 2), (3, 5)):
+            torch.set_num_threads(count)
+            given = shallow.image_wise(images, 2)
+            assert given is not None
+            parts = [images[place : place + size] for place in range(0, 5, size)]
+            goals = [given.means(part.flip(2), range(4), 2) for part in parts]
+            seen = [part.clone().requires_grad_(True) for part in parts]
+            for part, goal in zip(seen, goals, strict=True):
+                given.distance(part, goal, 2).sum().backward()
+            found.append((torch.cat([torch.cat(goal, 1) for goal in goals]), torch.cat([part.grad for part in seen])))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in pairwise(found):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = drawn(1)
+
+    def served(whole: FaceNetwork, images: Tensor = images, **options: object) -> bool:
+        shallow = ShallowModel(whole.eval(), 5, **{"layout": "channels_last", **options})  # type: ignore[arg-type]
+        return shallow.image_wise(images, 2) is not None
+
+    variant: Variant = MS1M
+    assert served(network("sirius"))
+    assert not served(network("sirius"), layout="contiguous")
+    assert not served(network("sirius"), drawn(1).double())
+    assert not served(MobileFaceNet(variant))
+    assert not served(DlibResNet29())
+    shallow = ShallowModel(network("sirius"), 5, layout="channels_last")
+    assert shallow.image_wise(drawn(1), 29) is None
+    monkeypatch.setattr(image_wise, "loops", lambda: None)
+    assert not served(network("sirius"))
+
+
+def test_no_image_is_no_work() -> None:
+    found, _ = model("sface", 3)
+    assert [one.shape[0] for one in found.means(drawn(0), range(3), 2)] == [0, 0, 0]
+    shallow = ShallowModel(network("sface"), 3, layout="channels_last")
+    assert pmtlib.protect(drawn(0), [shallow]).images.shape == (0, 3, 112, 112)
+
+
+def blas_threads() -> list[int]:
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+
+def test_an_error_ends_all_and_threads_of_others_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = model("sface", 1)
+    program = found.program(drawn(1), (), 1)
+    before = blas_threads()
+    done: list[int] = []
+
+    def work(place: int, room: object) -> None:
+        if place == 1:
+            raise ValueError("no such place")
+        time.sleep(0.05)
+        done.append(place)
+        assert set(blas_threads()) == {1}
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ValueError, match="no such place"):
+        image_wise.in_parallel(work, 50, program)
+    assert len(done) <= 1
+    assert blas_threads() == before
+    # Two at once, the first of them in not the first out: what the first found is set again by the last.
+    first, second = threading.Event(), threading.Event()
+
+    def waits(place: int, room: object) -> None:
+        first.set()
+        second.wait(10)
+
+    with ThreadPoolExecutor(2) as callers:
+        early = callers.submit(image_wise.in_parallel, waits, 1, program)
+        first.wait(10)
+        image_wise.in_parallel(lambda place, room: None, 1, program)
+        assert set(blas_threads()) == {1}
+        second.set()
+        early.result()
+    assert blas_threads() == before
+
+
+def _in_a_child(images: Tensor) -> Tensor:
+    found, _ = model("sface", 2)
+    return torch.cat(found.means(images, [0, 1], 2), 1)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    images = drawn(2)
+    found = _in_a_child(images)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert torch.equal(pool.apply_async(_in_a_child, (images,)).get(60), found)
+
+
+def test_what_a_step_costs_is_counted_by_the_layers() -> None:
+    """The plain path is what is counted, whatever computes: a step's cost must not vanish with it."""
+    forward, backward = costs.step_cost(ShallowModel(network("sirius"), 3), drawn(2))
+    assert forward.flops > 1e7
+    assert backward.flops > 1e7
