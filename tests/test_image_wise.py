@@ -27,8 +27,8 @@ from pmtlib.shallow import ShallowModel
 pytest.importorskip("numba", reason="Numba is not installed: no loops for processors")
 
 CLOSE = 3e-3
-"""Of derivatives: a number near 0 may fall on the other side of an activation's bend, at this place or that. A row at the
-border that were wrong would be off by some hundredths."""
+"""Of derivatives: a number near 0 may fall on the other side of an activation's bend, at this place or that. A row at
+the border that were wrong would be off by some hundredths."""
 NETWORKS = {"sirius": lambda: MobileFaceNet(SIRIUS), "casia": lambda: MobileFaceNet(CASIA), "sface": SFace}
 
 
