@@ -71,11 +71,17 @@ def patches(picture, padded, out, stride, top, left):
     lines = padded.reshape(padded.shape[0], -1)
     rows, columns, kernel, length = out.shape
     for r in range(rows):
-        for k in range(columns):
-            begin = k * stride * channels
-            for u in range(kernel):
-                for n in range(length):
-                    out[r, k, u, n] = lines[r * stride + u, begin + n]
+        for u in range(kernel):
+            line = lines[r * stride + u]
+            for k in range(columns):
+                begin = k * stride * channels
+                if length == 9:
+                    # The usual window, of three columns of three channels, without a loop.
+                    for n in range(9):
+                        out[r, k, u, n] = line[begin + n]
+                else:
+                    for n in range(length):
+                        out[r, k, u, n] = line[begin + n]
 
 
 @_loop
@@ -87,10 +93,15 @@ def patches_backward(gradient, padded, out, stride, top, left):
     rows, columns, kernel, length = gradient.shape
     for r in range(rows):
         for u in range(kernel):
+            line = lines[r * stride + u]
             for k in range(columns):
                 begin = k * stride * channels
-                for n in range(length):
-                    lines[r * stride + u, begin + n] += gradient[r, k, u, n]
+                if length == 9:
+                    for n in range(9):
+                        line[begin + n] += gradient[r, k, u, n]
+                else:
+                    for n in range(length):
+                        line[begin + n] += gradient[r, k, u, n]
     for c in range(channels):
         for y in range(height):
             for x in range(width):
@@ -325,6 +336,18 @@ def difference(own, goal):
 
 
 @_loop
+def _next(at, unit, residual):
+    """The first of three rooms that is neither the one at hand nor, where that is added later, a unit's first or last.
+
+    Two are enough for most networks, and are more likely to stay in a cache.
+    """
+    for room in range(2):
+        if room != at and not (residual and room == unit):
+            return room
+    return 2
+
+
+@_loop
 def forward(program, weights, picture, rooms, seen, padded, signs, means, window):
     """An image through all layers.
 
@@ -353,8 +376,7 @@ def forward(program, weights, picture, rooms, seen, padded, signs, means, window
         own = signs[line[_SIGNS] : line[_SIGNS] + count].reshape(places, outputs)
         if line[_FIRST]:
             unit = at
-        # One of the three rooms that is neither of those two.
-        to = 3 - at - unit if at != unit else (at + 1) % 3
+        to = _next(at, unit, line[_RESIDUAL])
         made = rooms[to][:count].reshape(places, outputs)
         begin = line[_WEIGHT]
         if line[_KIND] == DEPTHWISE:
@@ -430,8 +452,7 @@ def backward(program, weights, rooms, seen, padded, signs, means, window, out):
             unit = at
         elif not follows:
             continue
-        # One of the three rooms that is neither of those two.
-        to = 3 - at - unit if at != unit else (at + 1) % 3
+        to = _next(at, unit, line[_RESIDUAL])
         made = rooms[to][: height * width * channels]
         before = layer > 0 and not line[_FIRST] and program[layer - 1, _KIND] != DEPTHWISE
         inner = program[layer - 1] if before else line

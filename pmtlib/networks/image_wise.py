@@ -260,9 +260,10 @@ class ImageWise:
             where no derivative is asked for.
         """
         prepared = self.network.prepare(images).contiguous()
-        program = self.program(prepared, tuple(wanted), window)
         if prepared.requires_grad and torch.is_grad_enabled():
+            program = self.program(prepared, tuple(wanted), window)
             return Means(_Means.apply(prepared, self, program, window))  # type: ignore[no-untyped-call]
+        program = self.program(prepared, tuple(wanted), window, keep=False)
         pictures, made = prepared.detach(), torch.empty((len(images), sum(program.parts)))
         squares = torch.empty(len(images), dtype=torch.float64)
 
@@ -309,9 +310,12 @@ class ImageWise:
         """Rows, columns and channels of the outputs of all units, for images of a size."""
         return self.program(self.network.prepare(images[:1].detach()), (), 1).sizes
 
-    def program(self, prepared: Tensor, wanted: tuple[int, ...], window: int) -> _Program:
-        """What the loops go through for pictures (N, C, H, W), and the means of some units."""
-        key = (*prepared.shape[1:], wanted, window)
+    def program(self, prepared: Tensor, wanted: tuple[int, ...], window: int, *, keep: bool = True) -> _Program:
+        """What the loops go through for pictures (N, C, H, W), and the means of some units.
+
+        Where signs are not to be kept all layers put them into the same place, which stays in a cache.
+        """
+        key = (*prepared.shape[1:], wanted, window, keep)
         if key not in self._programs:
             self._programs[key] = self._program(*key)
         return self._programs[key]
@@ -332,7 +336,9 @@ class ImageWise:
             program.lines, self.weights, room.maps, room.seen, room.padded, signs, means, window, out.numpy()
         )
 
-    def _program(self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int) -> _Program:
+    def _program(
+        self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
+    ) -> _Program:
         fields = loops().FIELDS
         kinds = {"pointwise": loops().POINTWISE, "depthwise": loops().DEPTHWISE, "picture": loops().PICTURE}
         lines, sizes, rooms = [], [], []
@@ -348,7 +354,7 @@ class ImageWise:
                 line = {
                     "kind": kinds[layer.kind], "height": height, "width": width, "channels": channels, "rows": rows,
                     "columns": columns, "outputs": outputs, "stride": layer.stride, "top": top, "left": left,
-                    "kernel": layer.kernel[0], "length": layer.kernel[1] * channels, "signs": signs,
+                    "kernel": layer.kernel[0], "length": layer.kernel[1] * channels, "signs": signs if keep else 0,
                     "first": position == 0, "last": last, "residual": unit.residual, "means": -1, **next(places),
                 }  # fmt: skip
                 if last and number in parts:
@@ -365,7 +371,13 @@ class ImageWise:
                 signs += rows * columns * outputs
             sizes.append((height, width, channels))
         return _Program(
-            np.array(lines, np.int64), sizes, [parts[unit] for unit in wanted], max(rooms), seen, padded, signs
+            np.array(lines, np.int64),
+            sizes,
+            [parts[unit] for unit in wanted],
+            max(rooms),
+            seen,
+            padded,
+            signs if keep else max(rooms),
         )
 
 
