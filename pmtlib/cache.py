@@ -21,6 +21,7 @@ from pmtlib.paths import cache_dir
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "assets": "weights and sample photographs, as they were fetched",
+        "loops": "loops for this processor, built from C",
         "converted": "weights of public networks in the form that is read here",
         "protected": "uploads that experiments made of the photographs of data sets",
         "pairs": "uploads made of other people's photographs, for an attacker to learn from",

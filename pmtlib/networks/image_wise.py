@@ -5,10 +5,12 @@ writes one, and what the derivative needs is kept meanwhile. Here a thread takes
 before it takes the next. The maps of one image stay in the processor's cache, the derivative keeps a byte a number of
 what stood before each activation, and threads wait for nothing but the end.
 
-The loops are Numba's (``pmtlib/networks/_loops.py``) and the products of matrices those of a BLAS. Frozen weights alone
-are served: there is no derivative by them. What comes of an image depends neither on the others of its batch nor on the
-number of threads. Networks that are made of depthwise and 1x1 convolutions are served, behind one convolution of the
-picture; where others spend their time, in wider convolutions, torch is as fast.
+The loops are in C (``pmtlib/networks/_loops.c``). They are built for the processor at hand when they are first needed,
+in a second or two, and kept in the cache; without a C compiler torch does it all. Products of matrices are those of the
+BLAS that comes with SciPy. Frozen weights alone are served: there is no derivative by them. What comes of an image
+depends neither on the others of its batch nor on the number of threads. Networks that are made of depthwise and 1x1
+convolutions are served, behind one convolution of the picture; where others spend their time, in wider convolutions,
+torch is as fast.
 
 :meth:`pmtlib.shallow.ShallowModel.image_wise` gives it where it can be had. The plain path is its reference in the
 tests, and is taken everywhere else.
@@ -16,16 +18,25 @@ tests, and is taken everywhere else.
 
 from __future__ import annotations
 
-import importlib.util
+import ctypes
+import hashlib
+import importlib.resources
 import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,23 +44,137 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
+from pmtlib import cache as caches
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import FEW
 from pmtlib.networks.fused import Means
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer
+from pmtlib.paths import make_folder
 
 Numbers = NDArray[np.float32]
+Signs = NDArray[np.uint8]
 Kind = Literal["pointwise", "depthwise", "picture"]
+KINDS: tuple[Kind, ...] = ("pointwise", "depthwise", "picture")
+FIELDS = (
+    "kind", "height", "width", "channels", "rows", "columns", "outputs", "stride", "top", "left", "kernel", "length",
+    "weight", "flipped", "bias", "slopes", "signs", "first", "last", "residual", "means",
+)  # fmt: skip
+"""Of a row of a program: the place of a layer's kind in :data:`KINDS`; sizes of what it gets and makes; its stride,
+zeros above and before, and windows (rows of so many numbers); where in the weights its matrix or taps, the taps from
+the last to the first, its bias and its slopes begin; where in the signs its own do; whether it begins or ends a unit;
+whether that adds its input; and where in the means those of the unit begin, or -1."""
+_FLAGS = ("-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+_LONGEST = 120
+"""Seconds that a compiler may take."""
+
+
+class _Work(ctypes.Structure):
+    """``Work`` of the loops."""
+
+    _fields_: ClassVar[Any] = [
+        ("program", ctypes.c_void_p),
+        ("layers", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("sgemm", ctypes.c_void_p),
+        ("rooms", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+        ("seen", ctypes.c_void_p),
+        ("padded", ctypes.c_void_p),
+        ("padded_rows", ctypes.c_int64),
+        ("padded_columns", ctypes.c_int64),
+        ("signs", ctypes.c_void_p),
+        ("window", ctypes.c_int64),
+    ]
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops as they were built, and the product of matrices that they are given."""
+
+    library: ctypes.CDLL
+    sgemm: int
 
 
 @cache
-def loops() -> Any:
-    """The loops, or None where there is no Numba."""
-    if importlib.util.find_spec("numba") is None:
+def loops() -> Loops | None:
+    """The loops, built where they are not yet; None where they cannot be, with a warning where a compiler failed."""
+    compiler, sgemm = _compiler(), _sgemm()
+    if compiler is None or sgemm is None:
         return None
-    from pmtlib.networks import _loops as found
+    try:
+        library = ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        reason = (said.strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"the transform is slower than it could be: {shlex.join(compiler)} cannot build its loops "
+            f"({reason[:200]}). Remedy: name another C compiler in CC",
+            stacklevel=2,
+        )
+        return None
+    library.square_sum.restype = library.difference.restype = ctypes.c_double
+    return Loops(library, sgemm)
 
-    return found
+
+def _compiler() -> list[str] | None:
+    """The words that start a C compiler: those of ``CC``, else the first that is there; None without one."""
+    for words in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        command = shlex.split(words)
+        if command and shutil.which(command[0]):
+            return command
+    return None
+
+
+def _sgemm() -> int | None:
+    """Where SciPy's product of float32 matrices is; None where its integers are not C's."""
+    from scipy.linalg import cython_blas
+
+    capsule = cython_blas.__pyx_capi__["sgemm"]
+    name, pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    signature = name(capsule)
+    return pointer(capsule, signature) if signature.count(b", int *") == 6 else None
+
+
+def _built(compiler: Sequence[str]) -> Path:
+    """The library for this processor, from the cache where it is there.
+
+    Raises:
+        OSError: the compiler does not start, or there is nowhere to put what it makes.
+        subprocess.SubprocessError: it fails, or takes too long.
+    """
+    names = [*FIELDS, "field_count"]
+    kinds = f"enum {{ {', '.join(kind.upper() for kind in KINDS)} }};\n"
+    source = f'enum {{ {", ".join(name.upper() for name in names)} }};\n{kinds}#line 1 "_loops.c"\n'
+    source += importlib.resources.files("pmtlib.networks").joinpath("_loops.c").read_text(encoding="utf-8")
+    key = hashlib.sha256("\n".join([source, *compiler, *_FLAGS, platform.machine(), _processor()]).encode())
+    folder = caches.folder("loops")
+    made = folder / f"{key.hexdigest()[:32]}.so"
+    if made.is_file():
+        return made
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        file, library = Path(place) / "loops.c", Path(place) / "loops.so"
+        file.write_text(source, encoding="utf-8")
+        # Not every compiler knows the processor that it runs on.
+        for extra in (["-march=native"], []):
+            command = [*compiler, *_FLAGS, *extra, str(file), "-o", str(library)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=not extra)
+            if done.returncode == 0:
+                break
+        # Another process may have been as quick: whole it is in any case.
+        library.replace(made)
+    return made
+
+
+def _processor() -> str:
+    """What tells a processor from one with other instructions, where homes are shared."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
 
 
 @dataclass(frozen=True)
@@ -163,15 +288,14 @@ def _unit(module: nn.Module) -> _Unit | None:
 
 def image_wise(network: FaceNetwork, cut: int) -> ImageWise | None:
     """The first ``cut`` units of a frozen network, or None where they are of a kind that is not served."""
-    if loops() is None:
-        return None
     units = [_unit(unit) for unit in list(network.units)[:cut]]
     found = [unit for unit in units if unit is not None]
     kinds = [layer.kind for unit in found for layer in unit.layers]
     served = len(found) == len(units) and kinds[:1] == ["picture"] and "picture" not in kinds[1:]
     # A residual of the picture itself, or behind an activation that stands in a loop of its own, is nobody's.
     served &= all(unit.layers[-1].kind == "pointwise" for unit in found if unit.residual)
-    return ImageWise(network, found) if served else None
+    built = loops() if served else None
+    return None if built is None else ImageWise(network, found, built)
 
 
 @dataclass(frozen=True)
@@ -197,27 +321,48 @@ class _Program:
     signs: int
 
 
-@dataclass
 class _Room:
     """Where a thread computes: no memory is taken for an image."""
 
-    maps: Numbers
-    seen: Numbers
-    padded: Numbers
-    signs: NDArray[np.bool_]
-    means: Numbers
+    def __init__(self, model: ImageWise, program: _Program, window: int) -> None:
+        self.maps = np.empty((3, program.room), np.float32)
+        self.seen = np.empty(program.seen, np.float32)
+        self.padded = np.empty(program.padded, np.float32)
+        self.signs = np.empty(program.signs, np.uint8)
+        self.means = np.empty(sum(program.parts), np.float32)
+        self.kept = program, model
+        self.built = model.loops
+        rows, columns, _ = program.padded
+        self.work = _Work(
+            program.lines.ctypes.data, len(program.lines), model.weights.ctypes.data, self.built.sgemm,
+            self.maps.ctypes.data, program.room, self.seen.ctypes.data, self.padded.ctypes.data, rows, columns,
+            self.signs.ctypes.data, window,
+        )  # fmt: skip
 
-    @classmethod
-    def of(cls, program: _Program) -> _Room:
-        """Enough for a program."""
-        empty = np.empty
-        return cls(
-            empty((3, program.room), np.float32),
-            empty(program.seen, np.float32),
-            empty(program.padded, np.float32),
-            empty(program.signs, np.bool_),
-            empty(sum(program.parts), np.float32),
+    def forward(self, picture: Tensor, means: Numbers, signs: Signs | None = None) -> None:
+        """One picture (C, H, W) to its means, and the signs before its activations."""
+        self.work.signs = (self.signs if signs is None else signs).ctypes.data
+        self.built.library.forward(
+            ctypes.byref(self.work), ctypes.c_void_p(picture.data_ptr()), ctypes.c_void_p(means.ctypes.data)
         )
+
+    def backward(self, means: Numbers, out: Tensor, signs: Signs | None = None) -> None:
+        """From the derivative by its means to that by the picture, (C, H, W), which is put into ``out``."""
+        self.work.signs = (self.signs if signs is None else signs).ctypes.data
+        self.built.library.backward(
+            ctypes.byref(self.work), ctypes.c_void_p(means.ctypes.data), ctypes.c_void_p(out.data_ptr())
+        )
+
+    def square_sum(self, values: Numbers) -> float:
+        """The sum of the squares of numbers, in float64."""
+        return float(self.built.library.square_sum(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size)))
+
+    def difference(self, own: Numbers, goal: Numbers) -> float:
+        """Numbers less others, in place, and the sum of the squares of what is left, in float64."""
+        found = self.built.library.difference(
+            ctypes.c_void_p(own.ctypes.data), ctypes.c_void_p(goal.ctypes.data), ctypes.c_int64(own.size)
+        )
+        return float(found)
 
 
 class ImageWise:
@@ -230,16 +375,17 @@ class ImageWise:
 
     head = None
 
-    def __init__(self, network: FaceNetwork, units: Sequence[_Unit]) -> None:
+    def __init__(self, network: FaceNetwork, units: Sequence[_Unit], built: Loops) -> None:
         self.network = network
+        self.loops = built
         self.chain = list(units)
         self.units = len(units)
         parts: list[Numbers] = []
         self.places: list[dict[str, int]] = []
         for layer in (layer for unit in units for layer in unit.layers):
             place = {}
-            transposed = layer.weight.T if layer.kind != "depthwise" else layer.weight[:0]
-            named = {"weight": layer.weight, "transposed": transposed, "bias": layer.bias, "slopes": layer.slopes}
+            flipped = layer.weight[::-1] if layer.kind == "depthwise" else layer.weight[:0]
+            named = {"weight": layer.weight, "flipped": flipped, "bias": layer.bias, "slopes": layer.slopes}
             for name, numbers in named.items():
                 place[name] = sum(map(len, parts))
                 parts.append(np.ascontiguousarray(numbers).ravel())
@@ -269,10 +415,10 @@ class ImageWise:
 
         def take(place: int, room: _Room) -> None:
             own = made[place].numpy()
-            self.forward(program, pictures[place], room, room.signs, own, window)
-            squares[place] = loops().square_sum(own)
+            room.forward(pictures[place], own)
+            squares[place] = room.square_sum(own)
 
-        in_parallel(take, len(images), program)
+        self.in_parallel(take, len(images), program, window)
         found = Means(torch.split(made, program.parts, 1))
         found.squares, found.whole = squares, made
         return found
@@ -320,27 +466,41 @@ class ImageWise:
             self._programs[key] = self._program(*key)
         return self._programs[key]
 
-    def forward(
-        self, program: _Program, picture: Tensor, room: _Room, signs: NDArray[np.bool_], means: Numbers, window: int
-    ) -> None:
-        """One picture (C, H, W) to its means, and the signs before its activations."""
-        loops().forward(
-            program.lines, self.weights, picture.numpy(), room.maps, room.seen, room.padded, signs, means, window
-        )
+    def in_parallel(self, work: Callable[[int, _Room], None], count: int, program: _Program, window: int) -> None:
+        """Do a piece of work for each of ``count`` images, as many at once as torch has threads.
 
-    def backward(
-        self, program: _Program, room: _Room, signs: NDArray[np.bool_], means: Numbers, window: int, out: Tensor
-    ) -> None:
-        """From the derivative by its means to that by the picture, (C, H, W), which is put into ``out``."""
-        loops().backward(
-            program.lines, self.weights, room.maps, room.seen, room.padded, signs, means, window, out.numpy()
-        )
+        An error in one ends all, and is raised when those under way are done.
+        """
+        left = deque(range(count))
+
+        def take() -> None:
+            room = _Room(self, program, window)
+            try:
+                while left:
+                    work(left.popleft(), room)
+            except IndexError:
+                # Another thread has taken the last.
+                return
+            except BaseException:
+                left.clear()
+                raise
+
+        threads = min(torch.get_num_threads(), count)
+        with _one_thread_each():
+            if threads <= 1:
+                take()
+                return
+            under_way = [_team(threads).submit(take) for _ in range(threads)]
+            try:
+                for one in under_way:
+                    one.result()
+            finally:
+                left.clear()
+                wait(under_way)
 
     def _program(
         self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
     ) -> _Program:
-        fields = loops().FIELDS
-        kinds = {"pointwise": loops().POINTWISE, "depthwise": loops().DEPTHWISE, "picture": loops().PICTURE}
         lines, sizes, rooms = [], [], []
         parts = dict.fromkeys(wanted, 0)
         signs = seen = 0
@@ -352,8 +512,9 @@ class ImageWise:
                 rows, columns, outputs = layer.made(0, height), layer.made(1, width), len(layer.bias)
                 last = position == len(unit.layers) - 1
                 line = {
-                    "kind": kinds[layer.kind], "height": height, "width": width, "channels": channels, "rows": rows,
-                    "columns": columns, "outputs": outputs, "stride": layer.stride, "top": top, "left": left,
+                    "kind": KINDS.index(layer.kind), "height": height, "width": width, "channels": channels,
+                    "rows": rows, "columns": columns, "outputs": outputs, "stride": layer.stride, "top": top,
+                    "left": left,
                     "kernel": layer.kernel[0], "length": layer.kernel[1] * channels, "signs": signs if keep else 0,
                     "first": position == 0, "last": last, "residual": unit.residual, "means": -1, **next(places),
                 }  # fmt: skip
@@ -365,7 +526,7 @@ class ImageWise:
                     seen = rows * columns * layer.kernel[0] * layer.kernel[1] * channels
                 else:
                     rooms.append(height * width * channels)
-                lines.append([line[field] for field in fields])
+                lines.append([line[field] for field in FIELDS])
                 height, width, channels = rows, columns, outputs
                 rooms.append(rows * columns * outputs)
                 signs += rows * columns * outputs
@@ -385,13 +546,13 @@ class _Means(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prepared: Tensor, model: ImageWise, program: _Program, window: int) -> Any:
         made = torch.empty((len(prepared), sum(program.parts)))
-        signs = torch.empty((len(prepared), program.signs), dtype=torch.bool)
+        signs = np.empty((len(prepared), program.signs), np.uint8)
         pictures = prepared.detach()
 
         def take(place: int, room: _Room) -> None:
-            model.forward(program, pictures[place], room, signs[place].numpy(), made[place].numpy(), window)
+            room.forward(pictures[place], made[place].numpy(), signs[place])
 
-        in_parallel(take, len(prepared), program)
+        model.in_parallel(take, len(prepared), program, window)
         ctx.signs, ctx.model, ctx.program, ctx.window, ctx.shape = signs, model, program, window, prepared.shape
         return tuple(part.contiguous() for part in torch.split(made, program.parts, 1))
 
@@ -400,11 +561,9 @@ class _Means(torch.autograd.Function):
         found, given = torch.empty(ctx.shape), torch.cat(gradients, 1)
 
         def take(place: int, room: _Room) -> None:
-            ctx.model.backward(
-                ctx.program, room, ctx.signs[place].numpy(), given[place].numpy(), ctx.window, found[place]
-            )
+            room.backward(given[place].numpy(), found[place], ctx.signs[place])
 
-        in_parallel(take, len(found), ctx.program)
+        ctx.model.in_parallel(take, len(found), ctx.program, ctx.window)
         return found, None, None, None
 
 
@@ -417,11 +576,11 @@ class _Distance(torch.autograd.Function):
         pictures, half = prepared.detach(), torch.empty(prepared.shape)
 
         def take(place: int, room: _Room) -> None:
-            model.forward(program, pictures[place], room, room.signs, room.means, window)
-            squares[place] = loops().difference(room.means, goal[place].numpy())
-            model.backward(program, room, room.signs, room.means, window, half[place])
+            room.forward(pictures[place], room.means)
+            squares[place] = room.difference(room.means, goal[place].numpy())
+            room.backward(room.means, half[place])
 
-        in_parallel(take, len(prepared), program)
+        model.in_parallel(take, len(prepared), program, window)
         ctx.half = half
         return squares
 
@@ -468,36 +627,3 @@ def _team(size: int) -> ThreadPoolExecutor:
 if hasattr(os, "register_at_fork"):
     # A child has none of its parent's threads.
     os.register_at_fork(after_in_child=_team.cache_clear)
-
-
-def in_parallel(work: Callable[[int, _Room], None], count: int, program: _Program) -> None:
-    """Do a piece of work for each of ``count`` images, as many at once as torch has threads.
-
-    An error in one ends all, and is raised when those under way are done.
-    """
-    left = deque(range(count))
-
-    def take() -> None:
-        room = _Room.of(program)
-        try:
-            while left:
-                work(left.popleft(), room)
-        except IndexError:
-            # Another thread has taken the last.
-            return
-        except BaseException:
-            left.clear()
-            raise
-
-    threads = min(torch.get_num_threads(), count)
-    with _one_thread_each():
-        if threads <= 1:
-            take()
-            return
-        under_way = [_team(threads).submit(take) for _ in range(threads)]
-        try:
-            for one in under_way:
-                one.result()
-        finally:
-            left.clear()
-            wait(under_way)
