@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,3 +260,88 @@ def test_what_a_step_costs_is_counted_by_the_layers() -> None:
     forward, backward = costs.step_cost(ShallowModel(network("sirius"), 3), drawn(2))
     assert forward.flops > 1e7
     assert backward.flops > 1e7
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+
+
+@pytest.fixture
+def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As on a machine that has built nothing yet."""
+    monkeypatch.setenv("PMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_wise, "loops", image_wise.loops.__wrapped__)
+    return tmp_path / "cache" / "loops"
+
+
+def test_loops_are_built_once_for_a_processor(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert image_wise.loops() is not None
+    (built,) = unbuilt.iterdir()
+    monkeypatch.setattr(image_wise.subprocess, "run", lambda *given, **more: pytest.fail("built again"))
+    assert image_wise.loops() is not None
+    monkeypatch.undo()
+    monkeypatch.setenv("PMT_CACHE", str(unbuilt.parent))
+    monkeypatch.setattr(image_wise, "_processor", lambda: "flags: another")
+    assert image_wise.loops.__wrapped__() is not None
+    assert len(list(unbuilt.iterdir())) == 2
+    assert built.is_file()
+
+
+def test_without_a_compiler_torch_does_it_all(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(unbuilt))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_wise.loops() is None
+    shallow = ShallowModel(network("sface"), 2, layout="channels_last")
+    assert shallow.image_wise(drawn(1), 2) is None
+    made = pmtlib.protect(drawn(1), [shallow], pmtlib.PMTConfig(steps=1, batch_size=1))
+    assert bool(made.finite.all())
+
+
+def test_a_compiler_that_knows_nothing_of_the_processor_will_do(
+    unbuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = image_wise._compiler()
+    assert compiler is not None
+    plain = tmp_path / "plain"
+    plain.write_text(
+        '#!/bin/sh\nfor word in "$@"; do [ "$word" = -march=native ] && echo "no such option" >&2 && exit 1; done\n'
+        f'exec {" ".join(compiler)} "$@"\n'
+    )
+    plain.chmod(0o755)
+    monkeypatch.setenv("CC", str(plain))
+    assert image_wise.loops() is not None
+    assert len(list(unbuilt.iterdir())) == 1
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(
+    unbuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'fatal error: string.h: No such file' >&2\necho more >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.warns(
+        UserWarning, match=r"cannot build its loops \(fatal error: string.h: No such file\). Remedy"
+    ) as told:
+        assert image_wise.loops() is None
+    assert len(told) == 1
+    assert list(unbuilt.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="whoever may write anywhere is not kept out")
+def test_a_cache_that_cannot_be_written_to_is_told(
+    unbuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.warns(UserWarning, match="PMT_CACHE"):
+            assert image_wise.loops() is None
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_cache_that_is_a_file_is_told(unbuilt: Path) -> None:
+    unbuilt.parent.write_text("in the way")
+    with pytest.warns(UserWarning, match="PMT_CACHE"):
+        assert image_wise.loops() is None

@@ -108,7 +108,7 @@ def loops() -> Loops | None:
         reason = (said.strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
             f"the transform is slower than it could be: {shlex.join(compiler)} cannot build its loops "
-            f"({reason[:200]}). Remedy: name another C compiler in CC",
+            f"({reason[:200]}). Remedy: name another C compiler in CC, or in PMT_CACHE a folder that can be written to",
             stacklevel=2,
         )
         return None
