@@ -192,4 +192,6 @@ def test_protecting_and_verifying_leave_nothing_in_the_cache_and_use_no_network(
     for arguments in (["networks"], ["assets", "list"], ["config"], ["cache"]):
         done = pmt(*arguments)
         assert done.code == 0, done.err
-    assert {path.name for path in kept.iterdir()} == {"assets", "converted"}
+    # Loops for the processor are the program's: nothing of a photograph is in them.
+    assert {path.name for path in kept.iterdir()} - {"loops"} == {"assets", "converted"}
+    assert all(path.suffix == ".so" for path in (kept / "loops").glob("*"))
