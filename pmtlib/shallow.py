@@ -104,6 +104,10 @@ class ShallowModel(nn.Module):
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, makes anew what is built for a device."""
+        return {**self.__dict__, "_fused": None, "_image_wise": None}
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
         prepared = self.network.prepare(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 import warnings
@@ -194,6 +195,18 @@ def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatc
     assert shallow.image_wise(drawn(1), 29) is None
     monkeypatch.setattr(image_wise, "loops", lambda: None)
     assert not served(network("sirius"))
+
+
+def test_a_copy_of_a_model_makes_its_own() -> None:
+    shallow = ShallowModel(network("sface"), 2, layout="channels_last")
+    found = shallow.image_wise(drawn(1), 2)
+    assert found is not None
+    for other in (copy.deepcopy(shallow), pickle.loads(pickle.dumps(shallow))):
+        made = other.image_wise(drawn(1), 2)
+        assert made is not None
+        assert made is not found
+        assert torch.equal(made.feature(drawn(1)), found.feature(drawn(1)))
+    assert shallow.image_wise(drawn(1), 2) is found
 
 
 def test_no_image_is_no_work() -> None:

@@ -294,8 +294,7 @@ def image_wise(network: FaceNetwork, cut: int) -> ImageWise | None:
     served = len(found) == len(units) and kinds[:1] == ["picture"] and "picture" not in kinds[1:]
     # A residual of the picture itself, or behind an activation that stands in a loop of its own, is nobody's.
     served &= all(unit.layers[-1].kind == "pointwise" for unit in found if unit.residual)
-    built = loops() if served else None
-    return None if built is None else ImageWise(network, found, built)
+    return ImageWise(network, found) if served and loops() is not None else None
 
 
 @dataclass(frozen=True)
@@ -331,7 +330,9 @@ class _Room:
         self.signs = np.empty(program.signs, np.uint8)
         self.means = np.empty(sum(program.parts), np.float32)
         self.kept = program, model
-        self.built = model.loops
+        built = loops()
+        assert built is not None
+        self.built = built
         rows, columns, _ = program.padded
         self.work = _Work(
             program.lines.ctypes.data, len(program.lines), model.weights.ctypes.data, self.built.sgemm,
@@ -375,9 +376,8 @@ class ImageWise:
 
     head = None
 
-    def __init__(self, network: FaceNetwork, units: Sequence[_Unit], built: Loops) -> None:
+    def __init__(self, network: FaceNetwork, units: Sequence[_Unit]) -> None:
         self.network = network
-        self.loops = built
         self.chain = list(units)
         self.units = len(units)
         parts: list[Numbers] = []
