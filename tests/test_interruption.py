@@ -402,17 +402,17 @@ def test_numbers_that_are_not_finite_fail_one_face_and_leave_the_batch_its_bits(
     if stage == "optimisation":
         from pmtlib.transform import Run
 
-        features = Run._features
+        errors = Run._errors
 
-        def poisoned(self: Run, images: Tensor, *, gradient: bool = False) -> list[list[Tensor]]:
-            found = features(self, images, gradient=gradient)
-            # Of the second image alone, in the way a network would: through its features.
-            bad = torch.zeros(len(images), 1)
+        def poisoned(self: Run, images: Tensor, target: Any) -> Any:
+            found, features = errors(self, images, target)
+            # Of the second image alone, in the loss and its derivative, whatever has computed them.
+            bad = torch.ones(len(images))
             if len(images) > 1:
                 bad[1] = value
-            return [[part + bad * part.sign().abs() if gradient else part for part in parts] for parts in found]
+            return [one * bad for one in found], features
 
-        monkeypatch.setattr(Run, "_features", poisoned)
+        monkeypatch.setattr(Run, "_errors", poisoned)
         reason = "did not stay finite"
     else:
         embed = pipeline._Service.embed
