@@ -81,7 +81,7 @@ def agreement(shallow: ShallowModel, images: Tensor) -> dict[str, float]:
             maps = shallow(x)
         return [F.avg_pool2d(one.float(), WINDOW).permute(0, 2, 3, 1).flatten(1) for one in maps]
 
-    one = shallow.fused(images, WINDOW)
+    one = shallow.fused(images, WINDOW, "bfloat16")
     if one is None:
         raise SystemExit("error: there are no fused kernels for this device; see the warning above")
     with torch.no_grad():
@@ -121,7 +121,7 @@ def rate(network: Any, images: Tensor, steps: int, precision: str, layout: Any) 
 
 def passes(shallow: ShallowModel, images: Tensor) -> dict[str, float]:
     """Milliseconds of a forward and backward pass: fused, and through torch.compile."""
-    one = shallow.fused(images, WINDOW)
+    one = shallow.fused(images, WINDOW, "bfloat16")
     assert one is not None
     last = ShallowModel(shallow.network, CUT, layout="channels_last")
     faster: Callable[[Tensor], list[Tensor]] = torch.compile(last)
@@ -129,7 +129,7 @@ def passes(shallow: ShallowModel, images: Tensor) -> dict[str, float]:
 
     def fused_passes() -> None:
         given = images.detach().requires_grad_(True)
-        torch.autograd.grad(one.distance(given, goal).sum(), given)
+        torch.autograd.grad(one.distance(given, goal, WINDOW).sum(), given)
 
     def compiled_passes() -> None:
         given = images.detach().requires_grad_(True)

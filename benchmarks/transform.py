@@ -198,6 +198,7 @@ def benchmark(
         embedded = {way: network(one) for way, one in made.items()}
     return {
         "seconds": {way: [round(one, 4) for one in taken] for way, taken in seconds.items()},
+        "image_wise": shared(network, cut).fused(images, config.pool, config.precision) is not None,
         # At this K: a run of another number of steps takes another time, and an image-step about the same.
         "steps": config.steps,
         "images_a_second": round(len(images) / statistics.median(seconds["pmtlib"]), 3),

@@ -21,7 +21,6 @@ from pmtlib.paths import cache_dir
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "assets": "weights and sample photographs, as they were fetched",
-        "loops": "loops for this processor, built from C",
         "converted": "weights of public networks in the form that is read here",
         "protected": "uploads that experiments made of the photographs of data sets",
         "pairs": "uploads made of other people's photographs, for an attacker to learn from",
@@ -32,6 +31,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "head": "trained heads on shared shallow models, and the state of their training",
         "stitched": "recognisers completed from shared shallow models, and the state of their training",
         "recogniser": "recognition networks trained by the experiments, and the state of their training",
+        "loops": "loops for this processor, built from C",
     }
 )
 """Every kind of thing that is cached, and what it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,7 @@ from pmtlib.faces import SIZE
 from pmtlib.networks import fused, image_wise
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import freeze
-from pmtlib.networks.fused import FusedMobileFaceNet
-from pmtlib.networks.image_wise import ImageWise
+from pmtlib.networks.fused import FusedUnits
 
 Layout = Literal["contiguous", "channels_last"]
 DEFAULT_CUT = 5
@@ -98,15 +98,14 @@ class ShallowModel(nn.Module):
         self.network = copy.deepcopy(network)
         self.network.truncate(self.cut)
         freeze(self)
-        self._fused: tuple[torch.device, FusedMobileFaceNet | None] | None = None
-        self._image_wise: tuple[ImageWise | None] | None = None
+        self._fused: dict[tuple[torch.device, str], FusedUnits | None] = {}
         self.layout = layout
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, makes anew what is built for a device."""
-        return {**self.__dict__, "_fused": None, "_image_wise": None}
+        return {**self.__dict__, "_fused": {}}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Outputs of all units up to the cut, for images (N, 3, 112, 112) in [0, 1]."""
@@ -115,38 +114,29 @@ class ShallowModel(nn.Module):
             prepared = prepared.contiguous(memory_format=torch.channels_last)
         return self.network.run_units(prepared, 0, self.cut)
 
-    def fused(self, images: Tensor, window: int) -> FusedMobileFaceNet | None:
-        """The shared units as one function from images to means over windows, where there are kernels for that.
+    def fused(self, images: Tensor, window: int, precision: str) -> FusedUnits | None:
+        """The shared units as one function from images to means over windows, where there is one.
 
-        It computes in bfloat16, as autocast does (:mod:`pmtlib.networks.fused`).
+        In bfloat16 it computes on an NVIDIA GPU as autocast does (:mod:`pmtlib.networks.fused`); in float32 on a
+        processor, for models with channels last, whose last bits may differ (:mod:`pmtlib.networks.image_wise`).
 
         Args:
             images: what it is for, (N, 3, H, W); its shape and device are looked at.
             window: of the means.
+            precision: ``"bfloat16"`` or ``"float32"``; there is none for others.
         """
         device = images.device
-        if not fused.usable(device) or images.dtype != torch.float32 or images.shape[2:] != (SIZE, SIZE):
+        if images.dtype != torch.float32 or images.shape[2:] != (SIZE, SIZE):
             return None
-        if self._fused is None or self._fused[0] != device:
-            self._fused = (device, fused.fuse(self.network, self.cut))
-        found = self._fused[1]
-        return found if found is not None and window <= found.smallest(images) else None
-
-    def image_wise(self, images: Tensor, window: int) -> ImageWise | None:
-        """The shared units as one function from images to means over windows, where a processor has loops for that.
-
-        It computes in float32, one image a thread (:mod:`pmtlib.networks.image_wise`); of models with channels last,
-        whose last bits may differ.
-
-        Args:
-            images: what it is for, (N, 3, H, W); its shape and device are looked at.
-            window: of the means.
-        """
-        if images.device.type != "cpu" or images.dtype != torch.float32 or self.layout != "channels_last":
+        if precision == "float32" and device.type == "cpu" and self.layout == "channels_last":
+            fuse: Callable[[FaceNetwork, int], FusedUnits | None] = image_wise.fuse
+        elif precision == "bfloat16" and fused.usable(device):
+            fuse = fused.fuse
+        else:
             return None
-        if self._image_wise is None:
-            self._image_wise = (image_wise.image_wise(self.network, self.cut),)
-        (found,) = self._image_wise
+        if (device, precision) not in self._fused:
+            self._fused[device, precision] = fuse(self.network, self.cut)
+        found = self._fused[device, precision]
         return found if found is not None and window <= found.smallest(images) else None
 
     @property

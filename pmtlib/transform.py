@@ -32,8 +32,7 @@ from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
 from pmtlib.networks import fused
 from pmtlib.networks.frozen import window_means
-from pmtlib.networks.fused import Means
-from pmtlib.networks.image_wise import ImageWise
+from pmtlib.networks.fused import FusedUnits, Means
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -717,17 +716,13 @@ class Run:
             return found.means(images, range(found.units), self.config.pool)
         return found.means(images, [last], 1)
 
-    def _fuse(self, model: ShallowModel) -> fused.FusedMobileFaceNet | ImageWise | None:
+    def _fuse(self, model: ShallowModel) -> FusedUnits | None:
         """A shallow model as one function, where there is one for it and what is compared is as published."""
         if type(self)._aggregate is not Run._aggregate:
             return None
-        window = self.config.pool if self.config.aggregate else 1
-        if self.config.precision == "float32":
-            return model.image_wise(self.original, window)
-        if not (self.kernels and self.config.precision == "bfloat16"):
-            return None
-        found = model.fused(self.original, window)
-        return None if found is not None and found.head is not None and self.config.aggregate else found
+        aggregate, precision = self.config.aggregate, self.config.precision
+        found = model.fused(self.original, self.config.pool if aggregate else 1, precision)
+        return None if found is not None and found.head is not None and aggregate else found
 
     def _aggregate(self, outputs: list[Tensor], model: int) -> list[Tensor]:
         """The features that are compared: (N, F) parts whose concatenation is z of Algorithm 2."""

@@ -65,11 +65,11 @@ def distance(variant, shape, cut):
     goal = one.means(other, range(cut), 2)
     means = one.means(given, range(cut), 2)
     usual = torch.stack([(a - b).double().square().sum(1) for a, b in zip(means, goal, strict=True)]).sum(0)
-    found = one.distance(same, goal)
+    found = one.distance(same, goal, 2)
     weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
     gradients = [torch.autograd.grad((part * weights).sum(), x)[0] for part, x in ((usual, given), (found, same))]
     with torch.no_grad():
-        without = one.distance(images, goal)
+        without = one.distance(images, goal, 2)
     return {
         "compares": [one.compares(images, 2), not one.compares(images[..., :-2, :], 2), not one.compares(images, 3)],
         "distance": off(found.detach(), usual.detach()),

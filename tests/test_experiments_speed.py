@@ -185,7 +185,7 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
         "truncated": {"median": 0.98, "low": 0.96, "high": 0.99},
         "batched": {"median": 1.9, "low": 1.8, "high": 2.2},
     }
-    other = {**entry, "ratios": {**entry["ratios"], **slower}}
+    other = {**entry, "ratios": {**entry["ratios"], **slower}, "image_wise": True}
     hardware = {"device": "cpu", "processor": "Fast 9", "vectors": "AVX2", "torch_threads": 2}
     manifest = {"hardware": hardware, "command": "python b.py", "date": "2026-01-01"}
     (tmp_path / "benchmarks").mkdir()
@@ -206,7 +206,10 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert "images/s at K = 10" in html
     assert html.count(">484, 158<") == len(frame)
     assert "python b.py: cpu, Fast 9, AVX2, 2 thread(s), 2026-01-01" in html
-    literal, batched, slow = speed.loops_reading(frame).splitlines()
+    literal, batched, taken, slow = speed.loops_reading(frame).splitlines()
+    assert taken == "- Taken an image at a time ({py:mod}`pmtlib.networks.image_wise`): sface."
+    older = speed.loops_reading(frame[frame["network"] == "mobilefacenet"])
+    assert "image_wise`): no network; this run is older than that." in older
     missed = "missed for mobilefacenet (2.00 [1.50, 2.50]), sface (2.00 [1.50, 2.50])."
     assert literal == f"- The goal of 6 times as fast as *literal* on 2 processor cores is {missed}"
     assert "is reached for mobilefacenet (2.00 [1.50, 2.50]) and missed for sface (1.90 [1.80, 2.20])." in batched

@@ -121,7 +121,7 @@ def test_bytes_are_counted_and_what_has_no_kernels_is_left_to_torch(found):
 def test_without_a_gpu_nothing_is_fused():
     shallow = ShallowModel(MobileFaceNet(SIRIUS), 3)
     assert not fused.usable(torch.device("cpu"))
-    assert shallow.fused(torch.rand(1, 3, 112, 112), 2) is None
+    assert shallow.fused(torch.rand(1, 3, 112, 112), 2, "bfloat16") is None
 
 
 def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
@@ -169,7 +169,7 @@ def on_gpu():
 
 def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_autocast_is(on_gpu):
     shallow, images = on_gpu
-    one = shallow.fused(images, 2)
+    one = shallow.fused(images, 2, "bfloat16")
     assert one is not None
     plain = transform.PMTConfig(precision="float32")
     run = transform.Run(images, [shallow], [1.0], plain, 0, [])

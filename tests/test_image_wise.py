@@ -59,8 +59,8 @@ def drawn(count: int, height: int = 112, width: int = 112, seed: int = 0) -> Ten
 def model(name: str, cut: int) -> tuple[ImageWise, FaceNetwork]:
     """One as the transform has it, and the network in float64, to hold it against."""
     whole = network(name)
-    found = ShallowModel(whole, cut, layout="channels_last").image_wise(drawn(1), 1)
-    assert found is not None
+    found = ShallowModel(whole, cut, layout="channels_last").fused(drawn(1), 1, "float32")
+    assert isinstance(found, ImageWise)
     return found, copy.deepcopy(whole).double()
 
 
@@ -147,7 +147,7 @@ def test_images_are_those_of_the_plain_path(options: dict[str, object], monkeypa
     monkeypatch.setattr(image_wise._Room, "forward", lambda *given: calls.append(1) or forward(*given))
     made = pmtlib.protect(images, [shallow], config)
     taken = len(calls)
-    monkeypatch.setattr(ShallowModel, "image_wise", lambda *given: None)
+    monkeypatch.setattr(ShallowModel, "fused", lambda *given: None)
     plain = pmtlib.protect(images, [shallow], config)
     assert taken > 0
     assert len(calls) == taken
@@ -164,7 +164,7 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_threads() -> None:
     try:
         for count, size in ((1, 1), (2, 2), (3, 5)):
             torch.set_num_threads(count)
-            given = shallow.image_wise(images, 2)
+            given = shallow.fused(images, 2, "float32")
             assert given is not None
             parts = [images[place : place + size] for place in range(0, 5, size)]
             goals = [given.means(part.flip(2), range(4), 2) for part in parts]
@@ -183,7 +183,7 @@ def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatc
 
     def served(whole: FaceNetwork, images: Tensor = images, **options: object) -> bool:
         shallow = ShallowModel(whole.eval(), 5, **{"layout": "channels_last", **options})  # type: ignore[arg-type]
-        return shallow.image_wise(images, 2) is not None
+        return shallow.fused(images, 2, "float32") is not None
 
     variant: Variant = MS1M
     assert served(network("sirius"))
@@ -192,21 +192,21 @@ def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatc
     assert not served(MobileFaceNet(variant))
     assert not served(DlibResNet29())
     shallow = ShallowModel(network("sirius"), 5, layout="channels_last")
-    assert shallow.image_wise(drawn(1), 29) is None
+    assert shallow.fused(drawn(1), 29, "float32") is None
     monkeypatch.setattr(image_wise, "loops", lambda: None)
     assert not served(network("sirius"))
 
 
 def test_a_copy_of_a_model_makes_its_own() -> None:
     shallow = ShallowModel(network("sface"), 2, layout="channels_last")
-    found = shallow.image_wise(drawn(1), 2)
+    found = shallow.fused(drawn(1), 2, "float32")
     assert found is not None
     for other in (copy.deepcopy(shallow), pickle.loads(pickle.dumps(shallow))):
-        made = other.image_wise(drawn(1), 2)
+        made = other.fused(drawn(1), 2, "float32")
         assert made is not None
         assert made is not found
         assert torch.equal(made.feature(drawn(1)), found.feature(drawn(1)))
-    assert shallow.image_wise(drawn(1), 2) is found
+    assert shallow.fused(drawn(1), 2, "float32") is found
 
 
 def test_no_image_is_no_work() -> None:
@@ -306,7 +306,7 @@ def test_without_a_compiler_torch_does_it_all(unbuilt: Path, monkeypatch: pytest
         warnings.simplefilter("error")
         assert image_wise.loops() is None
     shallow = ShallowModel(network("sface"), 2, layout="channels_last")
-    assert shallow.image_wise(drawn(1), 2) is None
+    assert shallow.fused(drawn(1), 2, "float32") is None
     made = pmtlib.protect(drawn(1), [shallow], pmtlib.PMTConfig(steps=1, batch_size=1))
     assert bool(made.finite.all())
 
@@ -339,7 +339,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     ) as told:
         assert image_wise.loops() is None
     assert len(told) == 1
-    assert list(unbuilt.iterdir()) == []
+    assert list(unbuilt.glob("*")) == []
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="whoever may write anywhere is not kept out")

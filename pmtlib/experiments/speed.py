@@ -356,8 +356,8 @@ def against_loops(file: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
         the rounds), goal (the ratio that was set out for; not a number where there is none, or the run had another
         number of threads), cosine, ssim (the lowest between its images and the way's; not a number for other images)
         and, the same for each way, steps (K), cut, images_a_second at this K, megaflops and megabytes (of a step of an
-        image), of_arithmetic, of_memory (shares of the limits); and the run's manifest. Empty where there is no such
-        file.
+        image), of_arithmetic, of_memory (shares of the limits), image_wise (whether
+        :mod:`pmtlib.networks.image_wise` took it); and the run's manifest. Empty where there is no such file.
     """
     stored = _stored(file)
     if stored is None:
@@ -368,6 +368,8 @@ def against_loops(file: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
         whole = {name: stored["parameters"][name] for name in ("steps", "cut")}
         whole["images_a_second"] = entry["images_a_second"]
         whole |= {name: entry["step"][name] for name in ("megaflops", "megabytes", "of_arithmetic", "of_memory")}
+        # A run that is older than that says nothing of it.
+        whole["image_wise"] = entry.get("image_wise", False)
         for way, ratio in entry["ratios"].items():
             same = entry["equality"].get(way, {"cosine": float("nan"), "ssim": float("nan")})
             about = {
@@ -401,6 +403,11 @@ def loops_reading(frame: pd.DataFrame) -> str:
             f"{word} for {', '.join(told[met])}" for met, word in ((True, "reached"), (False, "missed")) if told[met]
         ]
         lines.append(f"- The goal of {goal:g} times as fast as *{way}* on {_cores()} is {' and '.join(parts)}.")
+    taken = frame[frame["image_wise"]]["network"].unique()
+    lines.append(
+        "- Taken an image at a time ({py:mod}`pmtlib.networks.image_wise`): "
+        + (f"{', '.join(taken)}." if len(taken) else "no network; this run is older than that.")
+    )
     slower = frame[frame["ratio"] < 1]
     if len(slower):
         told_slower = "; ".join(

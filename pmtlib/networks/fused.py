@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet
+from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet, tf_same_zeros
 
 _BLOCKS = 4
 """Blocks of places that a program of a 1x1 convolution takes one after the other, with the same matrix at hand."""
@@ -117,6 +118,67 @@ class Means(list[Tensor]):
     whole: Tensor | None = None
 
 
+class FusedUnits(ABC):
+    """The first units of a frozen network as one function of images, whose maps stay inside.
+
+    Attributes:
+        units: how many.
+        head: of a last unit that is no map, else None; then only its output itself can be had.
+    """
+
+    units: int
+    head: Any = None
+
+    @abstractmethod
+    def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
+        """Means over windows of the outputs of units, differentiable by the images.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], float32.
+            wanted: places of units, 0 the first, each once.
+            window: the windows' side; 1 gives the outputs themselves.
+
+        Returns:
+            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
+            where that costs no pass of its own and no derivative is asked for.
+
+        Raises:
+            ValueError: there is a head, and other means than its output itself are asked for.
+        """
+
+    @abstractmethod
+    def compares(self, images: Tensor, window: int) -> bool:
+        """Whether :meth:`distance` is there."""
+
+    @abstractmethod
+    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
+        """Squared distance of all units' means over windows from a goal, differentiable by the images.
+
+        Maps, means and differences stay inside.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], float32, for which :meth:`compares` is true.
+            goal: what :meth:`means` gives of all units.
+            window: of the means.
+
+        Returns:
+            (N,) in float64.
+        """
+
+    @abstractmethod
+    def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
+        """Rows, columns and channels of the outputs of all units, for images of a size."""
+
+    def feature(self, images: Tensor) -> Tensor:
+        """The last unit's output (N, C, H', W') in float32."""
+        (found,) = self.means(images, [self.units - 1], 1)
+        return found.view(len(images), *self.sizes(images)[-1]).permute(0, 3, 1, 2).contiguous()
+
+    def smallest(self, images: Tensor) -> int:
+        """The shortest side of any unit's map."""
+        return min(min(size[:2]) for size in self.sizes(images))
+
+
 @dataclass(frozen=True)
 class _Launch:
     """How a kernel is laid out: places or windows a program, channels at once, warps for these, and most registers."""
@@ -177,7 +239,7 @@ class _Separable:
         return self.hidden <= _NARROW
 
 
-def _slope(activation: nn.Module, channels: int, like: Tensor) -> Tensor | None:
+def slopes_of(activation: nn.Module, channels: int, like: Tensor) -> Tensor | None:
     """An activation as slopes below 0, (channels,); None where it is none of that kind."""
     if isinstance(activation, nn.PReLU):
         return activation.weight.detach().float().expand(channels).contiguous()
@@ -202,7 +264,7 @@ def _fits(channels: int) -> bool:
     return channels >= 16 and channels & (channels - 1) == 0
 
 
-class FusedMobileFaceNet:
+class FusedMobileFaceNet(FusedUnits):
     """The first units of a frozen :class:`~pmtlib.networks.mobilefacenet.MobileFaceNet`, as one function.
 
     Made by :func:`fuse`. Its weights are copies in bfloat16.
@@ -244,20 +306,7 @@ class FusedMobileFaceNet:
         self.spread = _spread().to(device, dtype)
 
     def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
-        """Means over windows of the outputs of units, differentiable by the images.
-
-        Args:
-            images: (N, 3, H, W) in [0, 1], float32.
-            wanted: places of units, 0 the first.
-            window: the windows' side; 1 gives the outputs themselves.
-
-        Returns:
-            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
-            where no derivative is asked for and :meth:`has_means` is true of all.
-
-        Raises:
-            ValueError: there is a head, and other means than its output itself are asked for.
-        """
+        """As in the base class; squares are there where :meth:`has_means` is true of all."""
         if self.head is not None:
             if list(wanted) != [self.units - 1] or window != 1:
                 raise ValueError(f"of {self.units} units with a head only the last output can be had")
@@ -278,34 +327,20 @@ class FusedMobileFaceNet:
         """Whether a unit's own kernel makes means over windows of 2x2 of its output, a map of a size."""
         return size[0] % 2 == 0 and size[1] % 2 == 0 and (place == 0 or self.separable[place - 1].narrow)
 
-    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int = 2) -> Tensor:
-        """Squared distance of all units' means over windows of 2x2 from a goal, differentiable by the images.
-
-        Maps, means and differences stay inside, and what is read for it is read once.
-
-        Args:
-            images: (N, 3, H, W) in [0, 1], float32, for which :meth:`compares` is true.
-            goal: what :meth:`means` gives of all units.
-            window: of the means; 2, the one for which :meth:`compares` is ever true.
-
-        Returns:
-            (N,) in float64.
-        """
+    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
+        """As in the base class; ``window`` is 2, for which alone :meth:`compares` is ever true."""
         return _Distance.apply(images.contiguous(), self, goal)  # type: ignore[no-any-return, no-untyped-call]
 
-    def feature(self, images: Tensor) -> Tensor:
-        """The last unit's output (N, C, H', W') in float32."""
-        (found,) = self.means(images, [self.units - 1], 1)
-        rows, columns = self._sizes(images)[-1]
-        channels = self.separable[-1].outputs if self.head is None else self.head[0].shape[0]
-        return found.view(len(images), rows, columns, channels).permute(0, 3, 1, 2).contiguous()
-
-    def smallest(self, images: Tensor) -> int:
-        """The shortest side of any unit's map."""
-        return min(min(size) for size in self._sizes(images))
+    def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
+        """Rows, columns and channels of the outputs of all units."""
+        maps = self._sizes(images)
+        channels = [self.channels, *(layer.outputs for layer in self.separable)]
+        if self.head is not None:
+            maps, channels = [*maps, maps[-1]], [*channels, len(self.head[0])]
+        return [(*size, count) for size, count in zip(maps, channels, strict=True)]
 
     def _sizes(self, images: Tensor) -> list[tuple[int, int]]:
-        """Rows and columns of the outputs of all units."""
+        """Rows and columns of the outputs of all units but a head."""
         sizes = [(-(-images.shape[2] // 2), -(-(self.columns[1] - self.columns[0]) // 2))]
         for layer in self.separable:
             rows, columns = sizes[-1]
@@ -315,7 +350,7 @@ class FusedMobileFaceNet:
     @staticmethod
     def _pad(size: int, stride: int, tf_same: bool) -> int:
         """Zeros before an axis that a 3x3 convolution sees."""
-        return max((-(-size // stride) - 1) * stride + 3 - size, 0) // 2 if tf_same else 1
+        return tf_same_zeros(size, 3, stride)[0] if tf_same else 1
 
     def forward(
         self, images: Tensor, wanted: Sequence[int], window: int, *, keep: bool, goal: Sequence[Tensor] | None = None
@@ -644,9 +679,11 @@ def fuse(network: FaceNetwork, cut: int, dtype: torch.dtype = torch.bfloat16) ->
         if head is None:
             return None
     stem = units[0]
-    slope = _slope(stem.activation, stem.conv.out_channels, stem.conv.weight) if isinstance(stem, ConvLayer) else None
-    second = _stem_separable(units[1], slope, dtype) if slope is not None else None
-    if not isinstance(stem, ConvLayer) or second is None:
+    if not isinstance(stem, ConvLayer):
+        return None
+    slope = slopes_of(stem.activation, stem.conv.out_channels, stem.conv.weight)
+    second = None if slope is None else _stem_separable(units[1], slope, dtype)
+    if second is None:
         return None
     separable = [second]
     for unit in units[2:]:
@@ -660,7 +697,7 @@ def fuse(network: FaceNetwork, cut: int, dtype: torch.dtype = torch.bfloat16) ->
 
 def _head(unit: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
     assert isinstance(unit, ConvLayer)
-    slope = _slope(unit.activation, unit.conv.out_channels, unit.conv.weight)
+    slope = slopes_of(unit.activation, unit.conv.out_channels, unit.conv.weight)
     if slope is None or unit.conv.kernel_size != (1, 1):
         return None
     _, weight, bias = _matrix(unit, dtype)
@@ -674,7 +711,7 @@ def _stem_separable(unit: nn.Module, slope_in: Tensor, dtype: torch.dtype) -> _S
     depthwise = layers[0]
     assert isinstance(depthwise, ConvLayer)
     channels = depthwise.conv.out_channels
-    slope = _slope(depthwise.activation, channels, depthwise.conv.weight)
+    slope = slopes_of(depthwise.activation, channels, depthwise.conv.weight)
     if slope is None or not _fits(channels):
         return None
     if len(layers) == 2:
@@ -693,7 +730,7 @@ def _stem_separable(unit: nn.Module, slope_in: Tensor, dtype: torch.dtype) -> _S
 
 def _bottleneck(unit: Bottleneck, dtype: torch.dtype) -> _Separable | None:
     hidden = unit.depthwise.conv.out_channels
-    slopes = [_slope(layer.activation, hidden, layer.conv.weight) for layer in (unit.expand, unit.depthwise)]
+    slopes = [slopes_of(layer.activation, hidden, layer.conv.weight) for layer in (unit.expand, unit.depthwise)]
     widths = (hidden, unit.expand.conv.in_channels, unit.project.conv.out_channels)
     if slopes[0] is None or slopes[1] is None or not all(map(_fits, widths)):
         return None

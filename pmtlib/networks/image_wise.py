@@ -12,8 +12,8 @@ depends neither on the others of its batch nor on the number of threads. Network
 convolutions are served, behind one convolution of the picture; where others spend their time, in wider convolutions,
 torch is as fast.
 
-:meth:`pmtlib.shallow.ShallowModel.image_wise` gives it where it can be had. The plain path is its reference in the
-tests, and is taken everywhere else.
+For models with channels last :meth:`pmtlib.shallow.ShallowModel.fused` gives it where it can be had. The plain path is
+its reference in the tests, and is taken everywhere else.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from pmtlib import cache as caches
+from pmtlib.images import write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.frozen import FEW
-from pmtlib.networks.fused import Means
-from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer
-from pmtlib.paths import make_folder
+from pmtlib.networks.fused import FusedUnits, Means, slopes_of
+from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, tf_same_zeros
 
 Numbers = NDArray[np.float32]
 Signs = NDArray[np.uint8]
@@ -153,8 +153,7 @@ def _built(compiler: Sequence[str]) -> Path:
     made = folder / f"{key.hexdigest()[:32]}.so"
     if made.is_file():
         return made
-    make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with tempfile.TemporaryDirectory() as place:
         file, library = Path(place) / "loops.c", Path(place) / "loops.so"
         file.write_text(source, encoding="utf-8")
         # Not every compiler knows the processor that it runs on.
@@ -163,8 +162,7 @@ def _built(compiler: Sequence[str]) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=not extra)
             if done.returncode == 0:
                 break
-        # Another process may have been as quick: whole it is in any case.
-        library.replace(made)
+        write_atomic(made, library.read_bytes())
     return made
 
 
@@ -207,8 +205,7 @@ class _Layer:
         """Zeros before and behind an axis of a size."""
         if not self.tf_same:
             return self.padding[axis], self.padding[axis]
-        odd = max((-(-size // self.stride) - 1) * self.stride + self.kernel[axis] - size, 0)
-        return odd // 2, odd - odd // 2
+        return tf_same_zeros(size, self.kernel[axis], self.stride)
 
     def made(self, axis: int, size: int) -> int:
         """What an axis of a size becomes."""
@@ -223,18 +220,10 @@ class _Unit:
     residual: bool = False
 
 
-def _slopes(activation: nn.Module | None, channels: int) -> Numbers | None:
-    """Slopes below 0 (channels,), or None where the activation is of another kind."""
-    if isinstance(activation, nn.PReLU):
-        return activation.weight.detach().expand(channels).contiguous().numpy()
-    value = {type(None): 1, nn.Identity: 1, nn.ReLU: 0}.get(type(activation))
-    return None if value is None else np.full(channels, value, np.float32)
-
-
-def _layer(conv: nn.Conv2d, activation: nn.Module | None, *, tf_same: bool = False) -> _Layer | None:
+def _layer(conv: nn.Conv2d, activation: nn.Module, *, tf_same: bool = False) -> _Layer | None:
     """A convolution as a layer, or None where it is of another kind."""
     weight, outputs, stride = conv.weight.detach(), conv.out_channels, conv.stride[0]
-    slopes = _slopes(activation, outputs)
+    slopes = slopes_of(activation, outputs, weight)
     plain = conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     if slopes is None or not plain or conv.stride != (stride, stride) or weight.dtype != torch.float32:
         return None
@@ -250,7 +239,7 @@ def _layer(conv: nn.Conv2d, activation: nn.Module | None, *, tf_same: bool = Fal
         return None
     bias = np.zeros(outputs, np.float32) if conv.bias is None else conv.bias.detach().numpy()
     numbers: Numbers = matrix.contiguous().numpy()
-    return _Layer(kind, numbers, bias, slopes, conv.in_channels, kernel, stride, padding, tf_same)
+    return _Layer(kind, numbers, bias, slopes.numpy(), conv.in_channels, kernel, stride, padding, tf_same)
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:
@@ -270,7 +259,7 @@ def _chain(parts: Sequence[nn.Module]) -> list[_Layer] | None:
             made.append(_layer(part.conv, part.activation, tf_same=part.tf_same))
         elif isinstance(part, nn.Conv2d):
             follows = bool(left) and not isinstance(left[0], (ConvLayer, nn.Conv2d))
-            made.append(_layer(part, left.popleft() if follows else None))
+            made.append(_layer(part, left.popleft() if follows else nn.Identity()))
         else:
             return None
     found = [layer for layer in made if layer is not None]
@@ -286,7 +275,7 @@ def _unit(module: nn.Module) -> _Unit | None:
     return _Unit(tuple(layers)) if layers else None
 
 
-def image_wise(network: FaceNetwork, cut: int) -> ImageWise | None:
+def fuse(network: FaceNetwork, cut: int) -> ImageWise | None:
     """The first ``cut`` units of a frozen network, or None where they are of a kind that is not served."""
     units = [_unit(unit) for unit in list(network.units)[:cut]]
     found = [unit for unit in units if unit is not None]
@@ -366,15 +355,8 @@ class _Room:
         return float(found)
 
 
-class ImageWise:
-    """The first units of a network as one function of an image; made by :func:`image_wise`.
-
-    Attributes:
-        units: how many.
-        head: None: every unit is a map.
-    """
-
-    head = None
+class ImageWise(FusedUnits):
+    """The first units of a frozen network, taken an image at a time. Made by :func:`fuse`."""
 
     def __init__(self, network: FaceNetwork, units: Sequence[_Unit]) -> None:
         self.network = network
@@ -394,17 +376,7 @@ class ImageWise:
         self._programs: dict[Any, _Program] = {}
 
     def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
-        """Means over windows of the outputs of units, differentiable by the images.
-
-        Args:
-            images: (N, 3, H, W) in [0, 1], float32.
-            wanted: places of units, 0 the first.
-            window: the windows' side; 1 gives the outputs themselves.
-
-        Returns:
-            (N, H' // window * W' // window * C) in float32 for each, in the order (H, W, C). Their squares are summed
-            where no derivative is asked for.
-        """
+        """As in the base class."""
         prepared = self.network.prepare(images).contiguous()
         if prepared.requires_grad and torch.is_grad_enabled():
             program = self.program(prepared, tuple(wanted), window)
@@ -424,36 +396,18 @@ class ImageWise:
         return found
 
     def compares(self, images: Tensor, window: int) -> bool:
-        """Whether :meth:`distance` is there."""
+        """Always."""
         return True
 
     def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
-        """Squared distance of all units' means over windows from a goal, differentiable by the images.
-
-        Args:
-            images: (N, 3, H, W) in [0, 1], float32.
-            goal: what :meth:`means` gives of all units.
-            window: of the means.
-
-        Returns:
-            (N,) in float64.
-        """
+        """As in the base class."""
         prepared = self.network.prepare(images).contiguous()
         whole = goal.whole if isinstance(goal, Means) and goal.whole is not None else torch.cat(list(goal), 1)
         program = self.program(prepared, tuple(range(self.units)), window)
         return _Distance.apply(prepared, self, program, whole, window)  # type: ignore[no-any-return, no-untyped-call]
 
-    def feature(self, images: Tensor) -> Tensor:
-        """The last unit's output (N, C, H', W')."""
-        (found,) = self.means(images, [self.units - 1], 1)
-        return found.view(len(images), *self.sizes(images)[-1]).permute(0, 3, 1, 2).contiguous()
-
-    def smallest(self, images: Tensor) -> int:
-        """The shortest side of any unit's map."""
-        return min(min(size[:2]) for size in self.sizes(images))
-
     def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
-        """Rows, columns and channels of the outputs of all units, for images of a size."""
+        """As in the base class."""
         return self.program(self.network.prepare(images[:1].detach()), (), 1).sizes
 
     def program(self, prepared: Tensor, wanted: tuple[int, ...], window: int, *, keep: bool = True) -> _Program:

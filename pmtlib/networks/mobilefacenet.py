@@ -126,8 +126,8 @@ class ConvLayer(nn.Module):
         """(N, inputs, h, w) to (N, outputs, h', w')."""
         if not self.tf_same:
             return self.activation(self.conv(features))  # type: ignore[no-any-return]
-        top, bottom = _tf_same(features.shape[2], self.conv.kernel_size[0], self.conv.stride[0])
-        left, right = _tf_same(features.shape[3], self.conv.kernel_size[1], self.conv.stride[1])
+        top, bottom = tf_same_zeros(features.shape[2], self.conv.kernel_size[0], self.conv.stride[0])
+        left, right = tf_same_zeros(features.shape[3], self.conv.kernel_size[1], self.conv.stride[1])
         if self.conv.groups == 1 or not on_a_processor(features):
             made = self.conv(functional.pad(features, (left, right, top, bottom)))
         else:
@@ -349,7 +349,7 @@ def _tflite_layers(operators: list[Operator], path: Path) -> Iterator[tuple[Oper
         yield operator, 2.0 * torch.tensor(constant).flatten()
 
 
-def _tf_same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def tf_same_zeros(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before and after an axis under TensorFlow's SAME padding: ceil(size / stride) outputs."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
