@@ -125,6 +125,10 @@ def test_the_distance_and_its_derivative_are_those_of_the_means() -> None:
     (whole * weights).sum().backward()
     assert off(squares, whole) < 1e-5
     assert off(seen.grad, right.grad) < CLOSE
+    # Loops in C would read beyond the end of a goal of other images or windows.
+    for wrong in (found.means(photographs[:2], range(5), 2), found.means(photographs, range(5), 3)):
+        with pytest.raises(ValueError, match="is not of these units and images"):
+            found.distance(images, wrong, 2)
     # A goal that was put together anew has no whole beside it.
     assert torch.equal(found.distance(images, [one.clone() for one in goal], 2), squares.detach())
 

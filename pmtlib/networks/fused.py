@@ -163,6 +163,9 @@ class FusedUnits(ABC):
 
         Returns:
             (N,) in float64.
+
+        Raises:
+            ValueError: the goal is of other units, images or windows, where that would be read beyond its end.
         """
 
     @abstractmethod

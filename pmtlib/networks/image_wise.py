@@ -404,6 +404,8 @@ class ImageWise(FusedUnits):
         prepared = self.network.prepare(images).contiguous()
         whole = goal.whole if isinstance(goal, Means) and goal.whole is not None else torch.cat(list(goal), 1)
         program = self.program(prepared, tuple(range(self.units)), window)
+        if whole.shape != (len(images), sum(program.parts)):
+            raise ValueError(f"a goal of shape {tuple(whole.shape)} is not of these units and images")
         return _Distance.apply(prepared, self, program, whole, window)  # type: ignore[no-any-return, no-untyped-call]
 
     def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
