@@ -3,8 +3,7 @@
  * Maps are float32 in the layout (H, W, C), so that the innermost loop runs over channels and is made of the
  * processor's vectors. What reads and writes a map is one loop nest: an activation with the means of what comes of it,
  * a convolution with the activation behind it, and each of their derivatives. Of what stood before an activation the
- * derivative needs the sign alone: a byte a number ("signs", 1 above 0). Products of matrices are those of the BLAS
- * whose sgemm is given.
+ * derivative needs the sign alone: a byte a number ("signs", 1 above 0). Matrices are arranged once, for all images.
  *
  * pmtlib/networks/image_wise.py writes the programs that forward and backward go through, a row of FIELDS a layer, and
  * builds this file, with the names of the fields (enum) and of the kinds of layers before it.
@@ -13,21 +12,45 @@
 #include <stdint.h>
 #include <string.h>
 
+/* What a compiler is told of the loop that follows: to write out its few rounds, that none reads what another wrote. */
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 typedef float *restrict out_t;
 typedef const float *restrict in_t;
-typedef void (*sgemm_t)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *, float *,
-                        int *);
-
+/* As many numbers as the processor computes with at once, wherever they lie; and a place of a picture. */
+#if defined(__AVX512F__)
+enum { WIDE = 16 };
+#elif defined(__AVX__)
+enum { WIDE = 8 };
+#else
+enum { WIDE = 4 };
+#endif
+/* Matrices lie in panels of so many columns, and so many rows are multiplied by them at once; of a place so many
+ * channels are looked at together. */
+enum { PANEL = 2 * WIDE, TALL = 6, SOME = 32 };
+int panel_columns(void) { return PANEL; }
+typedef float wide_t __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+typedef float place_t __attribute__((vector_size(16), aligned(4), may_alias));
 typedef struct {
     const int64_t *program; /* (layers, FIELD_COUNT) */
     int64_t layers;
     const float *weights; /* all layers' matrices, biases and slopes, one after the other */
-    sgemm_t sgemm;
     float *rooms; /* room for three maps, each of `room` numbers */
     int64_t room;
-    float *seen;   /* room for what the first convolution sees, (H', W', k, l * C) */
     float *padded; /* room for the picture with zeros around, (padded_rows, padded_columns, C) */
     int64_t padded_rows, padded_columns;
+    float *row;   /* room for a row of places of what a convolution sees, or of its tiles */
+    float *photo; /* room for a photograph of which the picture is a sample, (photo_rows + 1, photo_columns + 1, 4) */
+    int64_t photo_rows, photo_columns;
+    const int32_t *corners; /* for each place of the picture that of its first of four neighbours; NULL for no sample */
+    const float *fractions; /* and how far it is from there, down and across */
+    const float *scale;     /* what a sample is multiplied by, (4,), and what is added then, (4,) */
     uint8_t *signs;
     int64_t window; /* side of the windows of means */
 } Work;
@@ -35,59 +58,259 @@ typedef struct {
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* made (rows, outputs) = given (rows, inputs) times matrix (inputs, outputs), or its transposed (outputs, inputs). */
-static void product(sgemm_t sgemm, const float *given, const float *matrix, float *made, int rows, int inputs,
-                    int outputs, int transposed) {
-    /* By columns, as BLAS sees it, everything is transposed. */
-    float one = 1, none = 0;
-    int lines = transposed ? inputs : outputs;
-    sgemm(transposed ? "T" : "N", "N", &outputs, &rows, &inputs, &one, (float *)matrix, &lines, (float *)given, &inputs,
-          &none, made, &outputs);
+/* The least multiple of PANEL that is no less. */
+static inline int64_t filled(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+
+/* `rows` rows of a product of matrices, PANEL columns of each: made (rows, PANEL), `stride` apart. All sums are in
+ * registers. A row of what is given is `parts` times `length` numbers, `skip` apart. */
+static inline __attribute__((always_inline)) void block(const int rows, in_t given, int64_t step, int64_t parts,
+                                                        int64_t length, int64_t skip, in_t panel, out_t made,
+                                                        int64_t stride) {
+    wide_t sums[TALL][2];
+    UNROLLED
+    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (wide_t){0};
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t k = 0; k < length; k++, panel += PANEL) {
+            in_t from = given + part * skip + k;
+            wide_t first = *(const wide_t *)panel, second = *(const wide_t *)(panel + WIDE);
+            UNROLLED
+            for (int i = 0; i < rows; i++) sums[i][0] += from[i * step] * first, sums[i][1] += from[i * step] * second;
+        }
+    UNROLLED
+    for (int i = 0; i < rows; i++) {
+        *(wide_t *)(made + i * stride) = sums[i][0];
+        *(wide_t *)(made + i * stride + WIDE) = sums[i][1];
+    }
 }
 
-/* What a convolution sees of a picture (C, H, W) of few channels at each of its places: rows of each one's window. */
-static void patches(in_t picture, int64_t channels, int64_t height, int64_t width, const Work *work, const int64_t *line) {
-    float *restrict padded = work->padded;
-    int64_t across = work->padded_columns * channels, length = line[LENGTH];
+static inline __attribute__((always_inline)) void blocks(const int rows, in_t given, int64_t step, int64_t parts,
+                                                         int64_t length, int64_t skip, in_t panel, out_t made,
+                                                         int64_t stride, int64_t columns) {
+    if (columns >= PANEL) {
+        block(rows, given, step, parts, length, skip, panel, made, stride);
+        return;
+    }
+    float whole[TALL * PANEL];
+    block(rows, given, step, parts, length, skip, panel, whole, PANEL);
+    for (int i = 0; i < rows; i++) memcpy(made + i * stride, whole + i * PANEL, sizeof(float) * columns);
+}
+
+/* made (count, outputs) = given times a matrix (parts * length, outputs), where a row of what is given begins `step`
+ * behind the one before, and is `parts` times `length` numbers, `skip` apart. The matrix is in panels: its first PANEL
+ * columns (parts * length, PANEL), then the next ones, the last filled up with zeros. */
+static void product(in_t given, int64_t step, int64_t parts, int64_t length, int64_t skip, in_t matrix, int64_t outputs,
+                    out_t made, int64_t count) {
+    for (int64_t n = 0; n < outputs; n += PANEL, matrix += parts * length * PANEL) {
+        int64_t m = 0, left = outputs - n;
+        for (; m + TALL <= count; m += TALL)
+            blocks(TALL, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
+        for (; m + TALL / 2 <= count; m += TALL / 2)
+            blocks(TALL / 2, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
+        for (; m < count; m++)
+            blocks(1, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
+    }
+}
+
+/* A picture (C, H, W) of few channels into work->padded, as it is or sampled at work->corners: bilinear. */
+static void pad(in_t picture, int64_t channels, int64_t height, int64_t width, const Work *work, const int64_t *line) {
+    int64_t across = work->padded_columns * channels;
+    out_t padded = work->padded;
     memset(padded, 0, sizeof(float) * work->padded_rows * across);
+    padded += line[TOP] * across + line[LEFT] * channels;
+    if (!work->corners) {
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t y = 0; y < height; y++)
+                for (int64_t x = 0; x < width; x++) padded[y * across + x * channels + c] = picture[(c * height + y) * width + x];
+        return;
+    }
+    out_t photo = work->photo;
+    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
+    memset(photo, 0, sizeof(float) * (rows + 1) * row);
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++)
-                padded[(y + line[TOP]) * across + (x + line[LEFT]) * channels + c] = picture[(c * height + y) * width + x];
-    float *restrict to = work->seen;
-    for (int64_t r = 0; r < line[ROWS]; r++)
-        for (int64_t k = 0; k < line[COLUMNS]; k++)
-            for (int64_t u = 0; u < line[KERNEL]; u++) {
-                in_t from = padded + (r * line[STRIDE] + u) * across + k * line[STRIDE] * channels;
-                if (length == 9) /* the usual window: three columns of three channels */
-                    for (int n = 0; n < 9; n++) to[n] = from[n];
-                else
-                    for (int64_t n = 0; n < length; n++) to[n] = from[n];
-                to += length;
-            }
+        for (int64_t y = 0; y < rows; y++)
+            for (int64_t x = 0; x < columns; x++) photo[y * row + 4 * x + c] = picture[(c * rows + y) * columns + x];
+    place_t scale = *(const place_t *)work->scale, shift = *(const place_t *)(work->scale + 4);
+    for (int64_t y = 0, n = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x++, n++) {
+            in_t from = photo + 4 * work->corners[n];
+            float down = work->fractions[2 * n], right = work->fractions[2 * n + 1];
+            place_t a = *(const place_t *)from, b = *(const place_t *)(from + 4);
+            place_t c = *(const place_t *)(from + row), d = *(const place_t *)(from + row + 4);
+            place_t upper = a + right * (b - a), lower = c + right * (d - c);
+            place_t made = scale * (upper + down * (lower - upper)) + shift;
+            for (int64_t i = 0; i < channels; i++) padded[y * across + x * channels + i] = made[i];
+        }
 }
 
-/* The derivative by the picture, (C, H, W), of that by its patches, which stands in work->seen. */
-static void patches_backward(out_t picture, int64_t channels, int64_t height, int64_t width, const Work *work,
-                             const int64_t *line) {
-    float *restrict padded = work->padded;
-    int64_t across = work->padded_columns * channels, length = line[LENGTH];
-    memset(padded, 0, sizeof(float) * work->padded_rows * across);
-    in_t from = work->seen;
+/* The derivative by the picture, (C, H, W), or by the photograph of which it is a sample, of what stands in
+ * work->padded. */
+static void pad_backward(out_t picture, int64_t channels, int64_t height, int64_t width, const Work *work,
+                         const int64_t *line) {
+    int64_t across = work->padded_columns * channels;
+    in_t padded = work->padded + line[TOP] * across + line[LEFT] * channels;
+    if (!work->corners) {
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t y = 0; y < height; y++)
+                for (int64_t x = 0; x < width; x++) picture[(c * height + y) * width + x] = padded[y * across + x * channels + c];
+        return;
+    }
+    float *photo = work->photo;
+    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
+    memset(photo, 0, sizeof(float) * (rows + 1) * row);
+    place_t scale = *(const place_t *)work->scale;
+    for (int64_t y = 0, n = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x++, n++) {
+            /* Of fewer channels than four the last is the next place's, and nobody's in the photograph. */
+            place_t given = scale * *(const place_t *)(padded + y * across + x * channels);
+            float down = work->fractions[2 * n], right = work->fractions[2 * n + 1];
+            place_t lower = down * given, upper = given - lower;
+            float *to = photo + 4 * work->corners[n];
+            *(place_t *)to += upper - right * upper;
+            *(place_t *)(to + 4) += right * upper;
+            *(place_t *)(to + row) += lower - right * lower;
+            *(place_t *)(to + row + 4) += right * lower;
+        }
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t y = 0; y < rows; y++)
+            for (int64_t x = 0; x < columns; x++) picture[(c * rows + y) * columns + x] = photo[y * row + 4 * x + c];
+}
+
+/* A convolution of the padded picture. */
+static void picture_forward(const Work *work, in_t weight, out_t made, const int64_t *line) {
+    int64_t across = work->padded_columns * line[CHANNELS], columns = line[COLUMNS], outputs = line[OUTPUTS];
     for (int64_t r = 0; r < line[ROWS]; r++)
-        for (int64_t k = 0; k < line[COLUMNS]; k++)
+        product(work->padded + r * line[STRIDE] * across, line[STRIDE] * line[CHANNELS], line[KERNEL], line[LENGTH], across,
+              weight, outputs, made + r * columns * outputs, columns);
+}
+
+/* Its derivative by the padded picture, by the matrix (outputs, k * l * C). */
+static void picture_backward(const Work *work, in_t gradient, in_t matrix, const int64_t *line) {
+    int64_t across = work->padded_columns * line[CHANNELS], columns = line[COLUMNS], outputs = line[OUTPUTS];
+    int64_t length = line[LENGTH], span = line[KERNEL] * length;
+    float *restrict padded = work->padded;
+    memset(padded, 0, sizeof(float) * work->padded_rows * across);
+    for (int64_t r = 0; r < line[ROWS]; r++) {
+        product(gradient + r * columns * outputs, outputs, 1, outputs, 0, matrix, span, work->row, columns);
+        for (int64_t k = 0; k < columns; k++)
             for (int64_t u = 0; u < line[KERNEL]; u++) {
-                float *to = padded + (r * line[STRIDE] + u) * across + k * line[STRIDE] * channels;
-                if (length == 9)
+                float *to = padded + (r * line[STRIDE] + u) * across + k * line[STRIDE] * line[CHANNELS];
+                in_t from = work->row + k * span + u * length;
+                if (length == 9) /* the usual windows: three or seven columns of three channels */
                     for (int n = 0; n < 9; n++) to[n] += from[n];
+                else if (length == 21)
+                    for (int n = 0; n < 21; n++) to[n] += from[n];
                 else
                     for (int64_t n = 0; n < length; n++) to[n] += from[n];
-                from += length;
             }
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++)
-                picture[(c * height + y) * width + x] = padded[(y + line[TOP]) * across + (x + line[LEFT]) * channels + c];
+    }
+}
+
+/* What a tile of 4x4 places of a map has to be for a convolution of 3x3 to be a product: B^T d B, (16, C), each of the
+ * 16 `apart` from the next. */
+static void tile(in_t from, int64_t across, int64_t channels, out_t to, int64_t apart) {
+    INDEPENDENT
+    for (int64_t c = 0; c < channels; c++) {
+        float half[4][4];
+        for (int b = 0; b < 4; b++) {
+            in_t d = from + b * channels + c;
+            float d0 = d[0], d1 = d[across], d2 = d[2 * across], d3 = d[3 * across];
+            half[0][b] = d0 - d2, half[1][b] = d1 + d2, half[2][b] = d2 - d1, half[3][b] = d1 - d3;
+        }
+        for (int a = 0; a < 4; a++) {
+            out_t v = to + 4 * a * apart + c;
+            v[0] = half[a][0] - half[a][2], v[apart] = half[a][1] + half[a][2];
+            v[2 * apart] = half[a][2] - half[a][1], v[3 * apart] = half[a][1] - half[a][3];
+        }
+    }
+}
+
+/* From 16 products to the 2x2 places that they are the sums of: A^T m A. */
+static void untile(in_t from, int64_t apart, int64_t channels, float *const to[4]) {
+    float *p = to[0], *q = to[1], *r = to[2], *s = to[3];
+    INDEPENDENT
+    for (int64_t c = 0; c < channels; c++) {
+        float half[2][4];
+        for (int b = 0; b < 4; b++) {
+            in_t m = from + b * apart + c;
+            float m0 = m[0], m1 = m[4 * apart], m2 = m[8 * apart], m3 = m[12 * apart];
+            half[0][b] = m0 + m1 + m2, half[1][b] = m1 - m2 - m3;
+        }
+        p[c] = half[0][0] + half[0][1] + half[0][2], q[c] = half[0][1] - half[0][2] - half[0][3];
+        r[c] = half[1][0] + half[1][1] + half[1][2], s[c] = half[1][1] - half[1][2] - half[1][3];
+    }
+}
+
+/* A convolution of 3x3 of a map (H, W, C), with a zero around and without a stride, in 16 multiplications for 36: F(2x2,
+ * 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), a row of tiles at a time.
+ * The 16 matrices (C, outputs) are made of the weights by G g G^T. */
+static void dense(in_t x, int64_t height, int64_t width, int64_t channels, in_t matrices, int64_t outputs, float *out,
+                  float *row) {
+    int64_t tiles = (width + 1) / 2, apart = tiles * channels, apart_out = tiles * outputs;
+    float *seen = row, *products = seen + 16 * apart, *edge = products + 16 * apart_out, *beyond = edge + 16 * channels;
+    for (int64_t y = -1; y + 1 < height; y += 2) {
+        for (int64_t k = 0; k < tiles; k++) {
+            int64_t b = 2 * k - 1;
+            if (y >= 0 && y + 3 < height && b >= 0 && b + 3 < width) {
+                tile(x + (y * width + b) * channels, width * channels, channels, seen + k * channels, apart);
+                continue;
+            }
+            memset(edge, 0, sizeof(float) * 16 * channels);
+            for (int64_t u = most(-y, 0); u < least(height - y, 4); u++) {
+                int64_t first = most(-b, 0), last = least(width - b, 4);
+                memcpy(edge + (4 * u + first) * channels, x + ((y + u) * width + b + first) * channels,
+                       sizeof(float) * (last - first) * channels);
+            }
+            tile(edge, 4 * channels, channels, seen + k * channels, apart);
+        }
+        for (int p = 0; p < 16; p++)
+            product(seen + p * apart, channels, 1, channels, 0, matrices + p * channels * filled(outputs), outputs,
+                  products + p * apart_out, tiles);
+        for (int64_t k = 0; k < tiles; k++) {
+            float *to[4];
+            for (int n = 0; n < 4; n++) {
+                int64_t r = y + 1 + n / 2, c = 2 * k + n % 2;
+                to[n] = r < height && c < width ? out + (r * width + c) * outputs : beyond + n * outputs;
+            }
+            untile(products + k * outputs, apart_out, outputs, to);
+        }
+    }
+}
+
+/* The greatest of each window of a map, the first of several; "signs" are which of the window's places it was at. */
+static void pool(in_t x, out_t out, uint8_t *restrict signs, const int64_t *line) {
+    int64_t n = line[CHANNELS], across = line[WIDTH] * n;
+    for (int64_t r = 0; r < line[ROWS]; r++)
+        for (int64_t k = 0; k < line[COLUMNS]; k++)
+            for (int64_t first = 0; first < n; first += SOME) {
+                in_t corner = x + r * line[STRIDE] * across + k * line[STRIDE] * n + first;
+                int64_t some = least(SOME, n - first), to = (r * line[COLUMNS] + k) * n + first;
+                /* Which place it was as a number as wide as what stood there, for the processor's vectors. */
+                float greatest[SOME], at[SOME];
+                for (int64_t c = 0; c < some; c++) greatest[c] = corner[c], at[c] = 0;
+                for (int64_t p = 1; p < line[KERNEL] * line[KERNEL]; p++) {
+                    in_t from = corner + p / line[KERNEL] * across + p % line[KERNEL] * n;
+                    float place = p;
+                    for (int64_t c = 0; c < some; c++) {
+                        int more = from[c] > greatest[c];
+                        at[c] = more ? place : at[c];
+                        greatest[c] = more ? from[c] : greatest[c];
+                    }
+                }
+                for (int64_t c = 0; c < some; c++) out[to + c] = greatest[c], signs[to + c] = (uint8_t)at[c];
+            }
+}
+
+static void pool_backward(in_t gradient, const uint8_t *restrict signs, float *out, const int64_t *line) {
+    int64_t n = line[CHANNELS], across = line[WIDTH] * n;
+    memset(out, 0, sizeof(float) * line[HEIGHT] * across);
+    for (int64_t r = 0; r < line[ROWS]; r++)
+        for (int64_t k = 0; k < line[COLUMNS]; k++, gradient += n, signs += n) {
+            float *corner = out + r * line[STRIDE] * across + k * line[STRIDE] * n;
+            for (int64_t p = 0; p < line[KERNEL] * line[KERNEL]; p++) {
+                out_t to = corner + p / line[KERNEL] * across + p % line[KERNEL] * n;
+                for (int64_t c = 0; c < n; c++) to[c] += signs[c] == p ? gradient[c] : 0;
+            }
+        }
 }
 
 /* Places of a map, in place: a bias is added, and what is below 0 multiplied by a channel's slope. */
@@ -147,7 +370,7 @@ static void means_backward(out_t gradient, int64_t height, int64_t width, int64_
 /* Four neighbours in a row of a depthwise convolution of 3x3 without a stride; `across` numbers are a row of the map. */
 static void four(in_t x, int64_t across, int64_t channels, in_t taps, out_t out) {
     int64_t n = channels;
-#pragma GCC ivdep
+    INDEPENDENT
     for (int64_t c = 0; c < channels; c++) {
         float p = 0, q = 0, s = 0, t = 0;
         for (int u = 0; u < 3; u++) {
@@ -281,6 +504,9 @@ static int next(int at, int unit, int64_t residual) {
     return 2;
 }
 
+/* Whether a layer's activation is a loop of its own. */
+static inline int activates(const int64_t *line) { return line[KIND] != DEPTHWISE && line[KIND] != POOL; }
+
 /* A picture as the network prepares it, (C, H, W), through all layers. Signs and means over windows are put into
  * work->signs and means. */
 void forward(const Work *work, const float *picture, float *means) {
@@ -298,10 +524,14 @@ void forward(const Work *work, const float *picture, float *means) {
         if (line[KIND] == DEPTHWISE)
             depthwise(given, weight, bias, slopes, signs, made, line);
         else if (line[KIND] == PICTURE) {
-            patches(picture, line[CHANNELS], line[HEIGHT], line[WIDTH], work, line);
-            product(work->sgemm, work->seen, weight, made, places, line[KERNEL] * line[LENGTH], outputs, 0);
-        } else
-            product(work->sgemm, given, weight, made, places, line[CHANNELS], outputs, 0);
+            pad(picture, line[CHANNELS], line[HEIGHT], line[WIDTH], work, line);
+            picture_forward(work, weight, made, line);
+        } else if (line[KIND] == DENSE)
+            dense(given, line[HEIGHT], line[WIDTH], line[CHANNELS], weight, outputs, made, work->row);
+        else if (line[KIND] == POOL)
+            pool(given, made, signs, line);
+        else
+            product(given, line[CHANNELS], 1, line[CHANNELS], 0, weight, outputs, made, places);
         if (line[LAST] && line[RESIDUAL]) {
             in_t skipped = work->rooms + unit * work->room;
             out_t sum = made;
@@ -311,7 +541,7 @@ void forward(const Work *work, const float *picture, float *means) {
         for (int64_t r = 0; r * window < line[ROWS]; r++) {
             /* The rows of a window are still at hand when their means are taken. */
             int64_t rows = least(window, line[ROWS] - r * window), begin = r * window * across;
-            if (line[KIND] != DEPTHWISE) activate(made + begin, rows * columns, outputs, bias, slopes, signs + begin);
+            if (activates(line)) activate(made + begin, rows * columns, outputs, bias, slopes, signs + begin);
             if (line[LAST] && line[MEANS] >= 0 && rows == window)
                 window_means(made + begin, columns, outputs, means + line[MEANS] + r * (columns / window) * outputs, window);
         }
@@ -335,7 +565,7 @@ void backward(const Work *work, const float *means, float *picture) {
             if (line[MEANS] < 0 && !follows) continue;
             const float *given = line[MEANS] < 0 ? NULL : means + line[MEANS];
             means_backward(gradient, line[ROWS], line[COLUMNS], outputs, follows, given, work->window);
-            if (line[KIND] != DEPTHWISE) activate_backward(gradient, places, outputs, slopes, signs);
+            if (activates(line)) activate_backward(gradient, places, outputs, slopes, signs);
             follows = 1;
             unit = at;
         } else if (!follows)
@@ -343,18 +573,22 @@ void backward(const Work *work, const float *means, float *picture) {
         int to = next(at, unit, line[RESIDUAL]);
         float *made = work->rooms + to * work->room;
         /* A layer of the unit before this one, whose activation has no loop of its own with it. */
-        const int64_t *before = line[FIRST] || line[-FIELD_COUNT + KIND] == DEPTHWISE ? NULL : line - FIELD_COUNT;
+        const int64_t *before = line[FIRST] || !activates(line - FIELD_COUNT) ? NULL : line - FIELD_COUNT;
         const float *slopes_in = before ? work->weights + before[SLOPES] : NULL;
         const uint8_t *signs_in = before ? work->signs + before[SIGNS] : NULL;
         if (line[KIND] == DEPTHWISE)
             depthwise_backward(gradient, work->weights + line[WEIGHT], work->weights + line[FLIPPED], made, slopes, signs,
                                slopes_in, signs_in, line);
         else if (line[KIND] == PICTURE) {
-            product(work->sgemm, gradient, work->weights + line[WEIGHT], work->seen, places, outputs,
-                    line[KERNEL] * line[LENGTH], 1);
-            patches_backward(picture, channels, height, width, work, line);
+            picture_backward(work, gradient, work->weights + line[FLIPPED], line);
+            pad_backward(picture, channels, height, width, work, line);
         } else {
-            product(work->sgemm, gradient, work->weights + line[WEIGHT], made, places, outputs, channels, 1);
+            if (line[KIND] == DENSE)
+                dense(gradient, height, width, outputs, work->weights + line[FLIPPED], channels, made, work->row);
+            else if (line[KIND] == POOL)
+                pool_backward(gradient, signs, made, line);
+            else
+                product(gradient, outputs, 1, outputs, 0, work->weights + line[FLIPPED], channels, made, places);
             if (before) activate_backward(made, height * width, channels, slopes_in, signs_in);
         }
         if (line[FIRST] && line[RESIDUAL]) {

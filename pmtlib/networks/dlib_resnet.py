@@ -50,7 +50,7 @@ _MEAN_FACE_LANDMARKS = (
 )
 # Mean colour that dlib's ``input_rgb_image_sized`` takes off, and the divisor after it.
 _MEAN_RGB = (122.782, 117.001, 104.298)
-_DIVISOR = 256.0
+DIVISOR = 256.0
 
 # (blocks, channels, whether the first block halves the map), in the order of the network.
 _STAGES = ((3, 32, False), (4, 64, True), (3, 128, True), (3, 256, True), (1, 256, True))
@@ -160,7 +160,7 @@ class DlibResNet29(FaceNetwork):
         """
         grid = self.grid.to(images).expand(len(images), -1, -1, -1)
         chips = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        return (chips * 255.0 - self.mean.to(images)) / _DIVISOR
+        return (chips * 255.0 - self.mean.to(images)) / DIVISOR
 
 
 def convert_dlib_resnet29(files: Mapping[str, Path]) -> dict[str, Tensor]:
