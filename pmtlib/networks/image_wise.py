@@ -377,7 +377,7 @@ class _Sampling:
         scale: as of a sample.
     """
 
-    grid: NDArray[np.float64]
+    grid: Numbers
     scale: Numbers
 
     @classmethod
@@ -387,15 +387,16 @@ class _Sampling:
             return None
         scale = np.zeros((2, 4))
         scale[0], scale[1, :3] = 255 / DIVISOR, -network.mean.flatten().double().numpy() / DIVISOR
-        return cls(network.grid.double().numpy(), scale.ravel().astype(np.float32))
+        return cls(network.grid.numpy(), scale.ravel().astype(np.float32))
 
     def sample(self, rows: int, columns: int) -> _Sample:
         """Where that lies in photographs of a size; what is beyond their border, on it."""
-        sides = np.array([columns, rows]) - 1
-        places = np.clip((self.grid + 1) / 2 * sides, 0, sides).reshape(-1, 2)[:, ::-1]
+        # In float32, as torch has it: noise is so steep that places which are rounded otherwise make another picture.
+        sides = np.array([columns - 1, rows - 1], np.float32)
+        places = np.clip((self.grid + 1) * (sides / 2), 0, sides).reshape(-1, 2)[:, ::-1]
         whole = np.floor(places)
         corners = (whole @ [columns + 1, 1]).astype(np.int32)
-        return _Sample(rows, columns, corners, (places - whole).astype(np.float32), self.scale)
+        return _Sample(rows, columns, corners, np.ascontiguousarray(places - whole), self.scale)
 
 
 class _Room:
