@@ -165,6 +165,15 @@ def test_the_distance_and_its_derivative_are_those_of_the_means() -> None:
     assert torch.equal(found.distance(images, [one.clone() for one in goal], 2), squares.detach())
 
 
+def test_what_is_no_number_is_not_lost_in_a_maximum() -> None:
+    found, exact = model("dlib", 2)
+    images = drawn(1)
+    images[0, 1, 50, 60] = torch.nan
+    (own,), right = found.means(images, [1], 1), expected(exact, images.double(), 2, 1)[1]
+    assert right.isnan().any()
+    assert torch.equal(own.isnan(), right.isnan())
+
+
 def test_the_feature_is_the_last_units_output() -> None:
     found, exact = model("casia", 5)
     images = drawn(2)

@@ -291,7 +291,8 @@ static void pool(in_t x, out_t out, uint8_t *restrict signs, const int64_t *line
                     in_t from = corner + p / line[KERNEL] * across + p % line[KERNEL] * n;
                     float place = p;
                     for (int64_t c = 0; c < some; c++) {
-                        int more = from[c] > greatest[c];
+                        /* What is no number is the greatest, as torch has it. */
+                        int more = (from[c] > greatest[c]) | (from[c] != from[c]);
                         at[c] = more ? place : at[c];
                         greatest[c] = more ? from[c] : greatest[c];
                     }

@@ -185,7 +185,7 @@ class _Layer:
         kind: which.
         weight: (9, C) of a depthwise convolution, (16, I, O) of a dense one, else (k * l * I, O).
         flipped: what takes its place in the derivative: a depthwise convolution's taps from the last to the first, a
-            dense one's matrices (16, O, I), a picture's matrix (O, k * l * I ); else nothing.
+            dense one's matrices (16, O, I), a picture's matrix (O, k * l * I); else nothing.
         bias: (O,).
         slopes: of the activation below 0, (O,); 1 where there is none.
         kernel: rows and columns.
