@@ -6,6 +6,9 @@ PROFILE ?= paper
 # For two cores: each worker computes on one thread, and waits about a quarter of its time for kernels and processes.
 WORKERS ?= 3
 
+# Hundreds of processes are started: where none may keep what it compiled, each compiles torch's sources anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.in-step-with-lock
