@@ -37,11 +37,12 @@ enum { PANEL = 2 * WIDE, TALL = 6, SOME = 32 };
 int panel_columns(void) { return PANEL; }
 typedef float wide_t __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
 typedef float place_t __attribute__((vector_size(16), aligned(4), may_alias));
+
 typedef struct {
     const int64_t *program; /* (layers, FIELD_COUNT) */
     int64_t layers;
     const float *weights; /* all layers' matrices, biases and slopes, one after the other */
-    float *rooms; /* room for three maps, each of `room` numbers */
+    float *rooms;         /* room for three maps, each of `room` numbers */
     int64_t room;
     float *padded; /* room for the picture with zeros around, (padded_rows, padded_columns, C) */
     int64_t padded_rows, padded_columns;
@@ -111,6 +112,21 @@ static void product(in_t given, int64_t step, int64_t parts, int64_t length, int
     }
 }
 
+/* Planes (C, H, W) to places, `step` numbers a place and `across` a row. */
+static void to_places(in_t planes, int64_t channels, int64_t height, int64_t width, out_t places, int64_t across,
+                      int64_t step) {
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t x = 0; x < width; x++) places[y * across + x * step + c] = planes[(c * height + y) * width + x];
+}
+
+static void to_planes(in_t places, int64_t across, int64_t step, out_t planes, int64_t channels, int64_t height,
+                      int64_t width) {
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t x = 0; x < width; x++) planes[(c * height + y) * width + x] = places[y * across + x * step + c];
+}
+
 /* A picture (C, H, W) of few channels into work->padded, as it is or sampled at work->corners: bilinear. */
 static void pad(in_t picture, int64_t channels, int64_t height, int64_t width, const Work *work, const int64_t *line) {
     int64_t across = work->padded_columns * channels;
@@ -118,17 +134,13 @@ static void pad(in_t picture, int64_t channels, int64_t height, int64_t width, c
     memset(padded, 0, sizeof(float) * work->padded_rows * across);
     padded += line[TOP] * across + line[LEFT] * channels;
     if (!work->corners) {
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t y = 0; y < height; y++)
-                for (int64_t x = 0; x < width; x++) padded[y * across + x * channels + c] = picture[(c * height + y) * width + x];
+        to_places(picture, channels, height, width, padded, across, channels);
         return;
     }
-    out_t photo = work->photo;
+    float *photo = work->photo;
     int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
     memset(photo, 0, sizeof(float) * (rows + 1) * row);
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t y = 0; y < rows; y++)
-            for (int64_t x = 0; x < columns; x++) photo[y * row + 4 * x + c] = picture[(c * rows + y) * columns + x];
+    to_places(picture, channels, rows, columns, photo, row, 4);
     place_t scale = *(const place_t *)work->scale, shift = *(const place_t *)(work->scale + 4);
     for (int64_t y = 0, n = 0; y < height; y++)
         for (int64_t x = 0; x < width; x++, n++) {
@@ -149,9 +161,7 @@ static void pad_backward(out_t picture, int64_t channels, int64_t height, int64_
     int64_t across = work->padded_columns * channels;
     in_t padded = work->padded + line[TOP] * across + line[LEFT] * channels;
     if (!work->corners) {
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t y = 0; y < height; y++)
-                for (int64_t x = 0; x < width; x++) picture[(c * height + y) * width + x] = padded[y * across + x * channels + c];
+        to_planes(padded, across, channels, picture, channels, height, width);
         return;
     }
     float *photo = work->photo;
@@ -170,9 +180,7 @@ static void pad_backward(out_t picture, int64_t channels, int64_t height, int64_
             *(place_t *)(to + row) += lower - right * lower;
             *(place_t *)(to + row + 4) += right * lower;
         }
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t y = 0; y < rows; y++)
-            for (int64_t x = 0; x < columns; x++) picture[(c * rows + y) * columns + x] = photo[y * row + 4 * x + c];
+    to_planes(photo, row, 4, picture, channels, rows, columns);
 }
 
 /* A convolution of the padded picture. */

@@ -317,7 +317,8 @@ def fuse(network: FaceNetwork, cut: int) -> ImageWise | None:
     served = len(found) == len(units) and kinds[:1] == ["picture"] and "picture" not in kinds[1:]
     # A residual of the picture itself, or behind an activation that stands in a loop of its own, is nobody's.
     served &= all(unit.layers[-1].kind in ("pointwise", "dense") for unit in found if unit.residual)
-    return ImageWise(network, found) if served and loops() is not None else None
+    built = loops() if served else None
+    return None if built is None else ImageWise(network, found, built)
 
 
 @dataclass(frozen=True)
@@ -412,9 +413,7 @@ class _Room:
         self.signs = np.empty(program.signs, np.uint8)
         self.means = np.empty(sum(program.parts), np.float32)
         self.kept = program, model
-        built = loops()
-        assert built is not None
-        self.built = built
+        self.library = model.built.library
         rows, columns, _ = program.padded
         self.work = _Work(
             program.lines.ctypes.data, len(program.lines), model.weights.ctypes.data,
@@ -426,24 +425,24 @@ class _Room:
     def forward(self, picture: Tensor, means: Numbers, signs: Signs | None = None) -> None:
         """One picture (C, H, W) to its means, and the signs before its activations."""
         self.work.signs = (self.signs if signs is None else signs).ctypes.data
-        self.built.library.forward(
+        self.library.forward(
             ctypes.byref(self.work), ctypes.c_void_p(picture.data_ptr()), ctypes.c_void_p(means.ctypes.data)
         )
 
     def backward(self, means: Numbers, out: Tensor, signs: Signs | None = None) -> None:
         """From the derivative by its means to that by the picture, (C, H, W), which is put into ``out``."""
         self.work.signs = (self.signs if signs is None else signs).ctypes.data
-        self.built.library.backward(
+        self.library.backward(
             ctypes.byref(self.work), ctypes.c_void_p(means.ctypes.data), ctypes.c_void_p(out.data_ptr())
         )
 
     def square_sum(self, values: Numbers) -> float:
         """The sum of the squares of numbers, in float64."""
-        return float(self.built.library.square_sum(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size)))
+        return float(self.library.square_sum(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size)))
 
     def difference(self, own: Numbers, goal: Numbers) -> float:
         """Numbers less others, in place, and the sum of the squares of what is left, in float64."""
-        found = self.built.library.difference(
+        found = self.library.difference(
             ctypes.c_void_p(own.ctypes.data), ctypes.c_void_p(goal.ctypes.data), ctypes.c_int64(own.size)
         )
         return float(found)
@@ -452,13 +451,12 @@ class _Room:
 class ImageWise(FusedUnits):
     """The first units of a frozen network, taken an image at a time. Made by :func:`fuse`."""
 
-    def __init__(self, network: FaceNetwork, units: Sequence[_Unit]) -> None:
+    def __init__(self, network: FaceNetwork, units: Sequence[_Unit], built: Loops) -> None:
         self.network = network
         self.sampling = _Sampling.of(network)
         self.chain = list(units)
         self.units = len(units)
-        built = loops()
-        assert built is not None
+        self.built = built
         parts: list[Numbers] = []
         self.places: list[dict[str, int]] = []
         for layer in (layer for unit in units for layer in unit.layers):
