@@ -20,7 +20,9 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -206,10 +208,14 @@ def _start(ray: Any, show: bool) -> None:
             "RAY_DATA_DISABLE_PROGRESS_BARS": "0" if show else "1",
             memory.LARGE_PAGES: os.environ.get(memory.LARGE_PAGES, "1"),
         }
+        ended = signal.getsignal(signal.SIGTERM)
         ray.init(
             runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
             include_dashboard=False, _metrics_export_port=None,
         )  # fmt: skip
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the command without a word of what is kept, and with another code.
+            signal.signal(signal.SIGTERM, ended)
     context = ray.data.DataContext.get_current()
     bars = show and sys.stderr.isatty()
     context.enable_progress_bars = context.enable_rich_progress_bars = bars

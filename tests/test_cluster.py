@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +42,14 @@ def _not_last_in_line() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_worker_niceness", "0")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Ray leaves a handler of SIGTERM, and what comes later in this process would be ended by it."""
+    usual = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, usual)
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +303,23 @@ def test_ray_tells_its_makers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", lambda **_: begun.append(usage_lib.usage_stats_enabled()))
     cluster._start(ray, show=False)
     assert begun == [False]
+
+
+def test_ray_leaves_the_signals_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own handler would end the command without a word of what is kept, and with another code."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    usual = signal.getsignal(signal.SIGTERM)
+    cluster._start(ray, show=False)
+    assert signal.getsignal(signal.SIGTERM) is usual
+    # A signal can be handled in the main thread alone, and Ray leaves them alone elsewhere.
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cluster._start, ray, False).result()
 
 
 def test_the_manifest_has_one_form_whatever_its_lines_hold(folder: Path) -> None:
