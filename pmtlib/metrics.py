@@ -10,6 +10,9 @@ Four families, all of plain arrays in, plain numbers out:
 
 One convention holds throughout: a pair is *accepted* when its score is **strictly above** the threshold, as in the
 indicator of Eq. 10. A score equal to the threshold is a rejection, so tied scores are always decided alike.
+
+SciPy's and scikit-learn's statistics take longer to import than all else here together, torch aside, and protecting
+photographs needs none of them: they are imported where they are used.
 """
 
 from __future__ import annotations
@@ -23,11 +26,9 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import skimage.metrics
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from pmtlib import assets
@@ -155,7 +156,7 @@ def ssim(a: Tensor, b: Tensor) -> Floats:
     _image_pair(a, b, SSIM_WINDOW)
     return np.array(
         [
-            structural_similarity(x, y, win_size=SSIM_WINDOW, channel_axis=2, data_range=1.0)  # type: ignore[no-untyped-call]
+            skimage.metrics.structural_similarity(x, y, win_size=SSIM_WINDOW, channel_axis=2, data_range=1.0)  # type: ignore[no-untyped-call]
             for x, y in zip(_channels_last(a), _channels_last(b), strict=True)
         ],
         dtype=np.float64,
@@ -179,7 +180,7 @@ def psnr(a: Tensor, b: Tensor) -> Floats:
     with np.errstate(divide="ignore"):
         return np.array(
             [
-                peak_signal_noise_ratio(x, y, data_range=1.0)  # type: ignore[no-untyped-call]
+                skimage.metrics.peak_signal_noise_ratio(x, y, data_range=1.0)  # type: ignore[no-untyped-call]
                 for x, y in zip(_channels_last(a), _channels_last(b), strict=True)
             ],
             dtype=np.float64,
@@ -392,6 +393,8 @@ def roc(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> Roc:
     Raises:
         ValueError: shapes differ, a score is not finite, or all pairs are of one kind.
     """
+    from sklearn.metrics import roc_curve
+
     values, labels = _scored_pairs(scores, same)
     far, tar, at_least = roc_curve(labels, values, drop_intermediate=False)
     # scikit-learn accepts score >= threshold: that is score > the next lower score.
@@ -404,6 +407,8 @@ def auc(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:
     Raises:
         ValueError: as :func:`roc`.
     """
+    from sklearn.metrics import roc_auc_score
+
     values, labels = _scored_pairs(scores, same)
     return float(roc_auc_score(labels, values))
 
@@ -739,6 +744,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
         raise ValueError(f"successes must be in 0..n, got {successes} of {n}")
     if n == 0:
         return Interval(0.0, 1.0)
+    from scipy.stats import binomtest
+
     found = binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return Interval(float(found.low), float(found.high))
 
@@ -787,10 +794,10 @@ def bootstrap(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     random = np.random.default_rng(seed)
     found = np.empty(resamples)
+    # A table of indices that a cache can hold at a time.
+    parts = batches(resamples, max(1, 100_000 // len(sample)))
     if groups is None:
-        # A table of indices of bounded size at a time.
-        rows = max(1, 4_000_000 // len(sample))
-        for part in batches(resamples, rows):
+        for part in parts:
             drawn = random.integers(len(sample), size=(part.stop - part.start, len(sample)))
             found[part] = statistic(sample[drawn], axis=1)
     else:
@@ -798,11 +805,13 @@ def bootstrap(
         ordered = sample[np.argsort(codes, kind="stable")]
         sizes = np.bincount(codes)
         starts = np.cumsum(sizes) - sizes
-        for index in range(resamples):
-            chosen = random.integers(len(numbers), size=len(numbers))
+        for part in parts:
+            chosen = random.integers(len(numbers), size=(part.stop - part.start, len(numbers)))
             # One after the other, the values of the chosen groups: a sample has as many as these hold.
-            lengths = sizes[chosen]
-            offsets = np.repeat(starts[chosen] - (np.cumsum(lengths) - lengths), lengths)
-            found[index] = statistic(ordered[offsets + np.arange(len(offsets))][None], axis=1)[0]
+            lengths = sizes[chosen].ravel()
+            ends = np.cumsum(lengths)
+            offsets = np.repeat(starts[chosen].ravel() - (ends - lengths), lengths)
+            samples = np.split(ordered[offsets + np.arange(len(offsets))], ends[len(numbers) - 1 : -1 : len(numbers)])
+            found[part] = [statistic(values[None], axis=1)[0] for values in samples]
     low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(float(low), float(high))

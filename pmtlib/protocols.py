@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
-from sklearn.model_selection import StratifiedKFold
 
 from pmtlib import datasets, devices, zoo
 from pmtlib.calibration import Calibration, find, write
@@ -205,6 +203,8 @@ def _usable_folds(pairset: PairSet, same: NDArray[np.bool_]) -> NDArray[np.int64
     folds = np.asarray(pairset.folds, dtype=np.int64)
     if all(0 < same[folds != fold].sum() < (folds != fold).sum() for fold in np.unique(folds)):
         return folds
+    from sklearn.model_selection import StratifiedKFold
+
     made = np.empty(len(same), dtype=np.int64)
     splitter = StratifiedKFold(n_splits=min(_SPARE_FOLDS, alike, unlike))
     for number, (_, members) in enumerate(splitter.split(made, same)):
@@ -269,6 +269,8 @@ def refuse_chance(
     Raises:
         NetworkError: the scores are at chance.
     """
+    from scipy.stats import mannwhitneyu
+
     p = float(mannwhitneyu(scores[same], scores[~same], alternative="greater").pvalue)
     least = STAND_IN_AUC if stand_in else CHANCE_AUC
     if not (found.auc > least and p <= CHANCE_P):
