@@ -79,7 +79,7 @@ format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 test: lint types ## lint, types, all tests, the notebooks and the book; the last line is pytest's
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
 	PATH="$(abspath $(BIN)):$$PATH" $(LOCK_COMMAND)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pmtlib import runner
 
@@ -20,11 +22,28 @@ PROFILES = ("smoke", "quick", "paper")
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a profile ``smoke`` that stores its results, as ``paper`` does, in a folder of its own.
+
+    What nbval has computed is then there for the runner, which draws from stored results as it does for the book.
+    """
+    folder = tmp_path_factory.mktemp("project")
+    for entry in ROOT.iterdir():
+        if entry.name not in ("notebooks", "results", ".git"):
+            (folder / entry.name).symlink_to(entry)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    file = folder / "notebooks" / "profiles" / "smoke.yaml"
+    sections = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({name: {**values, "store": True} for name, values in sections.items()}))
+    return folder
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """What is computed here goes to a folder of its own; data and weights are those of whoever runs the tests."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PMT_PROFILE", "PMT_PROJECT")}
-    return {**kept, "PMT_RESULTS": str(tmp_path / "results"), "IPYTHONDIR": str(tmp_path / "ipython")}
+def environment(project: Path, tmp_path: Path) -> dict[str, str]:
+    """Data and weights are those of whoever runs the tests."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PMT_PROFILE", "PMT_RESULTS")}
+    return {**kept, "PMT_PROJECT": str(project), "IPYTHONDIR": str(tmp_path / "ipython")}
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> None:
