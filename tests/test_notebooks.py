@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -39,24 +40,50 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def environment(project: Path, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(project: Path) -> dict[str, str]:
     """Data and weights are those of whoever runs the tests."""
     kept = {key: value for key, value in os.environ.items() if key not in ("PMT_PROFILE", "PMT_RESULTS")}
-    return {**kept, "PMT_PROJECT": str(project), "IPYTHONDIR": str(tmp_path / "ipython")}
+    return {**kept, "PMT_PROJECT": str(project), "IPYTHONDIR": str(project / "ipython")}
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(
+def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=900,
+        timeout=1500,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+@pytest.fixture(scope="module")
+def by_nbval(project: Path, environment: dict[str, str]) -> dict[str, list[str]]:
+    """What every cell of every source said that failed, by nbval, which cannot pass parameters: PMT_PROFILE does."""
+    report = project / "nbval.xml"
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "-q", "-p", "no:cacheprovider"]
+    files = [str(source) for source in SOURCES]
+    told = run(
+        ["pytest", *options, "-p", "no:xdist", f"--junitxml={report}", *files], {**environment, "PMT_PROFILE": "smoke"}
+    )
+    assert report.is_file(), (told.stdout + told.stderr)[-4000:]
+    found: dict[str, list[str]] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        failed = [*case.iter("failure"), *case.iter("error")]
+        of = found.setdefault(str(case.get("classname")).removesuffix(".ipynb").rpartition(".")[2], [])
+        of.extend(f"{case.get('name')}: {entry.get('message')}\n{entry.text}" for entry in failed)
+    assert (told.returncode == 0) == (not any(found.values())), (told.stdout + told.stderr)[-4000:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def executed(
+    project: Path, environment: dict[str, str], by_nbval: dict[str, list[str]]
+) -> subprocess.CompletedProcess[str]:
+    """The runner over all sources, after nbval has computed what they draw."""
+    return run(["pmtlib.runner", "execute", "--profile", "smoke", "--output-dir", str(project / "pages")], environment)
 
 
 def test_there_are_notebooks() -> None:
@@ -127,21 +154,27 @@ def test_each_profile_fits_the_notebooks(profile: str) -> None:
 
 
 def test_ruff_finds_nothing_in_the_notebooks(environment: dict[str, str]) -> None:
-    run(["ruff", "check", "notebooks"], environment)
-    run(["ruff", "format", "--check", "notebooks"], environment)
+    for arguments in (["check"], ["format", "--check"]):
+        told = run(["ruff", *arguments, "notebooks"], environment)
+        assert told.returncode == 0, told.stdout + told.stderr
 
 
 @pytest.mark.slow
 @each
-def test_nbval_runs_the_source_as_it_stands(source: Path, environment: dict[str, str]) -> None:
-    """nbval cannot pass parameters; PMT_PROFILE takes the place of the profile in the source."""
-    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "-q", "-p", "no:cacheprovider"]
-    run(["pytest", *options, "-p", "no:xdist", str(source)], {**environment, "PMT_PROFILE": "smoke"})
+def test_nbval_runs_the_source_as_it_stands(source: Path, by_nbval: dict[str, list[str]]) -> None:
+    assert by_nbval[source.stem] == []
+
+
+@pytest.mark.slow
+def test_the_runner_ends_well(executed: subprocess.CompletedProcess[str]) -> None:
+    assert executed.returncode == 0, (executed.stdout + executed.stderr)[-4000:]
 
 
 @pytest.mark.slow
 @each
-def test_the_runner_executes_the_source(source: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    arguments = ["execute", "--profile", "smoke", "--only", source.stem, "--output-dir", str(tmp_path / "pages")]
-    run(["pmtlib.runner", *arguments], environment)
-    assert (tmp_path / "pages" / source.name).is_file()
+def test_the_runner_executes_the_source(
+    source: Path, executed: subprocess.CompletedProcess[str], project: Path
+) -> None:
+    assert f"{source.stem}: executed with profile smoke" in executed.stdout
+    page = json.loads((project / "pages" / source.name).read_text())
+    assert any(cell.get("outputs") for cell in page["cells"])
