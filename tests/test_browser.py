@@ -90,7 +90,10 @@ def watched(page: Any, visit: Visit) -> Any:
 
 
 # Rows, entries and objects that repeat the first ones; to look at the contrast of all of them takes minutes.
-REPEATED = "tbody tr:nth-child(n+4), dl.py ~ dl.py, .genindextable li:nth-child(n+4), .bd-sidebar-secondary ul ul"
+REPEATED = (
+    "tbody tr:nth-child(n+4), dl.py ~ dl.py, .genindextable li:nth-child(n+4), .bd-sidebar-secondary ul ul,"
+    "#jb-print-toc ul ul, .highlight pre > span:nth-child(n+30), #api section section:nth-of-type(n+4)"
+)
 
 
 def faults_of(page: Any, rules: list[str] | None = None) -> list[str]:
