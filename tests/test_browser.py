@@ -96,6 +96,19 @@ REPEATED = (
 )
 
 
+# Colours hang on what a thing is, not on where it stands; a cell may have colours of its own.
+FEWER = """() => {
+  for (const parent of [...document.querySelectorAll("body, body *")].reverse()) {
+    const seen = {};
+    for (const child of [...parent.children]) {
+      const kind = `${child.tagName}.${child.className.baseVal ?? child.className}`;
+      seen[kind] = (seen[kind] ?? 0) + 1;
+      if (seen[kind] > 3 && !/^(T[DHR]|STYLE|LINK)\\./.test(kind) && !child.hasAttribute("style")) child.remove();
+    }
+  }
+}"""
+
+
 def faults_of(page: Any, rules: list[str] | None = None) -> list[str]:
     """Serious and critical faults that axe-core finds, by some rules or all.
 
@@ -128,10 +141,13 @@ def visits(browser: Any, html: Path) -> dict[str, Visit]:
         visit.facts = page.evaluate(FACTS)
         page.set_viewport_size({"width": PHONE, "height": 800})
         visit.phone = (page.evaluate("() => document.documentElement.scrollWidth"), page.evaluate(WIDEST))
+        page.evaluate("() => { document.documentElement.dataset.theme = 'light' }")
+        visit.violations += [f"light: {fault}" for fault in faults_of(page)]
         # Nothing but colours differs in the dark.
-        for scheme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
-            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", scheme)
-            visit.violations += [f"{scheme}: {fault}" for fault in faults_of(page, rules)]
+        page.evaluate("() => { document.documentElement.dataset.theme = 'dark' }")
+        page.evaluate(FEWER)
+        dark = faults_of(page, ["color-contrast", "link-in-text-block"])
+        visit.violations += [f"dark: {fault}" for fault in dark]
         visit.seconds = time.monotonic() - started
         page.close()
     context.close()
