@@ -22,8 +22,6 @@ from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, Run, protect, smoothing_kernel
 
 CPU = torch.device("cpu")
-SIDE = 16
-"""Of images whose whole transform is followed: the interpreter takes its time for every pixel."""
 
 
 def network(variant, seed=0):
@@ -156,14 +154,14 @@ def both(images, shallows, config):
 
 
 def transform():
-    shallow = ShallowModel(network(replace(SIRIUS, columns=(0, SIDE))), 3)
-    return both(torch.rand((2, 3, SIDE, SIDE)), [shallow], PMTConfig(steps=2, batch_size=2, precision="bfloat16"))
+    shallow = ShallowModel(network(replace(SIRIUS, columns=(0, 32))), 3)
+    return both(torch.rand((2, 3, 32, 32)), [shallow], PMTConfig(steps=2, batch_size=2, precision="bfloat16"))
 
 
 def other_distances():
     """Two models, another distance, no augmentation, and photographs with channels last."""
-    shallows = [ShallowModel(network(replace(SIRIUS, columns=(0, SIDE)), seed), cut) for seed, cut in ((0, 2), (1, 3))]
-    images = torch.rand((2, 3, SIDE, SIDE)).to(memory_format=torch.channels_last)
+    shallows = [ShallowModel(network(replace(SIRIUS, columns=(0, 32)), seed), cut) for seed, cut in ((0, 2), (1, 3))]
+    images = torch.rand((2, 3, 32, 32)).to(memory_format=torch.channels_last)
     config = PMTConfig(
         steps=2, batch_size=2, precision="bfloat16", distance="norm", relative=False, weights=(1.0, 0.5),
         augmentation="none",
@@ -172,7 +170,7 @@ def other_distances():
 
 
 def main():
-    pmtlib.shallow.SIZE = SIDE
+    pmtlib.shallow.SIZE = 32
     sirius, casia = replace(SIRIUS, columns=(0, 32)), replace(CASIA, columns=(4, 28))
     counted = []
     with fused.watched(counted.append):

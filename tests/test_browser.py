@@ -90,33 +90,13 @@ def watched(page: Any, visit: Visit) -> Any:
 
 
 # Rows, entries and objects that repeat the first ones; to look at the contrast of all of them takes minutes.
-REPEATED = (
-    "tbody tr:nth-child(n+4), dl.py ~ dl.py, .genindextable li:nth-child(n+4), .bd-sidebar-secondary ul ul,"
-    "#jb-print-toc ul ul, .highlight pre > span:nth-child(n+30), #api section section:nth-of-type(n+4)"
-)
+REPEATED = "tbody tr:nth-child(n+4), dl.py ~ dl.py, .genindextable li:nth-child(n+4), .bd-sidebar-secondary ul ul"
 
 
-# Colours hang on what a thing is, not on where it stands; a cell may have colours of its own.
-FEWER = """() => {
-  for (const parent of [...document.querySelectorAll("body, body *")].reverse()) {
-    const seen = {};
-    for (const child of [...parent.children]) {
-      const kind = `${child.tagName}.${child.className.baseVal ?? child.className}`;
-      seen[kind] = (seen[kind] ?? 0) + 1;
-      if (seen[kind] > 3 && !/^(T[DHR]|STYLE|LINK)\\./.test(kind) && !child.hasAttribute("style")) child.remove();
-    }
-  }
-}"""
-
-
-def faults_of(page: Any, rules: list[str] | None = None) -> list[str]:
-    """Serious and critical faults that axe-core finds, by some rules or all.
-
-    (It would fetch style sheets, which files do not allow.)
-    """
+def faults_of(page: Any) -> list[str]:
+    """Serious and critical faults that axe-core finds. (It would fetch style sheets, which files do not allow.)"""
     page.evaluate("repeated => document.querySelectorAll(repeated).forEach((e) => e.remove())", REPEATED)
-    options = {"resultTypes": ["violations"], "preload": False, **({"runOnly": rules} if rules else {})}
-    found = axe.Axe().run(page, None, options).response["violations"]
+    found = axe.Axe().run(page, None, {"resultTypes": ["violations"], "preload": False}).response["violations"]
     return [
         f"{fault['id']} ({fault['impact']}): {' '.join(node['html'].split())[:150]}"
         for fault in found
@@ -141,13 +121,9 @@ def visits(browser: Any, html: Path) -> dict[str, Visit]:
         visit.facts = page.evaluate(FACTS)
         page.set_viewport_size({"width": PHONE, "height": 800})
         visit.phone = (page.evaluate("() => document.documentElement.scrollWidth"), page.evaluate(WIDEST))
-        page.evaluate("() => { document.documentElement.dataset.theme = 'light' }")
-        visit.violations += [f"light: {fault}" for fault in faults_of(page)]
-        # Nothing but colours differs in the dark.
-        page.evaluate("() => { document.documentElement.dataset.theme = 'dark' }")
-        page.evaluate(FEWER)
-        dark = faults_of(page, ["color-contrast", "link-in-text-block"])
-        visit.violations += [f"dark: {fault}" for fault in dark]
+        for scheme in ("light", "dark"):
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", scheme)
+            visit.violations += [f"{scheme}: {fault}" for fault in faults_of(page)]
         visit.seconds = time.monotonic() - started
         page.close()
     context.close()
