@@ -281,7 +281,7 @@ def protect(
     seed: Annotated[int | None, typer.Option(help="Base of all randomness, with the photograph's pixels.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Faces optimised together; a short batch is filled up, so 1 is fastest for one.")
+        int | None, typer.Option(help="Faces optimised together. A GPU is the faster for many; memory grows with them.")
     ] = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Do again what is done.")] = False,

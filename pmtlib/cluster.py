@@ -3,8 +3,8 @@
 Photographs are a data set: local files, or whatever ``fsspec`` reads by an address (``s3://bucket/folder``). Actors on
 processors read them and find and align faces; actors on GPUs, or processors where there is none, optimise batches of
 them and write the results. What was done goes to ``manifest/*.parquet`` below the output, one line a face, and a run
-that is started again leaves out what stands there. A face's randomness comes from its pixels and a batch is always
-filled up to its size, so that a cluster and a laptop with the same kind of device give the same images.
+that is started again leaves out what stands there. A face's randomness comes from its pixels and no bit hangs on what
+else is in its batch, so that a cluster and a laptop with the same kind of device give the same images.
 
 Ray restarts an actor that dies and hands its work to it again: a result may be written twice, with the same bytes, and
 has one line. A photograph that cannot be read is a line that says so.

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.images import batches, to_uint8
-from pmtlib.networks import fused
+from pmtlib.networks import fused, image_wise
 from pmtlib.networks.frozen import window_means
 from pmtlib.networks.fused import FusedUnits, Means
+from pmtlib.networks.image_wise import ImageWise
 from pmtlib.randomness import derived_seed, reproducible
 from pmtlib.shallow import ShallowModel
 
@@ -90,7 +91,8 @@ class PMTConfig(BaseModel):
             Both look at the features of the step, that is under its augmentation.
         precision: arithmetic of the networks; with ``float32`` TensorFloat-32 is off, the others use autocast.
         batch_size: images optimised together; a shorter batch is filled up. Libraries choose a convolution's algorithm
-            by it, so it is part of what must be equal for equal bits, as is the number of threads.
+            by it, so it is part of what must be equal for equal bits, as is the number of threads. Neither is where
+            images are taken one at a time (:mod:`pmtlib.networks.image_wise`), and nothing is filled up there.
         seed: base of all randomness, with the image's own pixels.
     """
 
@@ -243,11 +245,14 @@ def protect(
         # In this layout whatever the caller's is: kernels and draws go by the order in memory.
         images = images.detach().clone(memory_format=torch.contiguous_format)
 
-        def begin(chosen: Tensor) -> Run:
-            return config.run(_filled(chosen, config.batch_size), models, weights, config, base, keep)
-
         # Also where there is no image, the shapes are those of the models.
-        parts = [config.run(images[:0], models, weights, config, base, keep).finish()]
+        none = config.run(images[:0], models, weights, config, base, keep)
+        parts = [none.finish()]
+
+        def begin(chosen: Tensor) -> Run:
+            batch = chosen if none.alone else _filled(chosen, config.batch_size)
+            return config.run(batch, models, weights, config, base, keep)
+
         if config.may_stop:
             parts += _refilled(images, begin, config, progress)
         else:
@@ -270,7 +275,8 @@ def _filled(images: Tensor, batch_size: int) -> Tensor:
     """A batch of a size at which every image gets the same bits as in any other batch.
 
     Libraries choose a convolution's algorithm by the batch's size, and a last bit that differs grows into another
-    image within a hundred steps. So every batch has the same size; a shorter one is filled up with copies.
+    image within a hundred steps. So every batch has the same size; a shorter one is filled up with copies, but where
+    all is computed an image at a time.
     """
     missing = batch_size - len(images)
     return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
@@ -416,13 +422,20 @@ class Run:
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         usual = {name for name in vars(Run) if getattr(type(self), name) is getattr(Run, name)}
         by_norm = "_direction" in usual and config.rule in ("l1", "mean-abs")
-        self.moving = self.kernels and by_norm and self.kernel is not None
+        # On a processor, all models an image at a time: so is the rest of a step then, where it can be.
+        self.by_image = not self.kernels and all(isinstance(one, ImageWise) for one in self.fused)
+        self.moving = (self.kernels or self.by_image) and by_norm and self.kernel is not None
         # Rules to stop look at features, so these must be there.
         compared = [one is not None and one.compares(images, config.pool) for one in self.fused]
         self.at_once = config.aggregate and not config.may_stop and all(compared)
         # Noise moves images, but not the derivative by them.
         noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_penalty"} <= usual
-        self.noising = self.kernels and self.at_once and noise_alone and self._quarters
+        rows = self.kernels and self._quarters
+        self.noising = (rows or self.by_image) and self.at_once and noise_alone
+        # Whether what becomes of an image hangs on no other of its batch, nor on their number, down to the last bit.
+        no_layer = self.noising or config.augmentation == "none"
+        plain = type(self) is Run and config.initialisation != "blur"
+        self.alone = self.by_image and self.at_once and self.moving and no_layer and plain
         # A copy, for it is moved in place.
         self.current = self._start().clone(memory_format=torch.contiguous_format)
         self.at = torch.zeros(count, dtype=torch.int64)
@@ -503,10 +516,7 @@ class Run:
     def _update(self) -> Tensor:
         """A step but for what is kept of it: the loss before it, (N,), NaN where an image has stopped."""
         if self.noising:
-            photographs, candidate = fused.noised(
-                self.seeded, self.draws, self.original, self.current, self.config.noise_std
-            )
-            self.draws += 1
+            photographs, candidate = self._noised()
             transform, target = None, self._features(photographs)
             seen = candidate.requires_grad_(True)
         else:
@@ -545,7 +555,9 @@ class Run:
 
     def _moving(self, gradient: Tensor) -> Tensor | None:
         """The gradients' L1 norms (N,), where one kernel makes the step from them; NaN or infinite as they are."""
-        return fused.row_sizes(gradient.flatten(1)) if self.moving else None
+        if not self.moving:
+            return None
+        return image_wise.row_sizes(gradient) if self.by_image else fused.row_sizes(gradient.flatten(1))
 
     def _move(self, gradient: Tensor, norms: Tensor | None) -> None:
         """Lines 6 to 8 of Algorithm 1: a step downhill, within [0, 1], of the images that have not stopped."""
@@ -558,7 +570,7 @@ class Run:
         size = size.flatten() if isinstance(size, Tensor) else size
         factor = size / scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
         factor = torch.where(self.active, factor, torch.zeros_like(factor))
-        fused.move_(self.current, gradient, factor, self.kernel)
+        (image_wise if self.by_image else fused).move_(self.current, gradient, factor, self.kernel)
 
     def _by_step(self, value: Callable[[int], float]) -> float | Tensor:
         """What depends on how many steps an image has made: a number, or (N, 1, 1, 1) where these may differ."""
@@ -620,13 +632,19 @@ class Run:
             features, own_parts = zip(*map(self._found, range(len(self.models))), strict=True)
         goal_parts = self.fixed_target or self._features(self.original)
         pairs = list(zip(own_parts, goal_parts, strict=True))
+
+        def told(measure: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Tensor:
+            found = torch.stack([measure(own, goal) for own, goal in pairs], 1).detach().cpu()
+            # Batches that are not filled up show in the order of sums, that is in float64's last bits.
+            return found.float().to(found.dtype) if self.alone else found
+
         return Protected(
             images=self.current,
             features=features,
             trace=self.trace.cpu(),
             steps=self.steps.cpu(),
-            error=torch.stack([relative_error(o, g) for o, g in pairs], 1).detach().cpu(),
-            cosine=torch.stack([_feature_cosine(o, g) for o, g in pairs], 1).cpu(),
+            error=told(relative_error),
+            cosine=told(_feature_cosine),
             finite=self.finite.cpu(),
             kept=self.kept,
         )
@@ -669,6 +687,15 @@ class Run:
         for row, generator in zip(noise, self.generators, strict=True):
             row.normal_(generator=generator)
         return noise * scale
+
+    def _noised(self) -> tuple[Tensor, Tensor]:
+        """Photographs and obfuscated images under this step's T, where that is noise alone."""
+        scale = self.config.noise_std
+        if self.by_image:
+            return image_wise.noised(self.original, self.current, self.generators, scale)
+        made = fused.noised(self.seeded, self.draws, self.original, self.current, scale)
+        self.draws += 1
+        return made
 
     def _draw_augmentation(self) -> Transform:
         """This step's T: one draw an image, used for photograph and obfuscated image alike."""

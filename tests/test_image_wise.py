@@ -234,6 +234,87 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"augmentation": "none", "rule": "l1", "kernel_length": 2}])
+def test_nothing_of_an_image_hangs_on_its_batch_and_none_is_filled_up(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [ShallowModel(network(name), 3, layout="channels_last") for name in ("sirius", "sface")]
+    images, steps = drawn(5), 4
+    calls = []
+    forward = image_wise._Room.forward
+    monkeypatch.setattr(image_wise._Room, "forward", lambda *given: calls.append(1) or forward(*given))
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count, size, chosen in ((2, 8, [slice(0, 5)]), (1, 3, [slice(0, 2), slice(2, 5)]), (3, 8, range(5))):
+            torch.set_num_threads(count)
+            config = pmtlib.PMTConfig(steps=steps, batch_size=size, **options)  # type: ignore[arg-type]
+            calls.clear()
+            parts = [images[one if isinstance(one, slice) else slice(one, one + 1)] for one in chosen]
+            found.append([pmtlib.protect(part, models, config) for part in parts])
+            # A step looks at the upload, and at the photograph where that is augmented; the end at both, or at one.
+            looks = steps + 1 if options else 2 * steps + 1
+            assert len(models) * 5 * looks <= len(calls) <= len(models) * 5 * (looks + 2)
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("images", "trace", "error", "cosine"):
+        one, *others = [torch.cat([getattr(part, name) for part in parts]) for parts in found]
+        assert all(torch.equal(one, other) for other in others), name
+
+
+def test_one_that_does_not_stay_finite_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow = ShallowModel(network("sirius"), 3, layout="channels_last")
+    images, config = drawn(3), pmtlib.PMTConfig(steps=3)
+    right = pmtlib.protect(images, [shallow], config, keep=[1])
+    backward = image_wise._Room.backward
+    calls = []
+
+    def broken(room: object, means: object, out: Tensor, *signs: object) -> None:
+        backward(room, means, out, *signs)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 3 + 2:  # the second image's second step
+            out[0, 50, 50] = float("nan")
+
+    monkeypatch.setattr(image_wise._Room, "backward", broken)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    made = pmtlib.protect(images, [shallow], config)
+    assert made.finite.tolist() == [True, False, True]
+    assert torch.equal(made.images[1], right.kept[0, 1])
+    assert torch.equal(made.images[[0, 2]], right.images[[0, 2]])
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4, 20])
+@pytest.mark.parametrize("size", [(112, 112), (7, 300), (30, 5)])
+def test_a_step_is_that_of_torch(radius: int, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn((4, 3, *size), generator=generator)
+    current, factor = drawn(4, *size), torch.tensor([0.01, 0.3, 0.0, 1e-4])
+    kernel = torch.rand((1, 2 * radius + 1, 2 * radius + 1), generator=generator)
+    kernel /= kernel.sum()
+    smoothed = nn.functional.conv2d(gradient.double(), kernel.double().expand(3, 1, -1, -1), padding=radius, groups=3)
+    right = (current - factor.view(-1, 1, 1, 1) * smoothed).clamp(0, 1)
+    untouched = current[2].clone()
+    gradient[2, 0, 0, 0] = float("nan")
+    image_wise.move_(current, gradient, factor, kernel)
+    assert torch.equal(current[2], untouched)
+    assert float((current - right).abs().max()) < 1e-6
+    assert not torch.equal(current[0], drawn(4, *size)[0])
+    sizes = image_wise.row_sizes(gradient)
+    assert sizes[2].isnan()
+    assert torch.allclose(sizes[:2], gradient[:2].double().abs().flatten(1).sum(1), rtol=1e-12)
+    assert image_wise.row_sizes(torch.full((1, 3), -torch.inf)).item() == torch.inf
+
+
+def test_noise_is_that_of_each_rows_generator() -> None:
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+
+    first, second = drawn(3), drawn(3, seed=1)
+    noise = torch.stack([torch.empty_like(first[0]).normal_(generator=one) for one in generators()]) * 0.1
+    made = image_wise.noised(first, second, generators(), 0.1)
+    assert all(torch.equal(own, given + noise) for own, given in zip(made, (first, second), strict=True))
+
+
 def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     images = drawn(1)
 
@@ -288,6 +369,12 @@ def test_an_error_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no such place"):
         found.in_parallel(work, 50, program, 1)
     assert len(done) <= 1
+
+
+def test_an_error_is_not_taken_for_the_end() -> None:
+    found, _ = model("sface", 1)
+    with pytest.raises(IndexError, match="out of range"):
+        found.in_parallel(lambda place, room: [][place], 3, found.program(drawn(1), (), 1), 1)
 
 
 def _in_a_child(images: Tensor) -> Tensor:

@@ -48,10 +48,10 @@ typedef struct {
     int64_t padded_rows, padded_columns;
     float *row;   /* room for a row of places of what a convolution sees, or of its tiles */
     float *photo; /* room for a photograph of which the picture is a sample, (photo_rows + 1, photo_columns + 1, 4) */
-    int64_t photo_rows, photo_columns;
+    int64_t photo_rows, photo_columns, photo_left; /* its sides, and the first of its columns where it is no sample */
     const int32_t *corners; /* for each place of the picture that of its first of four neighbours; NULL for no sample */
     const float *fractions; /* and how far it is from there, down and across */
-    const float *scale;     /* what a sample is multiplied by, (4,), and what is added then, (4,) */
+    const float *scale;     /* what colours are multiplied by, (4,), and what is added then, (4,); or NULL */
     uint8_t *signs;
     int64_t window; /* side of the windows of means */
 } Work;
@@ -112,35 +112,45 @@ static void product(in_t given, int64_t step, int64_t parts, int64_t length, int
     }
 }
 
-/* Planes (C, H, W) to places, `step` numbers a place and `across` a row. */
-static void to_places(in_t planes, int64_t channels, int64_t height, int64_t width, out_t places, int64_t across,
-                      int64_t step) {
-    for (int64_t c = 0; c < channels; c++)
+/* Planes (C, H, W), rows of which are `columns` apart and planes `plane`, to places, `step` numbers a place and `across`
+ * a row; times scale[c] and plus scale[4 + c], where there is a scale. */
+static void to_places(in_t planes, int64_t plane, int64_t columns, int64_t channels, int64_t height, int64_t width,
+                      const float *scale, out_t places, int64_t across, int64_t step) {
+    for (int64_t c = 0; c < channels; c++) {
+        float times = scale ? scale[c] : 1, plus = scale ? scale[4 + c] : 0;
         for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++) places[y * across + x * step + c] = planes[(c * height + y) * width + x];
+            for (int64_t x = 0; x < width; x++)
+                places[y * across + x * step + c] = planes[c * plane + y * columns + x] * times + plus;
+    }
 }
 
-static void to_planes(in_t places, int64_t across, int64_t step, out_t planes, int64_t channels, int64_t height,
-                      int64_t width) {
-    for (int64_t c = 0; c < channels; c++)
+/* The other way round, without what is added. */
+static void to_planes(in_t places, int64_t across, int64_t step, out_t planes, int64_t plane, int64_t columns,
+                      int64_t channels, int64_t height, int64_t width, const float *scale) {
+    for (int64_t c = 0; c < channels; c++) {
+        float times = scale ? scale[c] : 1;
         for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++) planes[(c * height + y) * width + x] = places[y * across + x * step + c];
+            for (int64_t x = 0; x < width; x++)
+                planes[c * plane + y * columns + x] = places[y * across + x * step + c] * times;
+    }
 }
 
-/* A picture (C, H, W) of few channels into work->padded, as it is or sampled at work->corners: bilinear. */
-static void pad(in_t picture, int64_t channels, int64_t height, int64_t width, const Work *work, const int64_t *line) {
+/* A picture of few channels into work->padded: columns of a photograph (C, H, W), or sampled at work->corners, bilinear.
+ */
+static void pad(in_t photograph, int64_t channels, int64_t height, int64_t width, const Work *work, const int64_t *line) {
     int64_t across = work->padded_columns * channels;
     out_t padded = work->padded;
     memset(padded, 0, sizeof(float) * work->padded_rows * across);
     padded += line[TOP] * across + line[LEFT] * channels;
+    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
     if (!work->corners) {
-        to_places(picture, channels, height, width, padded, across, channels);
+        to_places(photograph + work->photo_left, rows * columns, columns, channels, height, width, work->scale, padded,
+                  across, channels);
         return;
     }
     float *photo = work->photo;
-    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
     memset(photo, 0, sizeof(float) * (rows + 1) * row);
-    to_places(picture, channels, rows, columns, photo, row, 4);
+    to_places(photograph, rows * columns, columns, channels, rows, columns, NULL, photo, row, 4);
     place_t scale = *(const place_t *)work->scale, shift = *(const place_t *)(work->scale + 4);
     for (int64_t y = 0, n = 0; y < height; y++)
         for (int64_t x = 0; x < width; x++, n++) {
@@ -154,18 +164,19 @@ static void pad(in_t picture, int64_t channels, int64_t height, int64_t width, c
         }
 }
 
-/* The derivative by the picture, (C, H, W), or by the photograph of which it is a sample, of what stands in
- * work->padded. */
-static void pad_backward(out_t picture, int64_t channels, int64_t height, int64_t width, const Work *work,
+/* The derivative by the photograph, (C, H, W), of what stands in work->padded. */
+static void pad_backward(out_t photograph, int64_t channels, int64_t height, int64_t width, const Work *work,
                          const int64_t *line) {
     int64_t across = work->padded_columns * channels;
     in_t padded = work->padded + line[TOP] * across + line[LEFT] * channels;
+    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
     if (!work->corners) {
-        to_planes(padded, across, channels, picture, channels, height, width);
+        if (width < columns) memset(photograph, 0, sizeof(float) * channels * rows * columns);
+        to_planes(padded, across, channels, photograph + work->photo_left, rows * columns, columns, channels, height,
+                  width, work->scale);
         return;
     }
     float *photo = work->photo;
-    int64_t rows = work->photo_rows, columns = work->photo_columns, row = 4 * (columns + 1);
     memset(photo, 0, sizeof(float) * (rows + 1) * row);
     place_t scale = *(const place_t *)work->scale;
     for (int64_t y = 0, n = 0; y < height; y++)
@@ -180,7 +191,7 @@ static void pad_backward(out_t picture, int64_t channels, int64_t height, int64_
             *(place_t *)(to + row) += lower - right * lower;
             *(place_t *)(to + row + 4) += right * lower;
         }
-    to_planes(photo, row, 4, picture, channels, rows, columns);
+    to_planes(photo, row, 4, photograph, rows * columns, columns, channels, rows, columns, NULL);
 }
 
 /* A convolution of the padded picture. */
@@ -516,9 +527,9 @@ static int next(int at, int unit, int64_t residual) {
 /* Whether a layer's activation is a loop of its own. */
 static inline int activates(const int64_t *line) { return line[KIND] != DEPTHWISE && line[KIND] != POOL; }
 
-/* A picture as the network prepares it, (C, H, W), through all layers. Signs and means over windows are put into
+/* A photograph, (C, H, W), of which the picture is read, through all layers. Signs and means over windows are put into
  * work->signs and means. */
-void forward(const Work *work, const float *picture, float *means) {
+void forward(const Work *work, const float *photograph, float *means) {
     int at = 0, unit = 0;
     for (int64_t layer = 0; layer < work->layers; layer++) {
         const int64_t *line = work->program + layer * FIELD_COUNT;
@@ -533,7 +544,7 @@ void forward(const Work *work, const float *picture, float *means) {
         if (line[KIND] == DEPTHWISE)
             depthwise(given, weight, bias, slopes, signs, made, line);
         else if (line[KIND] == PICTURE) {
-            pad(picture, line[CHANNELS], line[HEIGHT], line[WIDTH], work, line);
+            pad(photograph, line[CHANNELS], line[HEIGHT], line[WIDTH], work, line);
             picture_forward(work, weight, made, line);
         } else if (line[KIND] == DENSE)
             dense(given, line[HEIGHT], line[WIDTH], line[CHANNELS], weight, outputs, made, work->row);
@@ -558,9 +569,9 @@ void forward(const Work *work, const float *picture, float *means) {
     }
 }
 
-/* The derivative by a picture, (C, H, W), of that by the means, with the signs that forward has put there. What it left
+/* The derivative by a photograph, (C, H, W), of that by the means, with the signs that forward has put there. What it left
  * in the rooms is not looked at. */
-void backward(const Work *work, const float *means, float *picture) {
+void backward(const Work *work, const float *means, float *photograph) {
     int at = 0, unit = 0, follows = 0;
     for (int64_t layer = work->layers - 1; layer >= 0; layer--) {
         const int64_t *line = work->program + layer * FIELD_COUNT;
@@ -590,7 +601,7 @@ void backward(const Work *work, const float *means, float *picture) {
                                slopes_in, signs_in, line);
         else if (line[KIND] == PICTURE) {
             picture_backward(work, gradient, work->weights + line[FLIPPED], line);
-            pad_backward(picture, channels, height, width, work, line);
+            pad_backward(photograph, channels, height, width, work, line);
         } else {
             if (line[KIND] == DENSE)
                 dense(gradient, height, width, outputs, work->weights + line[FLIPPED], channels, made, work->row);
@@ -626,4 +637,43 @@ double square_sum(const float *values, int64_t count) {
 double difference(float *restrict own, const float *restrict goal, int64_t count) {
     for (int64_t n = 0; n < count; n++) own[n] -= goal[n];
     return square_sum(own, count);
+}
+
+/* The sum of the absolute values of numbers, in double; what is not finite stays so. */
+double size_sum(const float *values, int64_t count) {
+    double sums[LANES] = {0}, total = 0;
+    int64_t n = 0;
+    for (; n + LANES <= count; n += LANES)
+        for (int i = 0; i < LANES; i++) sums[i] += (double)(values[n + i] < 0 ? -values[n + i] : values[n + i]);
+    for (; n < count; n++) total += (double)(values[n] < 0 ? -values[n] : values[n]);
+    for (int i = 0; i < LANES; i++) total += sums[i];
+    return total;
+}
+
+/* Planes (C, H, W) less `factor` times others that are correlated with a kernel of 2 * radius + 1 rows and columns,
+ * zeros around them, in place and within [0, 1]. */
+void descend(float *restrict planes, const float *restrict gradient, double factor, const float *kernel, int64_t radius,
+             int64_t channels, int64_t height, int64_t width) {
+    enum { PART = 128 };
+    float share = (float)factor, sums[PART];
+    int64_t side = 2 * radius + 1;
+    for (int64_t c = 0; c < channels; c++, planes += height * width, gradient += height * width)
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t begin = 0; begin < width; begin += PART) {
+                int64_t count = least(PART, width - begin);
+                for (int64_t x = 0; x < count; x++) sums[x] = 0;
+                for (int64_t v = most(radius - y, 0); v < least(height + radius - y, side); v++)
+                    for (int64_t u = 0; u < side; u++) {
+                        int64_t shift = u - radius, first = most(-shift - begin, 0);
+                        int64_t last = least(width - shift - begin, count);
+                        in_t row = gradient + (y + v - radius) * width + begin + shift;
+                        float tap = kernel[v * side + u];
+                        for (int64_t x = first; x < last; x++) sums[x] += tap * row[x];
+                    }
+                float *to = planes + y * width + begin;
+                for (int64_t x = 0; x < count; x++) {
+                    float moved = to[x] - share * sums[x];
+                    to[x] = moved < 0 ? 0 : moved > 1 ? 1 : moved;
+                }
+            }
 }

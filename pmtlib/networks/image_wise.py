@@ -33,8 +33,9 @@ import subprocess
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,8 @@ from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.dlib_resnet import DIVISOR, DlibResNet29, ResidualBlock
 from pmtlib.networks.frozen import FEW
 from pmtlib.networks.fused import FusedUnits, Means, slopes_of
-from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, tf_same_zeros
+from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet, tf_same_zeros
+from pmtlib.networks.sface import SFace
 
 Numbers = NDArray[np.float32]
 Signs = NDArray[np.uint8]
@@ -87,6 +89,7 @@ class _Work(ctypes.Structure):
         ("photo", ctypes.c_void_p),
         ("photo_rows", ctypes.c_int64),
         ("photo_columns", ctypes.c_int64),
+        ("photo_left", ctypes.c_int64),
         ("corners", ctypes.c_void_p),
         ("fractions", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
@@ -126,7 +129,7 @@ def loops() -> Loops | None:
             stacklevel=2,
         )
         return None
-    library.square_sum.restype = library.difference.restype = ctypes.c_double
+    library.square_sum.restype = library.difference.restype = library.size_sum.restype = ctypes.c_double
     return Loops(library, int(library.panel_columns()))
 
 
@@ -332,7 +335,7 @@ class _Program:
         room: numbers of the largest map.
         padded: sides of the picture with its zeros, and its channels.
         row: numbers of the longest row of places of what a convolution sees, or of its tiles.
-        sample: where the picture is a sample of a photograph, which.
+        reading: how the picture is read from a photograph.
         signs: how many there are of an image.
     """
 
@@ -342,62 +345,96 @@ class _Program:
     room: int
     padded: tuple[int, int, int]
     row: int
-    sample: _Sample | None
+    reading: _Reading
     signs: int
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Where a picture lies in a photograph of one size.
+class _Reading:
+    """Where a picture lies in photographs of one size.
 
     Attributes:
-        rows: of the photograph.
+        rows: of a photograph.
         columns: of it.
-        corners: for each place of the picture, the first of its four neighbours, counted in rows of one more column.
+        left: the first of them that is the picture's, where it is no sample.
+        scale: (8,), by which up to four colours are multiplied, and what is added then; None for neither.
+        corners: for each place of a picture that is a sample, the first of its four neighbours, counted in rows of one
+            more column; else None.
         fractions: how far it is from there, down and across.
-        scale: (8,), by which samples of up to four channels are multiplied, and what is added then.
     """
 
     rows: int
     columns: int
-    corners: NDArray[np.int32]
-    fractions: Numbers
-    scale: Numbers
+    left: int = 0
+    scale: Numbers | None = None
+    corners: NDArray[np.int32] | None = None
+    fractions: Numbers | None = None
 
-    def fields(self) -> tuple[int, int, int, int, int]:
+    @property
+    def room(self) -> int:
+        """Numbers of a photograph of four colours with one more row and column, where samples are taken of one."""
+        return 0 if self.corners is None else 4 * (self.rows + 1) * (self.columns + 1)
+
+    def fields(self) -> tuple[int | None, ...]:
         """As ``Work`` of the loops has them."""
-        return self.rows, self.columns, self.corners.ctypes.data, self.fractions.ctypes.data, self.scale.ctypes.data
+        arrays = (self.corners, self.fractions, self.scale)
+        addresses = [None if one is None else one.ctypes.data for one in arrays]
+        return self.rows, self.columns, self.left, *addresses
 
 
 @dataclass(frozen=True)
-class _Sampling:
-    """A network's way of preparing images, where that is bilinear sampling and an affine function of colours.
+class _Preparation:
+    """A network's way of preparing images, where that is an affine function of colours, of some columns or of samples.
 
     Attributes:
+        scale: as of a reading.
+        seen: columns of the photograph, half open.
         grid: (H, W, 2), where the places of the picture lie, in ``grid_sample``'s coordinates (corners aligned).
-        scale: as of a sample.
     """
 
-    grid: Numbers
     scale: Numbers
+    seen: tuple[int, int] | None = None
+    grid: Numbers | None = None
 
     @classmethod
-    def of(cls, network: FaceNetwork) -> _Sampling | None:
+    def of(cls, network: FaceNetwork) -> _Preparation | None:
         """That of a network, or None where it prepares images in another way."""
-        if not isinstance(network, DlibResNet29):
+        times, plus = np.zeros(4), np.zeros(4)
+        seen = grid = None
+        if isinstance(network, DlibResNet29):
+            times[:], plus[:3] = 255 / DIVISOR, -network.mean.flatten().double().numpy() / DIVISOR
+            grid = network.grid.numpy()
+        elif isinstance(network, MobileFaceNet):
+            std = np.array(network.variant.std)
+            times[:3], plus[:3] = 1 / std, -np.array(network.variant.mean) / std
+            seen = network.columns
+        elif isinstance(network, SFace):
+            times[:3], plus[:3] = 255 / 128, -127.5 / 128
+        else:
             return None
-        scale = np.zeros((2, 4))
-        scale[0], scale[1, :3] = 255 / DIVISOR, -network.mean.flatten().double().numpy() / DIVISOR
-        return cls(network.grid.numpy(), scale.ravel().astype(np.float32))
+        return cls(np.concatenate([times, plus]).astype(np.float32), seen, grid)
 
-    def sample(self, rows: int, columns: int) -> _Sample:
-        """Where that lies in photographs of a size; what is beyond their border, on it."""
+    def size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of pictures of photographs of a size."""
+        if self.grid is not None:
+            return self.grid.shape[0], self.grid.shape[1]
+        left, right = self._seen(columns)
+        return rows, right - left
+
+    def reading(self, rows: int, columns: int) -> _Reading:
+        """Where pictures lie in photographs of a size; what is beyond their border, on it."""
+        if self.grid is None:
+            return _Reading(rows, columns, self._seen(columns)[0], self.scale)
         # In float32, as torch has it: noise is so steep that places which are rounded otherwise make another picture.
         sides = np.array([columns - 1, rows - 1], np.float32)
         places = np.clip((self.grid + 1) * (sides / 2), 0, sides).reshape(-1, 2)[:, ::-1]
         whole = np.floor(places)
         corners = (whole @ [columns + 1, 1]).astype(np.int32)
-        return _Sample(rows, columns, corners, np.ascontiguousarray(places - whole), self.scale)
+        return _Reading(rows, columns, 0, self.scale, corners, np.ascontiguousarray(places - whole))
+
+    def _seen(self, columns: int) -> tuple[int, int]:
+        left, right, _ = slice(*(self.seen or (0, columns))).indices(columns)
+        return left, right
 
 
 class _Room:
@@ -408,8 +445,7 @@ class _Room:
         # Places are read as four numbers, also the last.
         self.padded = np.empty(math.prod(program.padded) + 4, np.float32)
         self.row = np.empty(program.row, np.float32)
-        sample = program.sample
-        self.photo = np.empty(0 if sample is None else 4 * (sample.rows + 1) * (sample.columns + 1), np.float32)
+        self.photo = np.empty(program.reading.room, np.float32)
         self.signs = np.empty(program.signs, np.uint8)
         self.means = np.empty(sum(program.parts), np.float32)
         self.kept = program, model
@@ -418,7 +454,7 @@ class _Room:
         self.work = _Work(
             program.lines.ctypes.data, len(program.lines), model.weights.ctypes.data,
             self.maps.ctypes.data, program.room, self.padded.ctypes.data, rows, columns, self.row.ctypes.data,
-            self.photo.ctypes.data, *((0, 0, None, None, None) if sample is None else sample.fields()),
+            self.photo.ctypes.data, *program.reading.fields(),
             self.signs.ctypes.data, window,
         )  # fmt: skip
 
@@ -453,7 +489,7 @@ class ImageWise(FusedUnits):
 
     def __init__(self, network: FaceNetwork, units: Sequence[_Unit], built: Loops) -> None:
         self.network = network
-        self.sampling = _Sampling.of(network)
+        self.preparation = _Preparation.of(network)
         self.chain = list(units)
         self.units = len(units)
         self.built = built
@@ -469,6 +505,7 @@ class ImageWise(FusedUnits):
             self.places.append(place)
         self.weights: Numbers = np.concatenate(parts)
         self._programs: dict[Any, _Program] = {}
+        self._rooms: dict[tuple[int, int], deque[_Room]] = {}
 
     def means(self, images: Tensor, wanted: Sequence[int], window: int) -> Means:
         """As in the base class."""
@@ -509,7 +546,7 @@ class ImageWise(FusedUnits):
 
     def prepared(self, images: Tensor) -> Tensor:
         """What the loops take of images: what the network prepares, or themselves where the loops do that too."""
-        return (images if self.sampling is not None else self.network.prepare(images)).contiguous()
+        return (images if self.preparation is not None else self.network.prepare(images)).contiguous()
 
     def program(self, prepared: Tensor, wanted: tuple[int, ...], window: int, *, keep: bool = True) -> _Program:
         """What the loops go through for pictures (N, C, H, W), and the means of some units.
@@ -522,35 +559,20 @@ class ImageWise(FusedUnits):
         return self._programs[key]
 
     def in_parallel(self, work: Callable[[int, _Room], None], count: int, program: _Program, window: int) -> None:
-        """Do a piece of work for each of ``count`` images, as many at once as torch has threads.
+        """Do a piece of work for each of ``count`` images, each in the room of its thread; see :func:`in_parallel`."""
+        # Kept for the next time: memory that a process takes anew has to be cleared and looked up page by page.
+        rooms = self._rooms.setdefault((id(program), window), deque())
 
-        An error in one ends all, and is raised when those under way are done.
-        """
-        left = deque(range(count))
-
-        def take() -> None:
-            room = _Room(self, program, window)
+        @contextmanager
+        def begun() -> Iterator[Callable[[int], None]]:
             try:
-                while left:
-                    work(left.popleft(), room)
+                room = rooms.pop()
             except IndexError:
-                # Another thread has taken the last.
-                return
-            except BaseException:
-                left.clear()
-                raise
+                room = _Room(self, program, window)
+            yield lambda place: work(place, room)
+            rooms.append(room)
 
-        threads = min(torch.get_num_threads(), count)
-        if threads <= 1:
-            take()
-            return
-        under_way = [_team(threads).submit(take) for _ in range(threads)]
-        try:
-            for one in under_way:
-                one.result()
-        finally:
-            left.clear()
-            wait(under_way)
+        in_parallel(begun, count)
 
     def _program(
         self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
@@ -558,10 +580,10 @@ class ImageWise(FusedUnits):
         lines, sizes, rooms = [], [], []
         parts = dict.fromkeys(wanted, 0)
         signs = row = 0
-        sample = None
-        if self.sampling is not None:
-            sample = self.sampling.sample(height, width)
-            height, width = self.sampling.grid.shape[:2]
+        reading = _Reading(height, width)
+        if self.preparation is not None:
+            reading = self.preparation.reading(height, width)
+            height, width = self.preparation.size(height, width)
         padded = (height, width, channels)
         places = iter(self.places)
         for number, unit in enumerate(self.chain):
@@ -600,7 +622,7 @@ class ImageWise(FusedUnits):
             max(rooms),
             padded,
             row,
-            sample,
+            reading,
             signs if keep else max(rooms),
         )
 
@@ -650,10 +672,105 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scale = (2 * gradient).to(ctx.half.dtype).view(-1, 1, 1, 1)
-        return ctx.half * scale, None, None, None, None
+        # Not by torch, whose threads stay awake for a while behind a large product, and are in the way of ours.
+        return torch.from_numpy(ctx.half.numpy() * scale.numpy()), None, None, None, None
+
+
+# ------------------------------------------------------------------------------------------------ the rest of a step
+
+
+def noised(first: Tensor, second: Tensor, generators: Sequence[torch.Generator], scale: float) -> tuple[Tensor, Tensor]:
+    """Two batches (N, ...) in float32 with normal numbers added, the same to both, each row from its own generator."""
+    made = torch.empty_like(first), torch.empty_like(second)
+
+    def take(place: int) -> None:
+        noise = torch.empty_like(first[place]).normal_(generator=generators[place]).numpy()
+        noise *= np.float32(scale)
+        for given, found in zip((first, second), made, strict=True):
+            np.add(given[place].numpy(), noise, out=found[place].numpy())
+
+    in_parallel(lambda: nullcontext(take), len(first))
+    return made
+
+
+def row_sizes(rows: Tensor) -> Tensor:
+    """Sums of absolute values of rows (N, ...), (N,) in float64; what is not finite stays so."""
+    built, found = _there(), torch.empty(len(rows), dtype=torch.float64)
+
+    def take(place: int) -> None:
+        own = rows[place]
+        found[place] = built.library.size_sum(ctypes.c_void_p(own.data_ptr()), ctypes.c_int64(own.numel()))
+
+    in_parallel(lambda: nullcontext(take), len(rows))
+    return found
+
+
+def move_(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) -> None:
+    """Move images in place against their smoothed gradients: current - factor * smoothed, within [0, 1].
+
+    Args:
+        current: images (N, C, H, W), contiguous, as is what follows.
+        gradient: of the same shape; finite where the factor is not 0.
+        factor: (N,); images of 0 are left alone.
+        smoothing: an odd square kernel (1, k, k); beyond the border there are zeros.
+    """
+    built, radius = _there(), smoothing.shape[-1] // 2
+    kernel, factors = ctypes.c_void_p(smoothing.data_ptr()), factor.tolist()
+    sizes = [ctypes.c_int64(size) for size in (radius, *current.shape[1:])]
+
+    def take(place: int) -> None:
+        if factors[place]:
+            own, down = (ctypes.c_void_p(one[place].data_ptr()) for one in (current, gradient))
+            built.library.descend(own, down, ctypes.c_double(factors[place]), kernel, *sizes)
+
+    in_parallel(lambda: nullcontext(take), len(current))
+
+
+def _there() -> Loops:
+    built = loops()
+    assert built is not None, "only where units are taken an image at a time"
+    return built
 
 
 # ------------------------------------------------------------------------------------------------ threads
+
+
+def in_parallel(begun: Callable[[], AbstractContextManager[Callable[[int], None]]], count: int) -> None:
+    """Do a piece of work for each place up to ``count``, as many at once as torch has threads.
+
+    An error in one ends all, and is raised when those under way are done.
+
+    Args:
+        begun: what a thread enters first, and leaves last; it gives the work.
+        count: how many there are.
+    """
+    left = deque(range(count))
+
+    def take() -> None:
+        with begun() as work:
+            while True:
+                try:
+                    place = left.popleft()
+                except IndexError:
+                    # Another thread has taken the last.
+                    return
+                try:
+                    work(place)
+                except BaseException:
+                    left.clear()
+                    raise
+
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        take()
+        return
+    under_way = [_team(threads).submit(take) for _ in range(threads)]
+    try:
+        for one in under_way:
+            one.result()
+    finally:
+        left.clear()
+        wait(under_way)
 
 
 @cache
