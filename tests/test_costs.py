@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+import pmtlib
 from pmtlib import metrics
 from pmtlib.costs import Cost, Machine, measure, step_cost
 from pmtlib.shallow import ShallowModel
 from tests import photographs
+from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork
 from tests.small_network import photographs as small_photographs
 
@@ -72,6 +74,9 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     for same in entry["equality"].values():
         assert same["cosine"] == pytest.approx(1, abs=1e-3)
         assert same["ssim"] == pytest.approx(1, abs=1e-3)
+    assert set(entry["float64"]) == {"literal", "batched", "truncated", "pmtlib"}
+    assert all(same["cosine"] > 0.999 for same in entry["float64"].values())
+    assert "early" not in entry
     # Images a second hold for the steps that were made; the machine is one for all networks.
     assert entry["steps"] == 2
     assert entry["image_steps_a_second"] == pytest.approx(2 * entry["images_a_second"], rel=0.01)
@@ -85,6 +90,44 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     assert len(found["layers"]) == 4
     assert str(ROOT) not in json.dumps(found)
     assert found["manifest"]["command"].startswith("python benchmarks/transform.py --networks mobilefacenet --cut 5")
+
+
+def test_the_benchmark_tells_other_images_from_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform
+
+    def same(cosine: float, ssim: float = 1.0) -> dict[str, float]:
+        return {"cosine": cosine, "mean_cosine": cosine, "ssim": ssim}
+
+    right = {"equality": {"literal": same(1.0), "batched": same(0.9995)}}
+    assert transform.wrong(right) == []
+    assert transform.wrong({"equality": {"literal": same(0.998)}}) == ["literal does not give the images of pmtlib"]
+    assert transform.wrong({"equality": {"literal": same(1.0, ssim=0.99)}}) != []
+    # After more steps it is the first ones that count, and how far from float64 the last ones are.
+    grown = {"equality": {"literal": same(0.96)}, "early": {"literal": same(0.9999)}}
+    assert transform.wrong({**grown, "float64": {"literal": same(0.985), "pmtlib": same(0.98)}}) == []
+    assert transform.wrong({**grown, "float64": {"literal": same(0.99999), "pmtlib": same(0.9995)}}) == []
+    far = transform.wrong({**grown, "float64": {"literal": same(0.985), "batched": same(0.99), "pmtlib": same(0.96)}})
+    assert far == ["pmtlib is farther from float64 than the other ways"]
+    assert transform.wrong({**grown, "early": {"literal": same(0.99)}}) == [
+        "literal does not give the images of pmtlib"
+    ]
+
+
+def test_what_grows_is_last_bits_and_what_is_another_step_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import transform
+
+    images, network = transform.pictures(2), network_or_skip("mobilefacenet")
+    monkeypatch.setattr(transform, "EARLY", 2)
+    config = pmtlib.PMTConfig(steps=3, batch_size=2)
+    assert all(same["cosine"] > 0.999 for same in transform.early(network, 5, images, config)["early"].values())
+    exact = transform.in_float64(network, 5, images, config)
+    made = pmtlib.protect(images, [transform.shared(network, 5)], config)
+    assert transform.alike(network, made.images, exact)["cosine"] > 0.9999
+    other = config.model_copy(update={"kernel": "none"})
+    made = pmtlib.protect(images, [transform.shared(network, 5)], other)
+    assert transform.alike(network, made.images, exact)["ssim"] < 0.999
 
 
 def test_the_machine_is_measured_before_and_after_all_networks_and_its_best_counts(
