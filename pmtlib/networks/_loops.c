@@ -295,41 +295,49 @@ static void dense(in_t x, int64_t height, int64_t width, int64_t channels, in_t 
     }
 }
 
-/* The greatest of each window of a map, the first of several; "signs" are which of the window's places it was at. */
-static void pool(in_t x, out_t out, uint8_t *restrict signs, const int64_t *line) {
-    int64_t n = line[CHANNELS], across = line[WIDTH] * n;
-    for (int64_t r = 0; r < line[ROWS]; r++)
-        for (int64_t k = 0; k < line[COLUMNS]; k++)
-            for (int64_t first = 0; first < n; first += SOME) {
-                in_t corner = x + r * line[STRIDE] * across + k * line[STRIDE] * n + first;
-                int64_t some = least(SOME, n - first), to = (r * line[COLUMNS] + k) * n + first;
-                /* Which place it was as a number as wide as what stood there, for the processor's vectors. */
-                float greatest[SOME], at[SOME];
-                for (int64_t c = 0; c < some; c++) greatest[c] = corner[c], at[c] = 0;
-                for (int64_t p = 1; p < line[KERNEL] * line[KERNEL]; p++) {
-                    in_t from = corner + p / line[KERNEL] * across + p % line[KERNEL] * n;
-                    float place = p;
-                    for (int64_t c = 0; c < some; c++) {
-                        /* What is no number is the greatest, as torch has it. */
-                        int more = (from[c] > greatest[c]) | (from[c] != from[c]);
-                        at[c] = more ? place : at[c];
-                        greatest[c] = more ? from[c] : greatest[c];
-                    }
-                }
-                for (int64_t c = 0; c < some; c++) out[to + c] = greatest[c], signs[to + c] = (uint8_t)at[c];
+/* Of some channels of one window the greatest, the first of several, and which of the window's places it was at. */
+static inline __attribute__((always_inline)) void greatest_of(in_t corner, int64_t across, int64_t apart, int64_t side,
+                                                              const int64_t some, out_t out, uint8_t *restrict signs) {
+    /* Which place it was as a number as wide as what stood there, for the processor's vectors. */
+    float greatest[SOME], at[SOME], place = 0;
+    for (int64_t c = 0; c < some; c++) greatest[c] = corner[c], at[c] = 0;
+    for (int64_t a = 0; a < side; a++)
+        for (int64_t b = 0; b < side; b++, place++) {
+            in_t from = corner + a * across + b * apart;
+            for (int64_t c = 0; c < some; c++) {
+                /* What is no number is the greatest, as torch has it. */
+                int more = (from[c] > greatest[c]) | (from[c] != from[c]);
+                at[c] = more ? place : at[c];
+                greatest[c] = more ? from[c] : greatest[c];
             }
+        }
+    for (int64_t c = 0; c < some; c++) out[c] = greatest[c], signs[c] = (uint8_t)at[c];
+}
+
+/* The greatest of each window of a map; "signs" are where in the window it was. */
+static void pool(in_t x, out_t out, uint8_t *restrict signs, const int64_t *line) {
+    int64_t n = line[CHANNELS], across = line[WIDTH] * n, stride = line[STRIDE], side = line[KERNEL];
+    for (int64_t r = 0; r < line[ROWS]; r++)
+        for (int64_t k = 0; k < line[COLUMNS]; k++, out += n, signs += n) {
+            in_t corner = x + r * stride * across + k * stride * n;
+            int64_t c = 0;
+            /* A number of channels that the compiler knows stays in the processor's vectors. */
+            for (; c + SOME <= n; c += SOME) greatest_of(corner + c, across, n, side, SOME, out + c, signs + c);
+            if (c < n) greatest_of(corner + c, across, n, side, n - c, out + c, signs + c);
+        }
 }
 
 static void pool_backward(in_t gradient, const uint8_t *restrict signs, float *out, const int64_t *line) {
-    int64_t n = line[CHANNELS], across = line[WIDTH] * n;
+    int64_t n = line[CHANNELS], across = line[WIDTH] * n, stride = line[STRIDE], side = line[KERNEL];
     memset(out, 0, sizeof(float) * line[HEIGHT] * across);
     for (int64_t r = 0; r < line[ROWS]; r++)
         for (int64_t k = 0; k < line[COLUMNS]; k++, gradient += n, signs += n) {
-            float *corner = out + r * line[STRIDE] * across + k * line[STRIDE] * n;
-            for (int64_t p = 0; p < line[KERNEL] * line[KERNEL]; p++) {
-                out_t to = corner + p / line[KERNEL] * across + p % line[KERNEL] * n;
-                for (int64_t c = 0; c < n; c++) to[c] += signs[c] == p ? gradient[c] : 0;
-            }
+            float *corner = out + r * stride * across + k * stride * n;
+            for (int64_t a = 0, p = 0; a < side; a++)
+                for (int64_t b = 0; b < side; b++, p++) {
+                    out_t to = corner + a * across + b * n;
+                    for (int64_t c = 0; c < n; c++) to[c] += signs[c] == p ? gradient[c] : 0;
+                }
         }
 }
 
