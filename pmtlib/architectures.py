@@ -156,7 +156,7 @@ def _deepface(
             return importlib.import_module(f"{_DEEPFACE}.{file}")
         except ImportError as error:
             raise NetworkError(
-                f"{label} comes from the package deepface, which is absent ({error}); pip install 'pmtlib[attributes]'"
+                f"{label} comes from the package deepface, which is absent ({error}); pip install -e '.[attributes]'"
             ) from error
 
     def module(options: Options) -> nn.Module:

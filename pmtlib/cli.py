@@ -87,7 +87,7 @@ VariantOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="pmt, the transform as published; deep, one late map matched; decoy (experimental), shows nobody's face.",
+        help="pmt, as published; deep, one late map matched; decoy (experimental), drawn towards nobody's face.",
         show_default="pmt",
     ),
 ]
@@ -281,7 +281,8 @@ def protect(
     seed: Annotated[int | None, typer.Option(help="Base of all randomness, with the photograph's pixels.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Faces optimised together. A GPU is the faster for many; memory grows with them.")
+        int | None,
+        typer.Option(help="Faces optimised together; where short batches are filled up, 1 is fastest."),
     ] = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Do again what is done.")] = False,
@@ -294,7 +295,7 @@ def protect(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="local, or ray: a cluster, and addresses as s3://bucket/folder (pip install 'pmtlib[ray]')."),
+        typer.Option(help="local, or ray: a cluster, and addresses as s3://bucket/folder (pip install -e '.[ray]')."),
     ] = "local",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -510,7 +511,8 @@ def audit(
     Every filter at every strength, attribute networks and, with --learn, a network that has seen other people's
     uploads and one that translates what they match to embeddings of other networks. Recognised means: above the
     threshold of a FAR of 1e-2 on LFW (for translations: among people held out), held against the photograph itself. The
-    best strength is picked by looking at the result, in the attacker's favour. Nothing is written.
+    best strength is picked by looking at the result, in the attacker's favour. Nothing is written but
+    what --learn has trained, into the cache.
     """
     for given in (originals, protected):
         collect([given], Path(os.devnull))

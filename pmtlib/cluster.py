@@ -190,7 +190,7 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError(f"--engine ray needs Ray ({error}); install it: pip install 'pmtlib[ray]'") from error
+        raise ConfigError(f"--engine ray needs Ray ({error}); install it: pip install -e '.[ray]'") from error
     return ray
 
 

@@ -136,7 +136,7 @@ def decode(content: bytes, name: str) -> UInt8Image:
     except UnidentifiedImageError as error:
         if not heic and content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
             raise _unreadable(
-                name, "is HEIC, which needs a plugin", "pip install 'pmtlib[heic]', or convert it to JPEG"
+                name, "is HEIC, which needs a plugin", "pip install -e '.[heic]', or convert it to JPEG"
             ) from error
         raise _unreadable(name, "is not an image that can be read", "save it as JPEG or PNG") from error
     except Image.DecompressionBombError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 
@@ -12,6 +11,8 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     """A Gaussian blur of images (N, C, H, W), mirrored at the borders; ``sigma`` in pixels, 0 changes nothing."""
     if sigma <= 0 or not len(images):
         return images
+    from kornia.filters import gaussian_blur2d
+
     # Beyond the image's side there is nothing to mirror.
     size = min(2 * math.ceil(3 * sigma) + 1, 2 * min(images.shape[-2:]) - 1)
     blurred: Tensor = gaussian_blur2d(images, (size, size), (sigma, sigma), border_type="reflect")

@@ -23,8 +23,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import filter2d, gaussian_blur2d
-from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -91,8 +89,10 @@ class PMTConfig(BaseModel):
             Both look at the features of the step, that is under its augmentation.
         precision: arithmetic of the networks; with ``float32`` TensorFloat-32 is off, the others use autocast.
         batch_size: images optimised together; a shorter batch is filled up. Libraries choose a convolution's algorithm
-            by it, so it is part of what must be equal for equal bits, as is the number of threads. Neither is where
-            images are taken one at a time (:mod:`pmtlib.networks.image_wise`), and nothing is filled up there.
+            by it, so it is part of what must be equal for equal bits, as is the number of threads. Neither is, and
+            nothing is filled up, where all is computed an image at a time: on a processor in float32, with networks
+            that :mod:`pmtlib.networks.image_wise` serves in ``channels_last``, a smoothed step by a norm (``l1``,
+            ``mean-abs``), noise or no augmentation, ``aggregate``, no rule to stop, and any start but ``blur``.
         seed: base of all randomness, with the image's own pixels.
     """
 
@@ -429,7 +429,7 @@ class Run:
         compared = [one is not None and one.compares(images, config.pool) for one in self.fused]
         self.at_once = config.aggregate and not config.may_stop and all(compared)
         # Noise moves images, but not the derivative by them.
-        noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_penalty"} <= usual
+        noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_gaussian", "_penalty"} <= usual
         rows = self.kernels and self._quarters
         self.noising = (rows or self.by_image) and self.at_once and noise_alone
         # Whether what becomes of an image hangs on no other of its batch, nor on their number, down to the last bit.
@@ -568,7 +568,9 @@ class Run:
             return
         scale = norms / gradient[0].numel() if self.config.rule == "mean-abs" and len(norms) else norms
         size = size.flatten() if isinstance(size, Tensor) else size
-        factor = size / scale.to(gradient.dtype).clamp_min(torch.finfo(gradient.dtype).tiny)
+        limits = torch.finfo(gradient.dtype)
+        # Where there is nothing to go by, a gradient of 0 times infinity would be no number.
+        factor = (size / scale.to(gradient.dtype).clamp_min(limits.tiny)).clamp_max(limits.max)
         factor = torch.where(self.active, factor, torch.zeros_like(factor))
         (image_wise if self.by_image else fused).move_(self.current, gradient, factor, self.kernel)
 
@@ -669,7 +671,11 @@ class Run:
             size = 2 * math.ceil(3 * config.blur_start) + 1
             limit = 2 * min(x.shape[-2:]) - 1
             kernel = (min(size, limit), min(size, limit))
-            return gaussian_blur2d(x, kernel, (config.blur_start,) * 2, border_type="replicate")
+            # Imported where it is used, as below: the default configuration needs none of it on a processor.
+            from kornia.filters import gaussian_blur2d
+
+            blurred: Tensor = gaussian_blur2d(x, kernel, (config.blur_start,) * 2, border_type="replicate")
+            return blurred
         shuffled = torch.empty_like(x)
         pixels = x.flatten(2)
         for i, generator in enumerate(self.generators):
@@ -705,6 +711,8 @@ class Run:
 
         def transform(images: Tensor) -> Tensor:
             if matrix is not None:
+                from kornia.geometry.transform import warp_affine
+
                 size = (images.shape[2], images.shape[3])
                 images = warp_affine(images, matrix, size, padding_mode="border", align_corners=True)
             return images if noise is None else images + noise
@@ -712,6 +720,8 @@ class Run:
         return transform
 
     def _affine(self) -> Tensor:
+        from kornia.geometry.transform import get_affine_matrix2d
+
         config, x = self.config, self.original
         draws = torch.stack([torch.rand(4, generator=g, device=x.device) * 2 - 1 for g in self.generators]).to(x)
         height, width = x.shape[-2:]
@@ -848,7 +858,10 @@ def _smoothed(images: Tensor, kernel: Tensor) -> Tensor:
     In float32 a processor does so several times as fast with channels last, bit for bit.
     """
     if images.device.type != "cpu" or images.dtype != torch.float32:
-        return filter2d(images, kernel, border_type="constant")
+        from kornia.filters import filter2d
+
+        correlated: Tensor = filter2d(images, kernel, border_type="constant")
+        return correlated
     channels = images.shape[1]
     weights = kernel.expand(channels, -1, -1).unsqueeze(1)
     last = images.contiguous(memory_format=torch.channels_last)

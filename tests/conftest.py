@@ -19,7 +19,11 @@ from tests.small_network import SmallNetwork
 os.environ["PMT_NETWORKS"] = str(Path(tempfile.gettempdir()) / "pmtlib-tests-have-no-added-networks")
 
 
-LONGEST = ("test_notebooks", "test_cluster", "test_browser", "test_book")
+LONGEST = (
+    "test_notebooks", "test_cluster", "test_browser", "test_book", "test_audit", "test_interruption", "test_adding",
+    "test_fused", "test_costs", "test_experiments_audit_beyond", "test_training", "test_runner", "test_hostile",
+    "test_printing",
+)  # fmt: skip
 """Files that take minutes, the longest first."""
 
 

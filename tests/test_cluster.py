@@ -31,7 +31,7 @@ from tests import photographs
 from tests.photographs import NETWORK
 from tests.test_pipeline import digests
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'pmtlib[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
 pq = pytest.importorskip("pyarrow.parquet")
 CONFIG = PMTConfig(steps=2, batch_size=1)
 

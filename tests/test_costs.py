@@ -108,10 +108,13 @@ def test_the_benchmark_tells_other_images_from_last_bits(monkeypatch: pytest.Mon
     assert transform.wrong({**grown, "float64": {"literal": same(0.985), "pmtlib": same(0.98)}}) == []
     assert transform.wrong({**grown, "float64": {"literal": same(0.99999), "pmtlib": same(0.9995)}}) == []
     far = transform.wrong({**grown, "float64": {"literal": same(0.985), "batched": same(0.99), "pmtlib": same(0.96)}})
-    assert far == ["pmtlib is farther from float64 than the other ways"]
-    assert transform.wrong({**grown, "early": {"literal": same(0.99)}}) == [
-        "literal does not give the images of pmtlib"
-    ]
+    assert far == ["pmtlib is farther from float64 than the other ways (mean_cosine)"]
+    broken = {**same(0.99), "ssim": 0.4}
+    far = transform.wrong({**grown, "float64": {"literal": same(0.985, ssim=0.95), "pmtlib": broken}})
+    assert far == ["pmtlib is farther from float64 than the other ways (ssim)"]
+    exact = {"literal": same(0.985), "pmtlib": same(0.985)}
+    begun_otherwise = {**grown, "early": {"literal": same(0.99)}, "float64": exact}
+    assert transform.wrong(begun_otherwise) == ["literal does not give the images of pmtlib"]
 
 
 def test_what_grows_is_last_bits_and_what_is_another_step_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,27 @@ def test_the_stored_benchmark_is_shown_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert speed.loops_reading(frame).count("was not judged") == 2
 
 
+def test_a_long_run_is_held_against_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
+    assert speed.rounding_reading(FILE) == ""
+    (tmp_path / "benchmarks").mkdir()
+    short = {"equality": {}}
+    early = {"literal": {"cosine": 0.99999, "ssim": 0.9998}, "batched": {"cosine": 0.99998, "ssim": 0.9999}}
+    exact = {way: {"mean_cosine": 0.995, "cosine": 0.98, "ssim": 0.97} for way in ("literal", "pmtlib")}
+    stored = {
+        "networks": {"sface": {**short, "early": early, "float64": exact}, "dlib-resnet29": short},
+        "parameters": {"steps": 100, "images": 8},
+    }
+    (tmp_path / FILE).write_text(json.dumps(stored))
+    said = speed.rounding_reading(FILE)
+    assert "(n = 8 images)" in said
+    assert "than cosine 0.99998 and SSIM 0.99980. After 100 the mean" in said
+    assert "literal 0.9950 (0.9800), pmtlib 0.9950 (0.9800)." in said
+    assert "dlib" not in said
+    (tmp_path / FILE).write_text(json.dumps({**stored, "networks": {"sface": short}}))
+    assert speed.rounding_reading(FILE) == ""
+
+
 def test_mixed_precision_is_told_with_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMT_PROJECT", str(tmp_path))
     assert speed.mixed_reading(FILE) == ""

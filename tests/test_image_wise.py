@@ -6,6 +6,8 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import time
 import warnings
 from itertools import pairwise
@@ -129,9 +131,9 @@ def test_means_and_their_derivative_are_those_of_the_layers(name: str, cut: int,
 
 
 @pytest.mark.parametrize("size", [(37, 61), (112, 96), (24, 24)])
-@pytest.mark.parametrize("name", ["sirius", "sface", "dlib", "odd"])
+@pytest.mark.parametrize("name", ["sirius", "casia", "sface", "dlib", "odd"])
 def test_pictures_of_odd_sizes_are_served(name: str, size: tuple[int, int]) -> None:
-    """MobileFaceNet's own columns are those of the whole crop."""
+    """One variant of MobileFaceNet sees some columns, and what it does not see has no derivative."""
     found, exact = model(name, 5)
     images = drawn(2, size[0], 112 if name == "sirius" else size[1])
     seen, right = images.clone().requires_grad_(True), images.double().requires_grad_(True)
@@ -257,8 +259,11 @@ def test_nothing_of_an_image_hangs_on_its_batch_and_none_is_filled_up(
             assert len(models) * 5 * looks <= len(calls) <= len(models) * 5 * (looks + 2)
     finally:
         torch.set_num_threads(threads)
-    for name in ("images", "trace", "error", "cosine"):
-        one, *others = [torch.cat([getattr(part, name) for part in parts]) for parts in found]
+    for name in ("images", "features", "trace", "steps", "error", "cosine"):
+        values = [[getattr(part, name) for part in parts] for parts in found]
+        if name == "features":
+            values = [[torch.cat([one.flatten(1) for one in part], 1) for part in parts] for parts in values]
+        one, *others = [torch.cat(parts) for parts in values]
         assert all(torch.equal(one, other) for other in others), name
 
 
@@ -303,6 +308,41 @@ def test_a_step_is_that_of_torch(radius: int, size: tuple[int, int]) -> None:
     assert sizes[2].isnan()
     assert torch.allclose(sizes[:2], gradient[:2].double().abs().flatten(1).sum(1), rtol=1e-12)
     assert image_wise.row_sizes(torch.full((1, 3), -torch.inf)).item() == torch.inf
+
+
+def test_where_there_is_nothing_to_go_by_nothing_moves() -> None:
+    """Blurred, a black photograph is what it was: no gradient, and a step that is large beside a norm of 0."""
+    shallow = ShallowModel(network("sirius"), 3, layout="channels_last")
+    config = pmtlib.PMTConfig(steps=2, rule="l1", step_size=590.0, initialisation="blur")
+    made = pmtlib.protect(torch.zeros((1, 3, 112, 112)), [shallow], config)
+    assert made.finite.all()
+    assert torch.equal(made.images, torch.zeros((1, 3, 112, 112)))
+
+
+def test_images_that_stop_have_the_bits_of_each_alone() -> None:
+    shallow = ShallowModel(network("sirius"), 3, layout="channels_last")
+    images = drawn(5)
+    config = pmtlib.PMTConfig(steps=8, stop_cosine=0.83, batch_size=2)
+    together = pmtlib.protect(images, [shallow], config, keep=[0, 3, 8])
+    assert len(set(together.steps.tolist())) > 1
+    for place, image in enumerate(images):
+        alone = pmtlib.protect(image[None], [shallow], config, keep=[0, 3, 8])
+        assert torch.equal(alone.images[0], together.images[place])
+        assert torch.equal(alone.kept[:, 0], together.kept[:, place])
+
+
+def test_a_preparation_of_its_own_is_asked() -> None:
+    class Darker(SFace):
+        def prepare(self, images: Tensor) -> Tensor:
+            return super().prepare(images) * 0.5
+
+    torch.manual_seed(0)
+    own = Darker().eval()
+    found = ShallowModel(own, 1, layout="channels_last").fused(drawn(1), 2, "float32")
+    assert found is not None
+    assert (
+        off(found.means(drawn(2), [0], 2)[0], expected(copy.deepcopy(own).double(), drawn(2).double(), 1, 2)[0]) < 1e-5
+    )
 
 
 def test_noise_is_that_of_each_rows_generator() -> None:
@@ -377,17 +417,32 @@ def test_an_error_is_not_taken_for_the_end() -> None:
         found.in_parallel(lambda place, room: [][place], 3, found.program(drawn(1), (), 1), 1)
 
 
-def _in_a_child(images: Tensor) -> Tensor:
-    found, _ = model("sface", 2)
-    return torch.cat(found.means(images, [0, 1], 2), 1)
+FORKING = """
+import multiprocessing
+import torch
+from tests.test_image_wise import drawn, model
+
+torch.get_num_threads = lambda: 2  # ours alone: torch's own threads do not live through a fork
+
+def found(images):
+    units, _ = model("sface", 2)
+    return torch.cat(units.means(images, [0, 1], 2), 1)
+
+images = drawn(2)
+right = found(images)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert torch.equal(pool.apply_async(found, (images,)).get(60), right)
+"""
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    images = drawn(2)
-    found = _in_a_child(images)
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert torch.equal(pool.apply_async(_in_a_child, (images,)).get(60), found)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_step_costs_is_counted_by_the_layers() -> None:

@@ -380,7 +380,7 @@ def against_loops(file: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
                 "high": ratio["high"],
                 "goal": GOALS.get(way, float("nan")) if judged else float("nan"),
             }
-            lines.append({**about, **same, **whole})
+            lines.append({**about, "cosine": same["cosine"], "ssim": same["ssim"], **whole})
     return pd.DataFrame(lines), stored["manifest"]
 
 
@@ -440,6 +440,38 @@ def saved_reading(frame: pd.DataFrame) -> str:
     return (
         f"By the count of operations *literal* computes {told}: its forward passes go through the whole network, and "
         "its backward pass also to the weights. The rest of a ratio is how these operations are done."
+    )
+
+
+def rounding_reading(file: str) -> str:
+    """What a stored run says of last bits, which grow with the steps, in words (Markdown); nothing of a short run.
+
+    Args:
+        file: one of those of :data:`LOOPS`.
+    """
+    stored = _stored(file)
+    if stored is None:
+        return ""
+    told, about = [], stored["parameters"]
+    for network, entry in stored["networks"].items():
+        if "early" not in entry:
+            continue
+        least = {measure: min(same[measure] for same in entry["early"].values()) for measure in ("cosine", "ssim")}
+        exact = ", ".join(
+            f"{way} {same['mean_cosine']:.4f} ({same['cosine']:.4f})" for way, same in entry["float64"].items()
+        )
+        told.append(
+            f"- `{network}`: after the first 10 steps no way's images are farther from pmtlib's than cosine "
+            f"{least['cosine']:.5f} and SSIM {least['ssim']:.5f}. After {about['steps']} the mean (lowest) cosine of "
+            f"embeddings with those of float64 is {exact}."
+        )
+    if not told:
+        return ""
+    return (
+        "*Last bits.* Sums in another order differ in their last bits, which the steps amplify, so that after many of "
+        "them no two ways give the same image. Each way is therefore held against the same steps with the network's "
+        f"units in float64 (n = {about['images']} images): pmtlib is as good as torch where it is about as far from "
+        "them.\n\n" + "\n".join(told)
     )
 
 

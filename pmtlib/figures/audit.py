@@ -503,7 +503,7 @@ def translation_table(frame: pd.DataFrame) -> Styler:
     caption = (
         "TAR by translation, against the embedding of the person's other photograph, with 95% Wilson interval; n = "
         f"{int(frame['n'].max())} pairs of one person. The thresholds are those of a FAR of 10⁻² among people of the "
-        "training set who were held out; false: pairs of two people accepted, mean"
+        "training set who were held out, and who count under *learned from*; false: pairs of two people accepted, mean"
     )
     return styled(pd.DataFrame(rows), caption, "translation", frame).hide(axis="index")
 

@@ -401,14 +401,16 @@ class _Preparation:
         """That of a network, or None where it prepares images in another way."""
         times, plus = np.zeros(4), np.zeros(4)
         seen = grid = None
-        if isinstance(network, DlibResNet29):
+        # One of its own would not be asked.
+        prepare = type(network).prepare
+        if isinstance(network, DlibResNet29) and prepare is DlibResNet29.prepare:
             times[:], plus[:3] = 255 / DIVISOR, -network.mean.flatten().double().numpy() / DIVISOR
             grid = network.grid.numpy()
-        elif isinstance(network, MobileFaceNet):
+        elif isinstance(network, MobileFaceNet) and prepare is MobileFaceNet.prepare:
             std = np.array(network.variant.std)
             times[:3], plus[:3] = 1 / std, -np.array(network.variant.mean) / std
             seen = network.columns
-        elif isinstance(network, SFace):
+        elif isinstance(network, SFace) and prepare is SFace.prepare:
             times[:3], plus[:3] = 255 / 128, -127.5 / 128
         else:
             return None
@@ -448,7 +450,8 @@ class _Room:
         self.photo = np.empty(program.reading.room, np.float32)
         self.signs = np.empty(program.signs, np.uint8)
         self.means = np.empty(sum(program.parts), np.float32)
-        self.kept = program, model
+        # What the addresses below belong to. (The model itself holds rooms.)
+        self.kept = program, model.weights
         self.library = model.built.library
         rows, columns, _ = program.padded
         self.work = _Work(
@@ -673,7 +676,8 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scale = (2 * gradient).to(ctx.half.dtype).view(-1, 1, 1, 1)
         # Not by torch, whose threads stay awake for a while behind a large product, and are in the way of ours.
-        return torch.from_numpy(ctx.half.numpy() * scale.numpy()), None, None, None, None
+        with np.errstate(all="ignore"):
+            return torch.from_numpy(ctx.half.numpy() * scale.numpy()), None, None, None, None
 
 
 # ------------------------------------------------------------------------------------------------ the rest of a step
@@ -744,6 +748,8 @@ def in_parallel(begun: Callable[[], AbstractContextManager[Callable[[int], None]
         begun: what a thread enters first, and leaves last; it gives the work.
         count: how many there are.
     """
+    if not count:
+        return
     left = deque(range(count))
 
     def take() -> None:

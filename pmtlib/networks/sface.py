@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pmtlib.convert.onnx import read_onnx_constants
 from pmtlib.convert.state import REMEDY, first_line, fitted
 from pmtlib.convert.torchfile import fold_batch_norm
 from pmtlib.errors import NetworkError
@@ -83,6 +82,9 @@ def convert_sface(files: Mapping[str, Path]) -> dict[str, Tensor]:
     Raises:
         NetworkError: the file is not SFace's.
     """
+    # ONNX takes a moment to import, and a network that has been converted needs none of it.
+    from pmtlib.convert.onnx import read_onnx_constants
+
     source = files["sface-onnx"]
     constants = read_onnx_constants(source)
 

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import warp_affine
-from skimage.data import lfw_subset
 from torch import Tensor, nn
 
 from pmtlib.faces import SIZE
@@ -113,6 +111,10 @@ def _blend(generator: torch.Generator) -> Tensor:
 @cache
 def _faces() -> Tensor:
     """The crops in the frame of the template, (100, 112, 112) in float64, each with mean 0 and deviation 1."""
+    # What runs without a decoy does not wait for these.
+    from kornia.geometry.transform import warp_affine
+    from skimage.data import lfw_subset
+
     # Behind the hundred faces come as many pictures without one.
     crops = torch.from_numpy(lfw_subset()[:100]).double()[:, None]  # type: ignore[no-untyped-call]
     place = torch.tensor([[SCALE, 0.0, SHIFT[0]], [0.0, SCALE, SHIFT[1]]], dtype=torch.float64).expand(len(crops), 2, 3)
