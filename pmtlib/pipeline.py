@@ -357,7 +357,7 @@ class Optimiser:
         """One result for each crop (112, 112, 3).
 
         Where memory does not suffice for it, :attr:`batch_size` is halved, for what comes later too, and the results
-        say so: images depend on it in their last bits.
+        say so: images may depend on it in their last bits.
 
         Args:
             crops: at most as many as the job's ``at_once``.
