@@ -72,7 +72,8 @@ def read(path: Path) -> dict[str, Tensor] | None:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError):
+    except (OSError, RuntimeError, safetensors.SafetensorError):
+        # The second of these is torch's, which opens the file once more: another process may have taken it away since.
         return None
     return state if metadata.get(_CONTENT) == _digest(state) else None
 

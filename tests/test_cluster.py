@@ -346,7 +346,7 @@ def test_what_is_wrong_is_said_before_anything_starts(folder: Path, monkeypatch:
     with pytest.raises(ResultError, match=r"a\.parquet cannot be read .* remove it"):
         cluster.run(job(folder, "spoilt"), [str(folder / "in")], str(folder / "spoilt"), show=False)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pmtlib\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]'"):
         cluster.run(job(folder, "none"), [str(folder / "in")], str(folder / "none"), show=False)
 
 
