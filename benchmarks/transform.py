@@ -602,6 +602,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.networks, device, seconds=time.perf_counter() - begun, command=command
     )
     found["parameters"] = {"cut": given.cut, "steps": given.steps, "images": given.images, "rounds": given.rounds}
+    found["parameters"]["early"] = EARLY
     if given.stop is not None:
         found["parameters"] |= {"stop": given.stop, "batch": given.batch}
     if given.json is not None:

@@ -220,17 +220,13 @@ def _pages(lines: Sequence[Mapping[str, str]], manifest: Mapping[str, Mapping[st
     rows = []
     for page, entry in sorted(manifest.items()):
         used = [file for file in entry.get("results", {}) if file in seconds]
-        command = f"`papermill notebooks/{page}.ipynb OUT.ipynb -p profile {entry.get('profile')} -p recompute True`"
-        if page == "speed":
-            # Times are never the same twice, so that this notebook takes them only where there are none.
-            command += ", with `results/speed/curves.json` deleted"
         rows.append(
             [
                 f"{{doc}}`{page} </results/{page}>`",
                 str(entry.get("profile", "")),
                 str(len(used)),
                 f"{sum(seconds[file] for file in used) / 60:.0f}",
-                command,
+                f"`papermill notebooks/{page}.ipynb OUT.ipynb -p profile {entry.get('profile')} -p recompute True`",
             ]
         )
     headings = ["page", "profile", "stored results", "minutes they took", "computed again by"]

@@ -235,11 +235,12 @@ def test_a_long_run_is_held_against_float64(tmp_path: Path, monkeypatch: pytest.
     exact = {way: {"mean_cosine": 0.995, "cosine": 0.98, "ssim": 0.97} for way in ("literal", "pmtlib")}
     stored = {
         "networks": {"sface": {**short, "early": early, "float64": exact}, "dlib-resnet29": short},
-        "parameters": {"steps": 100, "images": 8},
+        "parameters": {"steps": 100, "images": 8, "early": 12},
     }
     (tmp_path / FILE).write_text(json.dumps(stored))
     said = speed.rounding_reading(FILE)
     assert "(n = 8 images)" in said
+    assert "after the first 12 steps no way" in said
     assert "than cosine 0.99998 and SSIM 0.99980. After 100 the mean" in said
     assert "literal 0.9950 (0.9800), pmtlib 0.9950 (0.9800)." in said
     assert "dlib" not in said

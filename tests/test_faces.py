@@ -147,7 +147,7 @@ def test_unreadable_files(tmp_path: Path, astronaut: UInt8Image) -> None:
         assert words in message
     assert reason(heic)[0] == "unreadable"
     if not faces._register_heif():
-        assert "[heic]" in reason(heic)[1]
+        assert "pip install -e '.[heic]'" in reason(heic)[1]
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def deepface_estimate(
     """
     if missing := deepface_missing(actions, detector_backend):
         raise AssetError(
-            f"DeepFace cannot run without {missing[0]} ({len(missing)} missing). Remedy: pip install "
+            f"DeepFace cannot run without {missing[0]} ({len(missing)} missing). Remedy: pip install -e "
             "'.[attributes]', and put the weights of github.com/serengil/deepface_models there"
         )
     analyse, not_detected = _deepface()
@@ -338,7 +338,8 @@ def _deepface() -> tuple[Any, type[Exception]]:
     except (ImportError, AttributeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise AssetError(
-            f"DeepFace cannot be imported ({reason}). Remedy: pip install '.[attributes]' (deepface 0.0.102 or newer)"
+            f"DeepFace cannot be imported ({reason}). Remedy: pip install -e '.[attributes]' (deepface 0.0.102 or "
+            "newer)"
         ) from error
     return analyse, not_detected
 

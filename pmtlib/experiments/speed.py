@@ -461,9 +461,10 @@ def rounding_reading(file: str) -> str:
             f"{way} {same['mean_cosine']:.4f} ({same['cosine']:.4f})" for way, same in entry["float64"].items()
         )
         told.append(
-            f"- `{network}`: after the first 10 steps no way's images are farther from pmtlib's than cosine "
-            f"{least['cosine']:.5f} and SSIM {least['ssim']:.5f}. After {about['steps']} the mean (lowest) cosine of "
-            f"embeddings with those of float64 is {exact}."
+            # The first run that had early steps did not say how many.
+            f"- `{network}`: after the first {about.get('early', 10)} steps no way's images are farther from pmtlib's "
+            f"than cosine {least['cosine']:.5f} and SSIM {least['ssim']:.5f}. After {about['steps']} the mean (lowest) "
+            f"cosine of embeddings with those of float64 is {exact}."
         )
     if not told:
         return ""

@@ -33,9 +33,8 @@ import subprocess
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,12 +47,12 @@ from torch import Tensor, nn
 
 from pmtlib import cache as caches
 from pmtlib.images import write_atomic
+from pmtlib.networks import sface
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.dlib_resnet import DIVISOR, DlibResNet29, ResidualBlock
 from pmtlib.networks.frozen import FEW
 from pmtlib.networks.fused import FusedUnits, Means, slopes_of
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet, tf_same_zeros
-from pmtlib.networks.sface import SFace
 
 Numbers = NDArray[np.float32]
 Signs = NDArray[np.uint8]
@@ -410,8 +409,8 @@ class _Preparation:
             std = np.array(network.variant.std)
             times[:3], plus[:3] = 1 / std, -np.array(network.variant.mean) / std
             seen = network.columns
-        elif isinstance(network, SFace) and prepare is SFace.prepare:
-            times[:3], plus[:3] = 255 / 128, -127.5 / 128
+        elif isinstance(network, sface.SFace) and prepare is sface.SFace.prepare:
+            times[:3], plus[:3] = 255 / sface.DIVISOR, -sface.MEAN / sface.DIVISOR
         else:
             return None
         return cls(np.concatenate([times, plus]).astype(np.float32), seen, grid)
@@ -562,20 +561,19 @@ class ImageWise(FusedUnits):
         return self._programs[key]
 
     def in_parallel(self, work: Callable[[int, _Room], None], count: int, program: _Program, window: int) -> None:
-        """Do a piece of work for each of ``count`` images, each in the room of its thread; see :func:`in_parallel`."""
+        """Do a piece of work for each of ``count`` images, each in a room of its own; see :func:`in_parallel`."""
         # Kept for the next time: memory that a process takes anew has to be cleared and looked up page by page.
         rooms = self._rooms.setdefault((id(program), window), deque())
 
-        @contextmanager
-        def begun() -> Iterator[Callable[[int], None]]:
+        def take(place: int) -> None:
             try:
                 room = rooms.pop()
             except IndexError:
                 room = _Room(self, program, window)
-            yield lambda place: work(place, room)
+            work(place, room)
             rooms.append(room)
 
-        in_parallel(begun, count)
+        in_parallel(take, count)
 
     def _program(
         self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
@@ -693,7 +691,7 @@ def noised(first: Tensor, second: Tensor, generators: Sequence[torch.Generator],
         for given, found in zip((first, second), made, strict=True):
             np.add(given[place].numpy(), noise, out=found[place].numpy())
 
-    in_parallel(lambda: nullcontext(take), len(first))
+    in_parallel(take, len(first))
     return made
 
 
@@ -705,7 +703,7 @@ def row_sizes(rows: Tensor) -> Tensor:
         own = rows[place]
         found[place] = built.library.size_sum(ctypes.c_void_p(own.data_ptr()), ctypes.c_int64(own.numel()))
 
-    in_parallel(lambda: nullcontext(take), len(rows))
+    in_parallel(take, len(rows))
     return found
 
 
@@ -727,7 +725,7 @@ def move_(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) 
             own, down = (ctypes.c_void_p(one[place].data_ptr()) for one in (current, gradient))
             built.library.descend(own, down, ctypes.c_double(factors[place]), kernel, *sizes)
 
-    in_parallel(lambda: nullcontext(take), len(current))
+    in_parallel(take, len(current))
 
 
 def _there() -> Loops:
@@ -739,32 +737,25 @@ def _there() -> Loops:
 # ------------------------------------------------------------------------------------------------ threads
 
 
-def in_parallel(begun: Callable[[], AbstractContextManager[Callable[[int], None]]], count: int) -> None:
+def in_parallel(work: Callable[[int], None], count: int) -> None:
     """Do a piece of work for each place up to ``count``, as many at once as torch has threads.
 
     An error in one ends all, and is raised when those under way are done.
-
-    Args:
-        begun: what a thread enters first, and leaves last; it gives the work.
-        count: how many there are.
     """
-    if not count:
-        return
     left = deque(range(count))
 
     def take() -> None:
-        with begun() as work:
-            while True:
-                try:
-                    place = left.popleft()
-                except IndexError:
-                    # Another thread has taken the last.
-                    return
-                try:
-                    work(place)
-                except BaseException:
-                    left.clear()
-                    raise
+        while True:
+            try:
+                place = left.popleft()
+            except IndexError:
+                # Another thread has taken the last.
+                return
+            try:
+                work(place)
+            except BaseException:
+                left.clear()
+                raise
 
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:

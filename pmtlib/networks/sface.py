@@ -26,6 +26,8 @@ _BLOCKS = (
 _BLOCK_EPSILON = 1e-3
 _HEAD_EPSILON = 2e-5
 _HEAD_SIDE = 7
+MEAN, DIVISOR = 127.5, 128.0
+"""What is taken from a colour of 0 to 255, and what the rest is divided by."""
 
 
 class ConvBlock(nn.Sequential):
@@ -70,7 +72,7 @@ class SFace(FaceNetwork):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images (N, 3, 112, 112) in [0, 1] to about [-1, 1]."""
-        return (images * 255.0 - 127.5) / 128.0
+        return (images * 255.0 - MEAN) / DIVISOR
 
 
 def convert_sface(files: Mapping[str, Path]) -> dict[str, Tensor]:
