@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pmtlib import results
+from pmtlib import metrics, results
 from pmtlib.attacks.adaptive.purify import candidates
-from pmtlib.experiments import audit
+from pmtlib.experiments import audit, common
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
 from pmtlib.figures import audit as figures
@@ -106,6 +106,44 @@ def test_the_best_attack_is_never_a_control(block: audit.AuditBlock) -> None:
     found = numbers.summary(frame)
     line = frame[frame["attack"] == "gaussian"].iloc[0]
     assert found["pmt_best_others"] == pytest.approx(100 * line["others"], abs=1e-3)
+
+
+def test_the_sets_together_are_their_pairs_in_a_loop(block: audit.AuditBlock) -> None:
+    raised = {"upload": 0.1, "gaussian": 0.1, "median": 0.4, "photograph": 2.0}
+    other = audit.AuditBlock("cfp_ff", "pmt", {"purification": attacked(raised)}, NOTHING, {})
+    blocks = [block, other]
+    found = numbers.together(numbers.table(blocks, SETTINGS), blocks, SETTINGS).set_index(["kind", "who"])
+    chosen = {"photograph": ("photograph",) * 2, "upload": ("upload",) * 2, "filters": ("gaussian", "median")}
+    assert sorted(found.index) == sorted(
+        [(kind, "others") for kind in chosen] + [("photograph", "service"), ("upload", "service")]
+    )
+    for kind, attacks in chosen.items():
+        service, others = [], []
+        for one, attack in zip(blocks, attacks, strict=True):
+            values = one.attacks["purification"].result.values
+            for place, same in enumerate(values["same"]):
+                if same:
+                    entry = values["attacks"][attack]["networks"]
+                    accepted = {name: entry[name]["other"][place] > THRESHOLDS[name] for name in NETWORKS}
+                    service.append(accepted["mobilefacenet"])
+                    others.append((accepted["sface"] + accepted["dlib-resnet29"]) / 2)
+        line = found.loc[kind, "others"]
+        assert (line["n"], line["accuracy"]) == (len(others), pytest.approx(sum(others) / len(others)))
+        assert line["low"] < line["accuracy"] <= line["high"]
+        if kind != "filters":
+            assert found.loc[(kind, "service"), "accuracy"] == pytest.approx(sum(service) / len(service))
+    # Photographs are all recognised here, and yet others might not be.
+    assert found.loc["photograph", "others"]["low"] < 1
+    html = figures.together_table(found.reset_index()).to_html()
+    assert "gaussian, median" in html
+
+
+def test_where_all_are_alike_the_interval_is_wilsons() -> None:
+    assert common.share_interval([1.0] * 8) == metrics.wilson(8, 8)
+    assert common.share_interval([0.0] * 8, groups=[0, 0, 1, 1, 2, 2, 3, 3]) == metrics.wilson(0, 4)
+    assert common.share_interval([0.5] * 8) == (0.5, 0.5)
+    shares = [0.0, 0.5, 1.0, 1.0]
+    assert common.share_interval(shares) == metrics.bootstrap(shares, seed=0)
 
 
 def test_the_words_follow_the_numbers(block: audit.AuditBlock) -> None:

@@ -256,7 +256,8 @@ def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, floa
     """Headline numbers of Table 7 over all its data sets, in percent; SSIM as it is.
 
     For both thresholds and both kinds of image (``protected_calibrated_...``): the mean and the lowest accuracy of
-    authorised cells, the mean, lowest and highest of unauthorised ones; ``clean_...`` without protection; ``ssim_...``.
+    authorised cells, the mean, lowest and highest of unauthorised ones, and the lowest and highest mean of a network
+    that looks (``..._network_lowest``); ``clean_...`` without protection; ``ssim_...``.
     """
     summary: dict[str, float] = {}
     for threshold in ("paper", "calibrated"):
@@ -264,7 +265,8 @@ def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, floa
         for images in (CLEAN, PROTECTED, PURIFIED):
             of_kind = part[part["images"] == images]
             own = of_kind[of_kind["authorised"] == of_kind["network"]]["accuracy"]
-            others = of_kind[of_kind["authorised"] != of_kind["network"]]["accuracy"]
+            unauthorised = of_kind[of_kind["authorised"] != of_kind["network"]]
+            others = unauthorised["accuracy"]
             label = f"{images}_{threshold}"
             if images == CLEAN:
                 summary[f"{label}_mean"] = 100 * others.mean()
@@ -274,6 +276,9 @@ def abuse_summary(cells: pd.DataFrame, likeness: pd.DataFrame) -> dict[str, floa
             summary[f"{label}_unauthorised_mean"] = 100 * others.mean()
             summary[f"{label}_unauthorised_lowest"] = 100 * others.min()
             summary[f"{label}_unauthorised_highest"] = 100 * others.max()
+            by_network = unauthorised.groupby("network")["accuracy"].mean()
+            summary[f"{label}_network_lowest"] = 100 * by_network.min()
+            summary[f"{label}_network_highest"] = 100 * by_network.max()
     for kind, group in likeness.groupby("images"):
         summary[f"ssim_{kind}_mean"] = group["ssim"].mean()
         summary[f"ssim_{kind}_worst"] = group["worst"].max()
@@ -392,7 +397,7 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
     value = {name: f"{number:.1f}" for name, number in summary.items()}
     chosen = cells[(cells["threshold"] == "calibrated") & (cells["images"] == PROTECTED)]
     others = chosen[chosen["authorised"] != chosen["network"]]
-    worst = max(others.to_dict("records"), key=lambda line: line["accuracy"], default=None)
+    by_accuracy = sorted(others.to_dict("records"), key=lambda line: float(line["accuracy"]))
     lines = [
         f"- **The authorised service** has {value['protected_calibrated_authorised_mean']}% on average at its own "
         f"threshold (lowest cell {value['protected_calibrated_authorised_lowest']}%), where clean images have "
@@ -401,11 +406,17 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         f"average at their own thresholds and {value['protected_paper_unauthorised_mean']}% at the paper's κ = "
         f"{settings.kappa}. The paper's average over its unauthorised cells is {paper_mean():.1f}%.",
     ]
-    if worst is not None:
+    if by_accuracy:
+        lowest, highest = (
+            f"{written(line)}, {line['network']} on images for {line['authorised']} "
+            f"({TITLES.get(line['dataset'], line['dataset'])}, n = {line['n']})"
+            for line in (by_accuracy[0], by_accuracy[-1])
+        )
+        means = 100 * others.groupby("network", sort=False)["accuracy"].mean().sort_values()
+        each = ", ".join(f"{network} {mean:.1f}%" for network, mean in means.items())
         lines.append(
-            f"- **Averages hide pairs of networks.** The highest unauthorised cell is {written(worst)}: "
-            f"{worst['network']} on images for {worst['authorised']} "
-            f"({TITLES.get(worst['dataset'], worst['dataset'])}, n = {worst['n']})."
+            f"- **Averages hide pairs of networks.** Unauthorised cells run from {lowest}, to {highest}. Means by the "
+            f"network that looks: {each}."
         )
     lost = summary["clean_calibrated_mean"] - summary["protected_calibrated_unauthorised_mean"]
     left = summary["clean_calibrated_mean"] - summary["purified_calibrated_unauthorised_mean"]

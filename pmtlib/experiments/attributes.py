@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -723,24 +723,21 @@ def reading(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     right, opposite, _ = _counted(compared)
     clean = clean_table(blocks, settings, pooled=True)
     able = _able(clean)
-    knows = [
-        (network, attribute) in able
-        for network, attribute in zip(compared["network"], compared["attribute"], strict=True)
-    ]
-    known = compared[knows]
+    known = _told_of_photographs(compared, able)
     by_attribute = {
         one: MOMENT if one == "emotion" else UNTOLD for one in ATTRIBUTES if one in set(compared["attribute"])
     }
     by_attribute |= verdicts(known)
     weaker = comparison(blocks, settings, against=WEAKER)
-    weaker_right, weaker_opposite, weaker_overall = _counted(weaker)
+    weaker_right, weaker_opposite, weaker_overall = _counted(_told_of_photographs(weaker, able))
+    everything = _counted(weaker)
     lines = [
         f"PMT(x) confuses more than x + δ (σ = {settings.noise}) in {right} of {len(compared)} comparisons (a network "
         f"and attribute on a set, 95% interval above zero), less in {opposite}, and no difference is seen in "
         f"{len(compared) - right - opposite}. {_among(known)}Were the amplitude meant for images in [−1, 1] (σ = "
-        f"{settings.weaker_noise} here), the claim {weaker_overall}: more in {weaker_right}, less in "
-        f"{weaker_opposite} of {len(weaker)}. A claim holds where PMT(x) confuses more in every comparison, in part "
-        "where it does so in as many as the noise or more. All numbers below are of the images of all sets together.",
+        f"{settings.weaker_noise} here), the claim {weaker_overall}: by networks that tell the attribute on "
+        f"photographs more in {weaker_right}, less in {weaker_opposite} (by all, of {len(weaker)}, in {everything[0]} "
+        f"and {everything[1]}). All numbers below are of the images of all sets together.",
         "",
     ]
     for attribute, verdict in by_attribute.items():
@@ -798,8 +795,7 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
     if compared.empty:
         return []
     paper, able = paper_means(), _able(clean_table(blocks, settings, pooled=True))
-    pairs = list(zip(compared["network"], compared["attribute"], strict=True))
-    known = compared[[pair in able for pair in pairs]]
+    known = _told_of_photographs(compared, able)
     right, opposite, verdict = _counted(known)
     table = attribute_table(blocks, settings, pooled=True)
     labels = [
@@ -810,7 +806,8 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
     ]
     everything = _counted(compared)
     weaker = comparison(blocks, settings, against=WEAKER)
-    weaker_right, weaker_opposite, _ = _counted(weaker)
+    weaker_right, weaker_opposite, _ = _counted(_told_of_photographs(weaker, able))
+    weaker_everything = _counted(weaker)
     unknown = [one for one in ATTRIBUTES if one not in {attribute for _, attribute in able}]
     unjudged = f"; {' and '.join(unknown)} cannot be judged, since no network here tells them on photographs"
     means = [np.mean([paper[kind][one] for one in ATTRIBUTES if one != "age"]) for kind in (PMT, NOISY)]
@@ -821,10 +818,10 @@ def claims(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> l
             f"{paper[NOISY]['age']:.1f} years apart",
             f"of {len(known)} comparisons by networks that tell the attribute on photographs, PMT(x) confuses more in "
             f"{right} and less in {opposite}, of all {len(compared)} in {everything[0]} and {everything[1]}; with half "
-            f"the noise, were the amplitude meant for images in [−1, 1], of all {len(weaker)} in {weaker_right} and "
-            f"{weaker_opposite}; the label of PMT(x) is that of the photograph for {', '.join(labels)}"
-            + (unjudged if unknown else ""),
-            verdict if len(known) else UNJUDGED,
+            f"the noise, were the amplitude meant for images in [−1, 1], in {weaker_right} and {weaker_opposite}, of "
+            f"all in {weaker_everything[0]} and {weaker_everything[1]}; the label of PMT(x) is that of the photograph "
+            f"for {', '.join(labels)}" + (unjudged if unknown else ""),
+            verdict,
         )
     ]
     restored = _restored(blocks, settings)
@@ -967,9 +964,17 @@ def _words(network: str, part: pd.DataFrame, years: pd.DataFrame) -> str:
     return text + "."
 
 
+def _told_of_photographs(compared: pd.DataFrame, able: Container[tuple[str, str]]) -> pd.DataFrame:
+    """The comparisons by networks that tell the attribute of a person on photographs."""
+    pairs = zip(compared["network"], compared["attribute"], strict=True)
+    return compared[np.array([pair in able for pair in pairs], dtype=bool)]
+
+
 def _counted(compared: pd.DataFrame) -> tuple[int, int, str]:
     """In how many comparisons the claim is right, in how many the opposite is, and the verdict."""
     right, opposite = (int((compared["verdict"] == verdict).sum()) for verdict in (HOLDS, NOT))
+    if not len(compared):
+        return 0, 0, UNJUDGED
     return right, opposite, HOLDS if right == len(compared) else IN_PART if right and right >= opposite else NOT
 
 

@@ -213,11 +213,16 @@ def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     if not len(judged):
         return "*Not computed: no other number of steps was tested here.*"
     what, least, most_others, most_ssim = GOALS[goal]
+    limits = {
+        RESTORED: "Inversion with priors, which restores faces too, had no part in it: it met the variants' own "
+        "numbers of steps alone",
+        FILTERS: f"Averages are those of {_COPIES} uploads; more were not met",
+    }
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
         f"photographs; others at most {100 * most_others:.0f}%, and an SSIM of at most {100 * most_ssim:.0f}%, of what "
-        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). " + " ".join(_told(judged))
+        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {limits[goal]}. " + " ".join(_told(judged))
     )
 
 

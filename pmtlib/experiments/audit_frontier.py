@@ -24,7 +24,7 @@ from pmtlib.attacks.adaptive.translate import Translator, Uploads, translations
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.datasets import PairSet, People
 from pmtlib.experiments import audit_beyond as beyond
-from pmtlib.experiments.common import TITLES, Outcome, rounded
+from pmtlib.experiments.common import TITLES, Outcome, rounded, share_interval
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.experiments.variants import Photographs
 from pmtlib.images import quantise
@@ -438,8 +438,8 @@ def service_rate(
 
 
 def others_rate(name: str, share: Any) -> dict[str, float]:
-    """The mean of a share over pairs, with its 95% bootstrap interval (``_low``, ``_high``)."""
-    interval = metrics.bootstrap(share, seed=0)
+    """The mean of a share over pairs, with its 95% interval (``_low``, ``_high``)."""
+    interval = share_interval(share)
     return {name: float(share.mean()), f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
@@ -695,14 +695,18 @@ def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
     """Headline numbers of each setting that met an attacker who came after, percent.
 
     A key is ``loop_SET_VARIANT_kSTEPS_KIND``, with the kinds service, translated and learned; the first setting of a
-    variant counts.
+    variant counts. Without a set it is the mean over all.
     """
     found: dict[str, float] = {}
+    sets: dict[str, list[float]] = {}
     for line in frame.to_dict("records"):
         variant = line["setting"].split(",")[0].split(" ")[0]
         for kind in ("service", "translated", "learned"):
-            found.setdefault(f"loop_{line['dataset']}_{variant}_k{int(line['steps'])}_{kind}", 100 * float(line[kind]))
-    return found
+            name = f"{variant}_k{int(line['steps'])}_{kind}"
+            if (key := f"loop_{line['dataset']}_{name}") not in found:
+                found[key] = 100 * float(line[kind])
+                sets.setdefault(f"loop_{name}", []).append(found[key])
+    return found | {key: float(np.mean(values)) for key, values in sets.items()}
 
 
 def _peer(part: pd.DataFrame, line: Mapping[Any, Any], setting: str = "deep, ") -> dict[Any, Any] | None:

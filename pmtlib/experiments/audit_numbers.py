@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pmtlib import metrics
 from pmtlib.experiments.audit import FAR, PHOTOGRAPH, RECFACE, UPLOAD, AuditBlock, AuditSettings
-from pmtlib.experiments.audit_beyond import TRANSLATION
-from pmtlib.experiments.common import TITLES, Outcome, rate
+from pmtlib.experiments.audit_beyond import LEARNED_TRANSLATION, TRANSLATION
+from pmtlib.experiments.common import TITLES, Outcome, rate, share_interval
 from pmtlib.variants import PLAIN
 
 AGE = "age, years"
@@ -64,26 +65,33 @@ def _rates(
     first: Any,
     settings: AuditSettings,
 ) -> dict[str, Any]:
-    accepted, own = {}, {}
-    for network, scores in entry["networks"].items():
-        found = thresholds[network]
-        if found is not None:
-            accepted[network] = np.array(scores["other"]) > found[FAR]
-            own[network] = np.array(scores["own"])[first] > found[FAR]
+    accepted = _accepted(entry, thresholds)
+    own = _accepted(entry, thresholds, "own")
     line: dict[str, Any] = {}
     if settings.authorised in accepted:
         line["service"] = float(accepted[settings.authorised][same].mean())
     others = [network for network in accepted if network != settings.authorised]
     if others:
         share = np.mean([accepted[network][same] for network in others], axis=0)
-        interval = metrics.bootstrap(share, seed=0)
+        interval = share_interval(share)
         line |= {"others": float(share.mean()), "others_low": interval.low, "others_high": interval.high}
         rates = {network: float(accepted[network][same].mean()) for network in others}
         highest = max(rates, key=lambda network: rates[network])
         line |= {"highest": rates[highest], "network": highest}
-        line["own"] = float(np.mean([own[network] for network in others]))
+        line["own"] = float(np.mean([own[network][first] for network in others]))
         line["false"] = float("nan" if same.all() else np.mean([accepted[network][~same] for network in others]))
     return line
+
+
+def _accepted(
+    entry: Mapping[str, Any], thresholds: Mapping[str, Mapping[str, float] | None], photograph: str = "other"
+) -> dict[str, NDArray[np.bool_]]:
+    """Of each network that has a threshold, which pairs it accepts."""
+    return {
+        network: np.array(scores[photograph]) > found[FAR]
+        for network, scores in entry["networks"].items()
+        if (found := thresholds[network]) is not None
+    }
 
 
 def _likeness(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -132,22 +140,11 @@ def summary(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> dict[s
         return found
     for variant, part in frame.groupby("variant", sort=False):
         key = str(variant).replace("-", "_")
-        plain, clean = part[part["attack"] == UPLOAD], part[part["attack"] == PHOTOGRAPH]
-        for name, rows, column in (
-            ("service", plain, "service"),
-            ("upload_others", plain, "others"),
-            ("clean_service", clean, "service"),
-            ("clean_others", clean, "others"),
-        ):
-            found[f"{key}_{name}"] = round(100 * float(rows[column].mean()), 3)
-        found[f"{key}_upload_ssim"] = round(float(plain["ssim"].mean()), 4)
-        for name, rows in (
-            ("best", part),
-            ("filters", part[part["kind"] == "purification"]),
-            ("learned", part[part["kind"] == "learning"]),
-            ("translated", part[part["kind"] == "translation"]),
-            ("averaged_translated", part[part["kind"] == "translated averages"]),
-        ):
+        for prefix, rows in (("", part[part["attack"] == UPLOAD]), ("clean_", part[part["attack"] == PHOTOGRAPH])):
+            found[f"{key}_{prefix}service"] = round(100 * float(rows["service"].mean()), 3)
+            found[f"{key}_{prefix or 'upload_'}others"] = round(100 * float(rows["others"].mean()), 3)
+        found[f"{key}_upload_ssim"] = round(float(part[part["attack"] == UPLOAD]["ssim"].mean()), 4)
+        for name, rows in {"best": part, **_kinds(part)}.items():
             if len(attacker(rows)):
                 found[f"{key}_{name}_others"] = round(100 * float(best(rows)["others"].mean()), 3)
                 if rows["ssim"].notna().any():
@@ -157,6 +154,71 @@ def summary(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> dict[s
             for condition, rows in mine.groupby("condition", sort=False):
                 found[f"{key}_stitched_{condition}"] = round(100 * float(rows["accuracy"].mean()), 3)
     return found
+
+
+_KIND_NAMES = {
+    "filters": "purification",
+    "learned": "learning",
+    "translated": "translation",
+    "averaged_translated": "translated averages",
+}
+"""Kinds of attack that have headline numbers."""
+
+
+def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {name: part[part["kind"] == kind] for name, kind in _KIND_NAMES.items()}
+
+
+def together(frame: pd.DataFrame, blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame:
+    """The rates of :func:`summary` with an interval: of the pairs of all sets together.
+
+    Args:
+        frame: of :func:`table`.
+        blocks: that it was made of.
+        settings: the audit's.
+
+    Returns:
+        DataFrame with columns variant, who (``service`` or ``others``), kind (of attack; ``photograph`` and ``upload``
+        for none), attack (of each set), accuracy (TAR), low, high (95%: Wilson of the service, bootstrap over pairs of
+        others' mean), n (pairs of one person).
+    """
+    lines = []
+    for variant, part in frame.groupby("variant", sort=False) if len(frame) else ():
+        plain = {name: part[part["attack"] == name] for name in (PHOTOGRAPH, UPLOAD)}
+        for kind, rows in {**plain, **_kinds(part)}.items():
+            chosen = rows if kind in plain else best(rows)
+            accepted = [_of_one_person(blocks, line) for line in chosen.to_dict("records")]
+            about = {"variant": variant, "kind": kind, "attack": ", ".join(dict.fromkeys(chosen["attack"]))}
+            if kind in plain and all(settings.authorised in one for one in accepted):
+                right = np.concatenate([one[settings.authorised] for one in accepted])
+                lines.append({**about, "who": "service", **{k: v for k, v in rate(right).items() if k != "successes"}})
+            shares = [
+                np.mean([right for network, right in one.items() if network != settings.authorised], axis=0)
+                for one in accepted
+            ]
+            if shares:
+                share = np.concatenate(shares)
+                low, high = share_interval(share)
+                lines.append(
+                    {**about, "who": "others", "accuracy": share.mean(), "low": low, "high": high, "n": len(share)}
+                )
+    return pd.DataFrame(lines)
+
+
+def _of_one_person(blocks: Sequence[AuditBlock], line: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
+    """Which pairs of one person each network accepts, of an attack in a line of :func:`table`."""
+    for block in blocks:
+        if (block.dataset, block.variant) != (line["dataset"], line["variant"]):
+            continue
+        for outcome in block.attacks.values():
+            if outcome.result is None or line["attack"] not in outcome.result.values["attacks"]:
+                continue
+            values = outcome.result.values
+            same = np.array(values["same"], dtype=bool)
+            if same.sum() == line["n"]:
+                entry = values["attacks"][line["attack"]]
+                return {network: right[same] for network, right in _accepted(entry, values["thresholds"]).items()}
+    raise KeyError(f"{line['attack']} is none of the blocks'")
 
 
 def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mapping[str, int]) -> pd.DataFrame:
@@ -325,6 +387,7 @@ def advice(
     points: pd.DataFrame,
     attacks: pd.DataFrame | None = None,
     received: pd.DataFrame | None = None,
+    after: pd.DataFrame | None = None,
 ) -> str:
     """Which setting, against which attacker, and when not to rely on it (Markdown).
 
@@ -333,6 +396,7 @@ def advice(
         points: of :func:`frontier`.
         attacks: of :func:`table`, for what several uploads of one photograph give.
         received: of :func:`service`, for what compression and alignment cost.
+        after: of :func:`pmtlib.experiments.audit_frontier.points`, for a translator that learned from uploads too.
     """
     if not len(frame):
         return "*No variant was measured against the transform as published; there is nothing to advise.*"
@@ -359,11 +423,11 @@ def advice(
                 f"recognise: {others}."
             )
     lines.append(
-        "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Against eyes, "
-        "filters and networks that restore a face, prefer a variant, where the service shares deep enough: "
-        "`pmt protect --variant deep`, with `--steps` for another K than its own."
+        "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Against filters and "
+        "networks that restore a face, prefer a variant, which leaves less to them, where the service shares deep "
+        "enough: `pmt protect --variant deep`, with `--steps` for another K than its own."
     )
-    lines += _key_advice(points, attacks)
+    lines += _key_advice(points, attacks, after)
     lines += [] if attacks is None else _copies_advice(attacks)
     lines += [] if received is None or not len(received) else _service_advice(received)
     return "\n".join(lines)
@@ -416,7 +480,9 @@ _NEARLY = 0.75
 """From this share of what the service recognises on, others who recognise it are said to do nearly as well."""
 
 
-def _key_advice(points: pd.DataFrame, attacks: pd.DataFrame | None = None) -> list[str]:
+def _key_advice(
+    points: pd.DataFrame, attacks: pd.DataFrame | None = None, after: pd.DataFrame | None = None
+) -> list[str]:
     """What somebody makes of uploads who holds the shared model, beside the service; of several uploads too."""
     if not len(points.dropna(subset=["translated"])):
         return [
@@ -426,6 +492,12 @@ def _key_advice(points: pd.DataFrame, attacks: pd.DataFrame | None = None) -> li
     if attacks is not None:
         # Those of the frontier meet every number of steps; here whatever meets the variant's own counts.
         own.update(best(attacks).set_index(["dataset", "variant"])[["others", "attack"]])
+    for line in [] if after is None else after.to_dict("records"):
+        # The same setting, met by a translator that learned from uploads as well.
+        where = (line["dataset"], line["setting"].split(",")[0])
+        same = where in own.index and own.loc[where, "steps"] == line["steps"]
+        if same and line["learned"] > own.loc[where, "others"]:
+            own.loc[where, ["others", "attack"]] = [line["learned"], LEARNED_TRANSLATION]
     own = own.reset_index()
     numbers = "; ".join(
         f"*{line['variant']}*, K = {line['steps']}, {TITLES.get(str(line['dataset']), line['dataset'])}: "

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pmtlib import metrics, page_data
-from pmtlib.experiments.common import TITLES
+from pmtlib.experiments.common import TITLES, share_interval
 
 HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
 UNJUDGED, UNESTABLISHED = "cannot be judged here", "is not established"
@@ -186,12 +186,9 @@ def mean(values: Sequence[ArrayLike], places: int = 2, *, percent: bool = False)
         percent: values are shares.
     """
     together = np.concatenate([np.asarray(one, dtype=np.float64) for one in values])
-    if percent and together.min() == together.max() and together[0] in (0, 1):
-        # Where all are alike a bootstrap cannot foresee another.
-        return share([together], places)
-    together *= 100 if percent else 1
-    interval = metrics.bootstrap(together, seed=0)
-    return _written(float(together.mean()), interval.low, interval.high, places, percent)
+    interval = share_interval(together) if percent else metrics.bootstrap(together, seed=0)
+    value, low, high = ((100 if percent else 1) * float(one) for one in (together.mean(), *interval))
+    return _written(value, low, high, places, percent)
 
 
 def rate(line: Any, name: str = "accuracy", places: int = 1) -> str:

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -526,6 +526,23 @@ def rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
     successes, n = int(correct.sum()), len(correct)
     interval = metrics.wilson(successes, n)
     return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
+
+
+def share_interval(shares: ArrayLike, groups: Sequence[Any] | None = None) -> metrics.Interval:
+    """95% interval of the mean of shares in [0, 1], one for each pair or image: bootstrap, or Wilson's.
+
+    Where all are 0, or all 1, resampling finds nothing else, as if nothing else could be; Wilson's interval of as many
+    independent units stands in its place.
+
+    Args:
+        shares: (N,), at least one.
+        groups: as in :func:`pmtlib.metrics.bootstrap`.
+    """
+    values = np.asarray(shares, dtype=np.float64)
+    if values.min() == values.max() and values[0] in (0.0, 1.0):
+        units = len(values) if groups is None else len(set(groups))
+        return metrics.wilson(units * int(values[0]), units)
+    return metrics.bootstrap(values, seed=0, groups=groups)
 
 
 def paper_table(name: str) -> dict[str, Any]:

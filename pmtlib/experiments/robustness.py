@@ -26,6 +26,7 @@ from pmtlib.experiments.common import (
     rounded,
     same_data,
     section_settings,
+    share_interval,
     trained_recface,
     with_interval,
 )
@@ -441,7 +442,7 @@ def processing_cells(blocks: Sequence[RobustnessBlock], settings: RobustnessSett
                 for role, columns_of in right.items():
                     share = np.mean(columns_of, axis=0)
                     moved = share - untouched.setdefault((images, role), share)
-                    low, high = metrics.bootstrap(share, seed=0, groups=values["photograph"])
+                    low, high = share_interval(share, values["photograph"])
                     line = {"accuracy": float(share.mean()), "low": low, "high": high, "n": len(share)}
                     if role == "authorised":
                         line |= {name: value for name, value in rate(columns_of[0]).items() if name in line}

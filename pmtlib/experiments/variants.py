@@ -30,6 +30,7 @@ from pmtlib.experiments.common import (
     rate,
     rounded,
     same_data,
+    share_interval,
 )
 from pmtlib.images import add_noise, quantise
 from pmtlib.reproduction import Recompute, difference
@@ -300,7 +301,7 @@ def role_means(
             continue
         for kind in (PAPER, CALIBRATED):
             for role, share in role_shares(outcome, thresholds[identity["dataset"]], settings, kind).items():
-                interval = metrics.bootstrap(share, seed=0)
+                interval = share_interval(share)
                 line = {"threshold": kind, "role": role, "accuracy": share.mean(), "low": interval.low}
                 rest = {"high": interval.high, "n": len(share), "ssim": float(np.mean(outcome.result.values["ssim"]))}
                 lines.append({**identity, **line, **rest})

@@ -508,6 +508,26 @@ def translation_table(frame: pd.DataFrame) -> Styler:
     return styled(pd.DataFrame(rows), caption, "translation", frame).hide(axis="index")
 
 
+def together_table(frame: pd.DataFrame) -> Styler:
+    """The rates of the front page, of the pairs of all sets together."""
+    named = {"photograph": "none: photographs", "upload": "none: uploads as they are", "filters": "the best filter"}
+    named |= {"learned": "the best learner", "translated": "translation"}
+    named["averaged_translated"] = "translation of the mean of several uploads"
+    rows = []
+    for (variant, kind), part in frame.groupby(["variant", "kind"], sort=False):
+        row = {"variant": variant, "attack": named[str(kind)], "service %": ""}
+        for line in part.to_dict("records"):
+            rate = f"{100 * line['accuracy']:.1f}<br>[{100 * line['low']:.1f}, {100 * line['high']:.1f}]"
+            row[f"{line['who']} %"] = rate
+        rows.append({**row, "which": "" if kind in ("photograph", "upload") else part["attack"].iloc[0]})
+    caption = (
+        f"TAR at FAR 10⁻² of the pairs of all sets together, n = {int(frame['n'].max())} of one person, with 95% "
+        "interval: Wilson for the service, bootstrap over pairs for the mean of the others. The best attack is picked "
+        "on each set in the attacker's favour: which"
+    )
+    return styled(pd.DataFrame(rows), caption, "together", frame).hide(axis="index")
+
+
 def stitching_table(frame: pd.DataFrame) -> Styler:
     """The stitched recogniser on photographs and on uploads."""
     rows = [
