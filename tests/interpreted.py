@@ -79,6 +79,37 @@ def distance(variant, shape, cut):
     }
 
 
+def rounded(variant, shape, cut):
+    """The distance with maps of 16 bits, and its derivative, to those with maps of 32."""
+    exact, one = (fused.fuse(network(variant), cut, dtype) for dtype in (torch.float32, torch.float16))
+    images, other = torch.rand((2, 2, 3, *shape))
+    goal = exact.means(other, range(cut), 2)
+    found = []
+    for model in (exact, one):
+        given = images.clone().requires_grad_(True)
+        squares = model.distance(given, goal, 2)
+        found.append((squares.detach(), torch.autograd.grad(squares.sum(), given)[0]))
+    return {"distance": off(found[1][0], found[0][0]), "gradient": off(found[1][1], found[0][1])}
+
+
+def refused(variant, shape, cut):
+    """What is said of goals of fewer images, of other maps, and of another kind of number."""
+    one, images = fused.fuse(network(variant), cut, torch.float32), torch.rand((2, 3, *shape))
+    goal = one.means(images, range(cut), 2)
+    said = []
+    for wrong in (
+        [part[:1] for part in goal],
+        goal[:-1],
+        [part[:, 1:] for part in goal],
+        [part.half() for part in goal],
+    ):
+        try:
+            one.distance(images, wrong, 2)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
 def draws():
     seeds, like = torch.tensor([5, 2**62 + 7, 5, 9]), torch.empty(4, 3, 112, 112)
     places = torch.tensor([0, 3, 1, 0])
@@ -113,11 +144,12 @@ def sums():
     }
 
 
-def moves():
-    kernel = smoothing_kernel("linear", 2).float()
+def moves(radius):
+    side = 2 * radius + 1
+    kernel = smoothing_kernel("linear", radius).float()
     current, gradient = torch.rand(2, 3, 20, 17), torch.randn(2, 3, 20, 17)
     factor = torch.tensor([0.1, 0.0])
-    smooth = F.conv2d(gradient, kernel[None, None].expand(3, 1, 5, 5), padding=2, groups=3)
+    smooth = F.conv2d(gradient, kernel[None, None].expand(3, 1, side, side), padding=radius, groups=3)
     usual = (current - factor.view(-1, 1, 1, 1) * smooth).clamp(0, 1)
     gradient[1, 0, 0, 0] = float("nan")
     found = current.clone()
@@ -188,7 +220,9 @@ def main():
         "distance, plain stem": distance(casia, (32, 32), 3),
         "draws": draws(),
         "sums": sums(),
-        "moves": moves(),
+        "rounded": rounded(sirius, (32, 32), 4),
+        "refused": refused(sirius, (32, 32), 3),
+        "moves": [moves(radius) for radius in (2, 4)],
         "transform": transform(),
         "other distances": other_distances(),
         "bytes": sum(counted),

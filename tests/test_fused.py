@@ -58,6 +58,16 @@ def test_the_distance_from_a_goal_is_that_of_the_means(found, case):
     assert max(made.values()) < SAME
 
 
+def test_maps_of_16_bits_round_distance_and_derivative_and_no_more(found):
+    assert found["rounded"]["distance"] < 1e-3
+    assert found["rounded"]["gradient"] < 1e-2
+
+
+def test_a_goal_of_other_images_or_units_is_refused(found):
+    assert len(found["refused"]) == 4
+    assert all("is not of these units and images" in said for said in found["refused"])
+
+
 def test_draws_are_normal_and_a_row_depends_on_its_seed_and_place_alone(found):
     draws = found["draws"]
     assert draws["order"]
@@ -77,8 +87,9 @@ def test_sums_over_rows_are_those_of_torch(found):
 
 
 def test_an_image_that_has_stopped_stays_whatever_its_gradient_is(found):
-    assert found["moves"]["moved"] < 1e-6
-    assert found["moves"]["still"]
+    for moves in found["moves"]:
+        assert moves["moved"] < 1e-6
+        assert moves["still"]
 
 
 def test_a_step_of_the_transform_by_kernels_is_one_by_torch(found):
@@ -142,6 +153,16 @@ def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
     monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not fused.usable(torch.device("cuda", 1))
     fused._works.cache_clear()
+
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    # A GPU that is full now may not be later: nothing is remembered of it.
+    monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(fused, "normal_rows", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused.usable(torch.device("cuda", 0))
+    assert fused._works.cache_info().currsize == 0
 
 
 MOST_LINES = 6_000

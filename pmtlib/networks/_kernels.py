@@ -349,12 +349,13 @@ def _convolved(
 @triton.jit(do_not_specialize=["once"])
 def depthwise_pointwise_windows(
     x, depthwise, depthwise_bias, slope, weight, bias, residual, signs, out, means, goals, sums, parts, rows, columns,
-    rows_out, columns_out, top_pad, left_pad, once, RESIDUAL: tl.constexpr, KEEP: tl.constexpr, MEANS: tl.constexpr,
-    GOAL: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
+    rows_out, columns_out, top_pad, left_pad, once, RESIDUAL: tl.constexpr, KEEP: tl.constexpr, STORE: tl.constexpr,
+    MEANS: tl.constexpr, GOAL: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, IN: tl.constexpr,
+    OUT: tl.constexpr,
 ):  # fmt: skip
     """:func:`depthwise_pointwise` for ``BLOCK`` windows of 2x2 of the output, whose places share what they read.
 
-    Means are of maps that fall into such windows.
+    Means are of maps that fall into such windows; the map itself is there with ``STORE``.
     """
     n = tl.program_id(1).to(tl.int64)
     across = (columns_out + 1) // 2
@@ -382,7 +383,8 @@ def depthwise_pointwise_windows(
     at = place[:, None] * OUT + to[None, :]
     if RESIDUAL:
         total += tl.load(residual + at, mask=ok, other=0.0).to(tl.float32)
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
+    if STORE:
+        tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
     if MEANS:
         four = tl.reshape(total, (BLOCK // 4, 2, 4, 2, OUT))
         mean = tl.reshape(tl.sum(tl.sum(four, 3), 1), (BLOCK, OUT)) * 0.25
@@ -472,53 +474,6 @@ def depthwise_backward_windows(
     if POOLED:
         total += tl.load(pooled + at_window * OUT + to[None, :], mask=whole, other=0.0) * factor
     tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
-
-
-@triton.jit(do_not_specialize=["once"])
-def depthwise_backward_squares(
-    gradient, depthwise, signs, slope_in, weight, out, rows, columns, rows_out, columns_out, top_pad, left_pad, across,
-    once, BLOCK: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
-):  # fmt: skip
-    """:func:`depthwise_backward` with stride 2, for ``BLOCK`` squares of 2x2, where no means and no residual are added.
-
-    Four places of the input have their nine taps from four of the output. There are ``across`` squares side by side;
-    the first begins where the padding does.
-    """
-    n = tl.program_id(1).to(tl.int64)
-    channel = tl.arange(0, IN)
-    to = tl.arange(0, OUT)
-    gradient += n * rows_out * columns_out * IN
-    signs += n * rows * columns * (IN // 8)
-    out += n * rows * columns * OUT
-    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    j, i = number // across, number % across
-    a = tl.zeros((BLOCK, IN), tl.float32)
-    b, c, d = a, a, a
-    for shift in tl.range(0, once, num_stages=1):
-        t0, t1, t2, t3, t4, t5, t6, t7, t8 = _taps(depthwise + shift * IN, channel, IN)
-        at = gradient + ((j + shift) * columns_out + i)[:, None] * IN + channel[None, :]
-        ok_row, ok_above = j + shift < rows_out, (j + shift > 0) & (j + shift <= rows_out)
-        ok_column, ok_before = i < columns_out, (i > 0) & (i <= columns_out)
-        here, before = _read(at, ok_row & ok_column), _read(at - IN, ok_row & ok_before)
-        at -= columns_out * IN
-        above, both = _read(at, ok_above & ok_column), _read(at - IN, ok_above & ok_before)
-        a += here * t0.to(tl.float32)[None, :]
-        a += before * t2.to(tl.float32)[None, :]
-        a += above * t6.to(tl.float32)[None, :]
-        a += both * t8.to(tl.float32)[None, :]
-        b += here * t1.to(tl.float32)[None, :]
-        b += above * t7.to(tl.float32)[None, :]
-        c += here * t3.to(tl.float32)[None, :]
-        c += before * t5.to(tl.float32)[None, :]
-        d += here * t4.to(tl.float32)[None, :]
-    found = _side_by_side(a, b, c, d, BLOCK, IN)
-    square, odd_row, odd_column = _places(BLOCK)
-    y, column = square // across * 2 - top_pad + odd_row, square % across * 2 - left_pad + odd_column
-    ok = ((y >= 0) & (y < rows) & (column >= 0) & (column < columns))[:, None]
-    place = y * columns + column
-    found = _passed(found, signs, slope_in, place, ok, 0, 4 * BLOCK, IN, IN)
-    total = tl.dot(found.to(weight.dtype.element_ty), tl.load(weight + channel[:, None] * OUT + to[None, :]))
-    tl.store(out + place[:, None] * OUT + to[None, :], total.to(out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -642,6 +597,16 @@ def scaled_difference(own, goal, scale, out, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _tap(plane, smoothing, tap, y, x, ok, height, width, RADIUS: tl.constexpr):
+    """What a tap of a square kernel gives to places (BLOCK,) of a plane; of what is not finite nothing."""
+    row, column = y + tap // (2 * RADIUS + 1) - RADIUS, x + tap % (2 * RADIUS + 1) - RADIUS
+    inside = ok & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    value = tl.load(plane + row * width + column, mask=inside, other=0.0)
+    # Of an image that is no longer moved there may be anything.
+    return tl.where(tl.abs(value) < float("inf"), value, 0.0) * tl.load(smoothing + tap)
+
+
+@triton.jit
 def descend(current, gradient, factor, smoothing, height, width, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     """Planes (N * 3, H, W), in place: current - factor * (gradient, smoothed by a square kernel), within [0, 1]."""
     plane = tl.program_id(1).to(tl.int64)
@@ -650,13 +615,12 @@ def descend(current, gradient, factor, smoothing, height, width, RADIUS: tl.cons
     y, x = place // width, place % width
     begin = plane * height * width
     total = tl.zeros((BLOCK,), tl.float32)
-    side: tl.constexpr = 2 * RADIUS + 1
-    for tap in tl.static_range(side * side):
-        row, column = y + tap // side - RADIUS, x + tap % side - RADIUS
-        inside = ok & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        value = tl.load(gradient + begin + row * width + column, mask=inside, other=0.0)
-        # Of an image that is no longer moved there may be anything.
-        value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
-        total += value * tl.load(smoothing + tap)
+    # Written out, the hundreds of taps of a large kernel take minutes to build.
+    if RADIUS <= 2:
+        for tap in tl.static_range((2 * RADIUS + 1) * (2 * RADIUS + 1)):
+            total += _tap(gradient + begin, smoothing, tap, y, x, ok, height, width, RADIUS)
+    else:
+        for tap in tl.range(0, (2 * RADIUS + 1) * (2 * RADIUS + 1)):
+            total += _tap(gradient + begin, smoothing, tap, y, x, ok, height, width, RADIUS)
     moved = tl.load(current + begin + place, mask=ok, other=0.0) - tl.load(factor + plane // 3) * total
     tl.store(current + begin + place, tl.minimum(tl.maximum(moved, 0.0), 1.0), mask=ok)

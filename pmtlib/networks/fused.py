@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pmtlib import devices
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet, tf_same_zeros
 
@@ -69,6 +70,9 @@ def _works(index: int) -> bool:
         drawn = normal_rows(some, some, torch.empty((1, 4), device=device), 1.0)
         return bool(torch.isfinite(drawn).all())
     except Exception as error:
+        # A GPU that is full now may not be later.
+        if devices.is_out_of_memory(error):
+            raise
         # Triton builds at run time and says in many ways why it cannot, most often for want of a C compiler.
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         warnings.warn(
@@ -332,7 +336,10 @@ class FusedMobileFaceNet(FusedUnits):
 
     def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
         """As in the base class; ``window`` is 2, for which alone :meth:`compares` is ever true."""
-        return _Distance.apply(images.contiguous(), self, goal)  # type: ignore[no-any-return, no-untyped-call]
+        of = [(len(images), rows // 2 * (columns // 2) * channels) for rows, columns, channels in self.sizes(images)]
+        if [(*one.shape, one.dtype) for one in goal] != [(*shape, images.dtype) for shape in of]:
+            raise ValueError(f"a goal of shapes {[tuple(one.shape) for one in goal]} is not of these units and images")
+        return _Distance.apply(images.contiguous(), self, [one.contiguous() for one in goal])  # type: ignore[no-any-return, no-untyped-call]
 
     def sizes(self, images: Tensor) -> list[tuple[int, int, int]]:
         """Rows, columns and channels of the outputs of all units."""
@@ -440,6 +447,8 @@ class FusedMobileFaceNet(FusedUnits):
         }  # fmt: skip
         if layer.narrow:
             tensors, flags = asked.of(place, out)
+            # Nobody reads the last map whose means are made on the way.
+            flags["STORE"] = place < len(self.separable) or (place in asked.wanted and not asked.inside(place))
             _launch(
                 "depthwise_pointwise_windows", (FORWARD_WINDOWS.windows(size_out), count), *given, *tensors, *sides, 1,
                 **constants, **flags, BLOCK=FORWARD_WINDOWS.block, **FORWARD_WINDOWS.options(layer.hidden),
@@ -544,13 +553,6 @@ class FusedMobileFaceNet(FusedUnits):
                 "depthwise_backward_windows", (BACK_WINDOWS.windows(size), count), inner, layer.flipped, *tensors,
                 *size, 1, **shape, **added, BLOCK=BACK_WINDOWS.block, **BACK_WINDOWS.options(hidden),
             )  # fmt: skip
-        elif layer.narrow and layer.stride == 2 and not any(added.values()):
-            down, across = ((side - 1 + pad) // 2 + 1 for side, pad in zip(size, pads, strict=True))
-            _launch(
-                "depthwise_backward_squares", (-(-down * across // BACK_SQUARES.block), count), inner,
-                layer.depthwise[0], signs, layer.slope_in, weight, below, *size, *size_out, *pads, across, 1, **shape,
-                BLOCK=BACK_SQUARES.block, **BACK_SQUARES.options(hidden),
-            )  # fmt: skip
         else:
             most = -(-rows // layer.stride) * -(-columns // layer.stride)
             _launch(
@@ -583,7 +585,9 @@ class _Asked:
             rows, columns = sizes[place]
             if window == 2 and model.has_means(place, sizes[place]):
                 channels = model.channels if place == 0 else model.separable[place - 1].outputs
-                self.means[place] = images.new_empty((len(images), rows // 2 * (columns // 2) * channels))
+                # Differences are for the derivative alone, whose maps are rounded too.
+                dtype = images.dtype if goal is None else model.dtype
+                self.means[place] = images.new_empty((len(images), rows // 2 * (columns // 2) * channels), dtype=dtype)
                 self.begins[place] = total
                 total += model.parts(place, sizes[place])
         self.sums = images.new_empty((len(images), max(total, 1)))
@@ -629,7 +633,6 @@ FORWARD_WINDOWS = _Launch(16, 128, 8, 128)
 BACK_POINTWISE = _Launch(64, 128, 4)
 BACK_DEPTHWISE = _Launch(64, 128, 4)
 BACK_WINDOWS = _Launch(16, 128, 8, 128)
-BACK_SQUARES = _Launch(16, 128, 4, 168)
 BACK_STEM = _Launch(128, 1, 4)
 MEANS = _Launch(32, 1, 4)
 DRAWS = _Launch(512, 1, 4)
