@@ -7,6 +7,7 @@ is in :mod:`pmtlib.adding`; :mod:`pmtlib.zoo` loads it like any other.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -164,16 +165,26 @@ def store(
         record = replace(record, content=file_sha256(weights))
         calibration.write([points(record.weights)], made / _CALIBRATION)
         write_atomic(made / _RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
-        if exists(record.name):
-            if not replacing:
-                raise NetworkError(f"there is a network {record.name} by now; choose another name, or give --replace")
-            remove(record.name)
-        elif folder(record.name).exists():
-            shutil.rmtree(folder(record.name))
-        made.replace(folder(record.name))
+        if exists(record.name) and not replacing:
+            raise NetworkError(f"there is a network {record.name} by now; choose another name, or give --replace")
+        _put(made, folder(record.name))
         return record
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _put(made: Path, place: Path) -> None:
+    """Rename a folder to a place; one that is there already is put aside until then, and put back where it fails."""
+    older = made.with_name(f"{made.name}.older")
+    with contextlib.suppress(FileNotFoundError):
+        place.replace(older)
+    try:
+        made.replace(place)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            older.replace(place)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def remove(name: str) -> None:

@@ -39,14 +39,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pmtlib import cache
+from pmtlib import cache, pickles
 from pmtlib.errors import AssetError
-from pmtlib.paths import cache_dir, exclusive, file_sha256, make_folder, weights_dir
+from pmtlib.paths import cache_dir, check_regular, exclusive, file_sha256, make_folder, weights_dir
 
 # --------------------------------------------------------------------------------------------------------------------
 # The table
@@ -1054,49 +1052,6 @@ def _transfer(url: str, part: Path, size: int, show: Callable[[int], None]) -> N
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 pickles carry bytes; any other codec is refused."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"the codec {encoding}")
-    return text.encode("latin1")
-
-
-def _dtype(code: str, *options: bool) -> np.dtype[Any]:
-    """An element type; one that holds Python objects is refused."""
-    kind = np.dtype(code, *options)
-    if kind.hasobject:
-        raise pickle.UnpicklingError("an array of Python objects")
-    return kind
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], _code: bytes) -> NDArray[Any]:
-    """An empty array, whose shape, type and content the pickle sets next; subclasses are refused."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"an array of {kind}")
-    return np.ndarray(shape, np.uint8)
-
-
-_PICKLED: Mapping[tuple[str, str], Any] = MappingProxyType(
-    {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("_codecs", "encode"): _latin1,
-    }
-)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays in dicts, lists and tuples, and refuses any other class or function by name."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        try:
-            return _PICKLED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
-
-
 def read_pickle(path: Path) -> Any:
     """Read a pickle of numpy arrays (in dicts, lists, tuples, with numbers and text); runs no code of the file.
 
@@ -1105,13 +1060,14 @@ def read_pickle(path: Path) -> Any:
     """
     remedy = "Remedy: get the file through `pmt assets fetch`, which checks it"
     try:
+        check_regular(path)
         with path.open("rb") as file:
-            return _ArrayUnpickler(file).load()
+            return pickles.load(file)
     except FileNotFoundError:
         raise AssetError(f"there is no file {path}. {remedy}") from None
     except pickle.UnpicklingError as error:
         raise AssetError(f"{path} is not a pickle of numpy arrays alone: refused at {error}. {remedy}") from error
-    except (EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+    except Exception as error:  # A broken pickle raises whatever its opcodes run into.
         raise AssetError(f"{path} is not a readable pickle ({type(error).__name__}). {remedy}") from error
 
 
@@ -1125,6 +1081,7 @@ def read_torch(path: Path) -> Any:
 
     remedy = "Remedy: get the file through `pmt assets fetch`, which checks it"
     try:
+        check_regular(path)
         with warnings.catch_warnings():
             # torch raises this about its own reading of quantised tensors; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")

@@ -100,13 +100,22 @@ def load(name: str, device: torch.device | str = "cpu") -> AttributeNetwork:
     return network.to(target)
 
 
+def is_present(name: str) -> bool:
+    """Whether a network can be loaded without a download.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    return converted_path(name).is_file() or all(assets.available(asset) for asset in card(name).assets)
+
+
 def available(name: str) -> bool:
     """Whether the weights are here or can be downloaded.
 
     Raises:
         NetworkError: there is no such network.
     """
-    return all(assets.obtainable(asset) for asset in card(name).assets)
+    return converted_path(name).is_file() or all(assets.obtainable(asset) for asset in card(name).assets)
 
 
 def weights_checksum(name: str) -> str:

@@ -41,6 +41,7 @@ from pmtlib.intake import PICTURES, collect, shown
 from pmtlib.inventory import is_present
 from pmtlib.metrics import Floats
 from pmtlib.networks.base import FaceNetwork
+from pmtlib.pipeline import checksum
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, Row, everything
 from pmtlib.shallow import ShallowModel
@@ -197,7 +198,7 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
         )
     if not protected.is_dir():
         row = _told_of(protected)
-        if row is not None and row.input_sha256 != _sha256(originals):
+        if row is not None and row.input_sha256 != checksum(originals):
             raise PhotoError(
                 f"{shown(protected)} was made of {shown(row.input)}, as the report beside it says, and not of "
                 f"{shown(originals)}, or that has changed since; give the photograph that it was made of"
@@ -207,8 +208,8 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
     by_content: dict[str, Path] = {}
     for entry in collect([originals], originals / ".none").entries:
         # One that cannot be read was not protected either, or its upload is reported below.
-        with contextlib.suppress(OSError):
-            by_content[_sha256(entry.path)] = entry.path
+        if (digest := checksum(entry.path)) is not None:
+            by_content[digest] = entry.path
     cases: list[Case] = []
     failed: dict[str, str] = {}
     for row in _rows(protected):
@@ -227,17 +228,14 @@ def gather(originals: Path, protected: Path, *, aligned: bool = False) -> tuple[
     return cases, failed
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _told_of(upload: Path) -> Row | None:
     """What a report beside an upload, or in a folder above it, says of it, if there is one."""
     upload = upload.absolute()
     for folder in upload.parents:
         with contextlib.suppress(ResultError):
             name = upload.relative_to(folder).as_posix()
-            return next((row for row in _rows(folder) if name in row.outputs), None)
+            if (row := next((row for row in _rows(folder) if name in row.outputs), None)) is not None:
+                return row
     return None
 
 
@@ -389,8 +387,9 @@ def run(
 
 
 def _absent(networks: Sequence[str] | None) -> str:
-    """Which networks did not attack because nothing was fetched for them; those that were named are fetched."""
+    """Which networks did not attack because nothing was fetched for them; recognisers that were named are fetched."""
     absent = [] if networks else [name for name in zoo.names() if not is_present(name)]
+    absent += [name for name in attribute_zoo.names() if not attribute_zoo.is_present(name)]
     return f"Left out, since their weights are not here: {', '.join(absent)}." if absent else ""
 
 
@@ -488,7 +487,7 @@ def _attributes(
     originals: Tensor, uploads: Tensor, attacked: Tensor, place: torch.device
 ) -> dict[str, tuple[float, float]]:
     """Agreement with the photograph of what is read from the uploads, and from the best attack."""
-    present = [name for name in attribute_zoo.names() if attribute_zoo.available(name)]
+    present = [name for name in attribute_zoo.names() if attribute_zoo.is_present(name)]
     own, plain, best = (estimate(images, present, place) for images in (originals, uploads, attacked))
     found = {}
     for network, by_attribute in own.probabilities.items():

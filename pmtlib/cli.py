@@ -6,6 +6,7 @@ Whatever computes is imported by the command that needs it, so that help and com
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import json
 import os
@@ -97,6 +98,8 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.",
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave the process with its exit code; an error is one line on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.platform == "win32" and arguments is None:
+        given = _expanded(given)
     # Wherever it stands among the options; behind a "--" it is a file's name.
     options = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in options
@@ -179,6 +182,11 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if usual is signal.default_int_handler:
             signal.signal(signal.SIGINT, usual)
+
+
+def _expanded(arguments: Sequence[str]) -> list[str]:
+    """Patterns such as ``*.jpg`` as the files that they fit, which the shells of Windows leave to the program."""
+    return [one for argument in arguments for one in (sorted(glob.glob(argument)) or [argument])]  # noqa: PTH207
 
 
 def _run(arguments: list[str]) -> int:
@@ -320,8 +328,6 @@ def protect(
     for place in (*photos, out):
         if engine == "local" and "://" in place and not os.path.lexists(place):
             raise ConfigError(f"{shown(place)} is an address, which needs --engine ray")
-    if shard == "env" and device == "auto" and "LOCAL_RANK" in os.environ:
-        device = f"auto:{os.environ['LOCAL_RANK']}"
     if engine == "local":
         collect([Path(photo) for photo in photos], Path(out))
     _warm_up(quiet)
@@ -341,12 +347,12 @@ def protect(
         out=Path(out),
         authorised=_listed(authorise),
         config=configure(config, given, variant),
-        cut=int(cut) if cut is not None and cut.lstrip("-").isdecimal() else cut,
+        cut=None if cut is None else _cut(cut),
         largest=largest,
         aligned=aligned,
         min_face=faces.MIN_FACE if min_face is None else min_face,
         features=features,
-        device=device,
+        device=devices.for_process(device, os.environ) if shard == "env" else device,
         force=force,
         shard=part,
     )
@@ -842,8 +848,7 @@ def train_recface(
     base = reconstruction.SAMPLE_CONFIG if data == "samples" else reconstruction.RecFaceConfig()
     config = base.model_copy(update={name: value for name, value in given.items() if value is not None})
     people = reconstruction.training_people(data)
-    units = int(cut) if cut.lstrip("-").isdecimal() else cut
-    shallow = ShallowModel(zoo.load(network), units, name=network).to(devices.resolve(device))
+    shallow = ShallowModel(zoo.load(network), _cut(cut), name=network).to(devices.resolve(device))
     key = reconstruction.recface_key(zoo.weights_checksum(network), shallow.cut, config, people.fingerprint)
     folder = out or reconstruction.recface_folder(key)
     if data == "samples" and not quiet:
@@ -919,9 +924,7 @@ def train(
     chosen = settings.layered(
         recogniser.RecogniserConfig, file, given, "the reference of pmtlib.training.recogniser lists them"
     )
-    place = devices.resolve(device)
-    if device in ("auto", "cuda") and place.type == "cuda" and "LOCAL_RANK" in os.environ:
-        place = devices.resolve(f"cuda:{os.environ['LOCAL_RANK']}")
+    place = devices.resolve(devices.for_process(device, os.environ))
     if not quiet:
         _warn_of_slowness(place, chosen.precision)
     people = corpora.load_corpus(corpus)
@@ -1077,6 +1080,11 @@ def _fraction(text: str) -> float:
         return float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"--step-size: {shown(text)!r} is no number; give one as 0.016 or 4/255") from error
+
+
+def _cut(text: str) -> int | str:
+    """A number of units, or a unit's name."""
+    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
 
 
 def _shard(text: str, environment: Mapping[str, str]) -> Shard:

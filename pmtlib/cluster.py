@@ -74,6 +74,8 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     """
     ray = _import_ray()
     pipeline.check(job)
+    if job.device.startswith("cuda:"):
+        raise ConfigError(f"--device {job.device}: with --engine ray each actor has a GPU of its own; give cuda")
     begun = time.monotonic()
     # A network or a cut that cannot be had should show here and at once, not in an actor somewhere.
     pipeline.Optimiser(job, torch.device("cpu"))
@@ -229,7 +231,8 @@ def _compute(
 ) -> None:
     """Protect photographs; files named in ``foreign``, by their photographs' sources, are not overwritten."""
     resources = ray.cluster_resources()
-    gpus, processors = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 1)), 1)
+    gpus = 0 if job.device == "cpu" else int(resources.get("GPU", 0))
+    processors = max(int(resources.get("CPU", 1)), 1)
     workers = gpus or max(processors // 2, 1)
     # Where images stop early several batches are handed on together, but no worker is to wait for another's.
     batch = job.config.batch_size

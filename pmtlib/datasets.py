@@ -16,7 +16,6 @@ import importlib
 import importlib.resources
 import os
 import pickle
-import pickletools
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,11 +32,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from pmtlib import assets, faces
+from pmtlib import assets, faces, pickles
 from pmtlib.errors import DatasetError, PhotoError
 from pmtlib.faces import SIZE
 from pmtlib.images import UInt8Image, png_bytes, to_tensor, write_atomic
-from pmtlib.paths import data_dir
+from pmtlib.paths import check_regular, data_dir
 
 SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".webp")
 """Image files that are looked for in the folders of a set, the usual one first."""
@@ -649,6 +648,7 @@ def _assemble(name: str, rows: Sequence[_Row], origin: Path, crop_cache: Path | 
 
 def _is_aligned(path: Path) -> bool:
     try:
+        check_regular(path)
         with Image.open(path) as image:
             return image.size == (SIZE, SIZE)
     except Exception as error:  # Pillow's format plugins raise whatever a broken file makes them raise.
@@ -680,6 +680,7 @@ def _even_folds(same: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _read(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise DatasetError(
@@ -908,118 +909,13 @@ def _contiguous_folds(pairs: int) -> NDArray[np.int64]:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 pickles carry bytes; any other codec is refused."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"the codec {encoding!r}")
-    return text.encode("latin1")
-
-
-def _bytearray(content: Any = b"", encoding: str = "latin1") -> bytes:
-    """How bytes that can change are carried; a number would ask for that many bytes."""
-    if isinstance(content, str) and encoding in ("latin-1", "latin1"):
-        return content.encode("latin1")
-    if not isinstance(content, (bytes, bytearray)):
-        raise pickle.UnpicklingError(f"a bytearray of {type(content).__name__}")
-    return bytes(content)
-
-
-class _Kind:
-    """What stands for a dtype: NumPy's own takes flags and fields from a pickle, and believes them."""
-
-    def __init__(self, code: Any, *_options: Any) -> None:
-        text = code.decode("latin1") if isinstance(code, bytes) else code
-        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?[biu?][0-9]?", text):
-            raise pickle.UnpicklingError("an array of something else than whole numbers")
-        self.dtype = np.dtype(text)
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in (">", b">"):
-            self.dtype = self.dtype.newbyteorder(">")
-
-
-class _Values:
-    """What stands for an array that the pickle fills next."""
-
-    array: NDArray[Any] | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("an odd array")
-        _, shape, kind, fortran, content = state
-        self.array = _from_buffer(content, kind, shape, "F" if fortran else "C")
-
-
-def _ndarray(*_arguments: Any) -> None:
-    """Named in pickles as the class of an array and never called by them: NumPy gives memory of any size for it."""
-    raise pickle.UnpicklingError("an array without content")
-
-
-def _array(kind: Any, _shape: Any, _code: Any) -> _Values:
-    """An empty array, whose shape and content the pickle sets next."""
-    if kind is not _ndarray:
-        raise pickle.UnpicklingError(f"an array of {type(kind).__name__}")
-    return _Values()
-
-
-def _from_buffer(content: Any, kind: Any, shape: Any, order: Any, _axes: Any = None) -> NDArray[Any]:
-    """How protocol 5 carries an array."""
-    if isinstance(content, str):
-        # Python 2 wrote bytes that are shown as text; with this reader's encoding they are bytes already.
-        content = content.encode("latin1")
-    if not isinstance(kind, _Kind) or not isinstance(content, (bytes, bytearray)) or order not in ("C", "F"):
-        raise pickle.UnpicklingError("an odd array")
-    return np.frombuffer(content, dtype=kind.dtype).reshape(shape, order=order)
-
-
-def _scalar(kind: Any, content: Any) -> Any:
-    if not isinstance(kind, _Kind) or not isinstance(content, bytes):
-        raise pickle.UnpicklingError("an odd number")
-    return np.frombuffer(content, dtype=kind.dtype, count=1)[0]
-
-
-_ADMITTED: Mapping[tuple[str, str], Any] = MappingProxyType(
-    {
-        ("_codecs", "encode"): _encode,
-        ("builtins", "bytearray"): _bytearray,
-        ("__builtin__", "bytearray"): _bytearray,
-        ("numpy", "ndarray"): _ndarray,
-        ("numpy", "dtype"): _Kind,
-        ("numpy.core.multiarray", "_reconstruct"): _array,
-        ("numpy._core.multiarray", "_reconstruct"): _array,
-        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-        ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-        ("numpy.core.multiarray", "scalar"): _scalar,
-        ("numpy._core.multiarray", "scalar"): _scalar,
-    }
-)
-
-
-class _BinUnpickler(pickle.Unpickler):
-    """Reads lists of encoded images and labels, and refuses every class or function beyond plain arrays."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
-
-
-def _check_memo(file: BinaryIO, size: int) -> None:
-    """Refuse a pickle that numbers its objects beyond what can be in it: the numbers are the size of a table."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= size:
-            raise pickle.UnpicklingError("a table that is larger than the file")
-    file.seek(0)
-
-
 def _load_bin(path: Path, name: str) -> PairSet:
     remedy = "Remedy: get it again from its source"
     try:
+        check_regular(path)
         with path.open("rb") as file:
-            _check_memo(file, path.stat().st_size)
             # Most of these files were written by Python 2, whose strings are bytes.
-            content = _BinUnpickler(file, encoding="bytes").load()
+            content = pickles.load(file, encoding="bytes")
     except pickle.UnpicklingError as error:
         why = " ".join(str(error).split())[:80]
         raise DatasetError(f"{path} is no plain pickle of images and labels: refused at {why}. {remedy}") from error
@@ -1027,7 +923,7 @@ def _load_bin(path: Path, name: str) -> PairSet:
         raise DatasetError(f"{path} is not a readable .bin file ({type(error).__name__}). {remedy}") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise DatasetError(f"{path} is not a pair of images and labels. {remedy}")
-    encoded, labels = (part.array if isinstance(part, _Values) else part for part in content)
+    encoded, labels = content
     if encoded is None or labels is None:
         raise DatasetError(f"{path} is not a pair of images and labels. {remedy}")
     try:
@@ -1058,8 +954,6 @@ def _load_bin(path: Path, name: str) -> PairSet:
 def _blob(item: object) -> bytes:
     if isinstance(item, (bytes, bytearray)):
         return bytes(item)
-    if isinstance(item, _Values):
-        item = item.array
     if isinstance(item, np.ndarray) and item.dtype == np.uint8:
         return item.tobytes()
     raise TypeError(f"an image is {type(item).__name__}")

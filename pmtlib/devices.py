@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 
 import torch
 
 from pmtlib.errors import ConfigError
+
+_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+"""Variables in which torchrun and Slurm tell a process its number on its machine."""
 
 
 def resolve(device: str = "auto") -> torch.device:
@@ -29,6 +33,24 @@ def resolve(device: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device cpu") from error
     return chosen
+
+
+def for_process(device: str, environment: Mapping[str, str]) -> str:
+    """The device of one of several processes on a machine: those that torchrun or Slurm started take the GPUs in turn.
+
+    Args:
+        device: as for :func:`resolve`; one that is named in full stays.
+        environment: the process's own variables.
+
+    Raises:
+        ConfigError: ``cuda`` is asked for and not there.
+    """
+    rank = next((environment[name] for name in _RANKS if environment.get(name, "").isdecimal()), None)
+    if rank is None or device not in ("auto", "cuda"):
+        return device
+    if device == "cuda":
+        resolve(device)
+    return f"auto:{rank}"
 
 
 def describe(device: torch.device) -> str:

@@ -297,8 +297,13 @@ def _lpips_trunk(net: str) -> list[tuple[Tensor, Tensor]]:
 # ---------------------------------------------------------------------------------------------- recognition
 
 
+def as_array(values: ArrayLike | Tensor) -> Floats:
+    """Numbers as an array of float64; a tensor's from whatever device it is on, without its gradient."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+
+
 def _floats(values: ArrayLike | Tensor, name: str, ndim: int = 1) -> Floats:
-    array: Floats = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    array = as_array(values)
     if array.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} dimension(s), got shape {array.shape}")
     if not np.isfinite(array).all():

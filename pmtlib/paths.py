@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -10,13 +11,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pmtlib.errors import ConfigError
+
 if sys.platform != "win32":
     import fcntl
 
 
 def _from_env(variable: str) -> Path | None:
     value = os.environ.get(variable, "").strip()
-    return Path(value).expanduser().resolve() if value else None
+    try:
+        return Path(value).expanduser().resolve() if value else None
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(f"{variable} is {value[:200]!r}, which cannot be a folder ({error}); correct it") from error
 
 
 def data_dir() -> Path | None:
@@ -113,6 +119,16 @@ def project_dir() -> Path:
 def results_dir() -> Path:
     """Stored numbers: ``PMT_RESULTS``, else ``results/`` of the project."""
     return _from_env("PMT_RESULTS") or project_dir() / "results"
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file, before it is opened: a pipe would be waited for, and a device read without end.
+
+    Raises:
+        OSError: it is none, or there is nothing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def file_sha256(path: Path) -> str:

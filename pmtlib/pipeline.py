@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import os
-import stat
 import threading
 import time
 from collections import defaultdict, deque
@@ -33,7 +32,7 @@ from pmtlib import devices, faces, intake, metrics, variants, zoo
 from pmtlib.errors import ConfigError, PhotoError, PMTError, ResultError
 from pmtlib.images import UInt8Image, batches, png_bytes, sweep, to_tensor, to_uint8, write_atomic
 from pmtlib.networks.base import FaceNetwork
-from pmtlib.paths import file_sha256
+from pmtlib.paths import check_regular, file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel, fast_layout
@@ -596,7 +595,7 @@ class _Work:
     def _recognise(self, entry: intake.Entry, name: str) -> str | None:
         """The target of a photograph that was moved together with its folder, or was given by another path."""
         rows = self._named.get(name, [])
-        digest = _sha256(entry.path) if rows else None
+        digest = checksum(entry.path) if rows else None
         return next((row.target for row in rows if row.input_sha256 == digest), None)
 
     def do(self) -> None:
@@ -617,7 +616,7 @@ class _Work:
         """
         if photo.fault:
             raise PhotoError(photo.fault)
-        digest = _sha256(photo.path)
+        digest = checksum(photo.path)
         if digest is None:
             faces.read_photo(photo.path)  # It says why.
             raise PhotoError("changed while it was read; run again")
@@ -683,7 +682,7 @@ class _Work:
         return next((row for row in rows if self._intact(row)), None)
 
     def _intact(self, row: Row) -> bool:
-        return all(_sha256(self.job.out / output) == digest for output, digest in row.outputs.items())
+        return all(checksum(self.job.out / output) == digest for output, digest in row.outputs.items())
 
     def _reuse(self, photo: intake.Photo, digest: str, number: int) -> bool:
         """Take over a face that is done; the result of an equal photograph of another name is copied."""
@@ -800,7 +799,7 @@ class _Work:
         return row_of(self.job, self.key, photo, status, **about)
 
     def _fail(self, photo: intake.Photo, reason: str) -> None:
-        self._record(self._row(photo, "failed", reason=reason, input_sha256=_sha256(photo.path)))
+        self._record(self._row(photo, "failed", reason=reason, input_sha256=checksum(photo.path)))
         self._tick(max(self.job.config.steps, 1))
 
     def _record(self, row: Row) -> None:
@@ -888,6 +887,7 @@ def read_features(path: Path) -> tuple[Tensor, dict[str, Any]]:
         ResultError: it is no such file.
     """
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})[CARD_KEY])
             features = file.get_tensor(FEATURES)
@@ -913,16 +913,11 @@ def _reason(error: PhotoError, photo: intake.Photo) -> str:
     return str(error).removeprefix(f"{path} ").replace(path, name)
 
 
-def _sha256(path: Path) -> str | None:
-    """Checksum of a photograph's or result's file; None where it cannot be read or is far too large to be either.
-
-    What is no regular file is not opened: a pipe would be waited for, and a device read without end.
-    """
+def checksum(path: Path) -> str | None:
+    """SHA-256 of a photograph's or result's file; None where it cannot be read or is far too large to be either."""
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > faces.MAX_BYTES:
-            return None
-        return file_sha256(path)
+        check_regular(path)
+        return file_sha256(path) if path.stat().st_size <= faces.MAX_BYTES else None
     except OSError:
         return None
 

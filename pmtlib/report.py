@@ -340,7 +340,7 @@ def table(rows: Iterable[Row], *, wide: bool = False) -> Table:
             shape.add_row(
                 *(head if i == 0 else ["", ""]),
                 *([outputs[i] if i < len(outputs) else "", Text(row.variant if i == 0 else "")] if wide else []),
-                network.network,
+                Text(shown(network.network)),
                 _number(network.feature_cosine),
                 _number(network.cosine),
                 _number(network.threshold),

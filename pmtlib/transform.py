@@ -346,8 +346,14 @@ def _first(part: Protected, count: int) -> Protected:
 def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) -> list[float]:
     if not models:
         raise ConfigError("no authorised model; name at least one")
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if images.ndim != 4 or images.shape[1] != 3 or not all(images.shape[2:]) or not images.is_floating_point():
         raise ConfigError(f"images must be a float tensor (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    for model in models:
+        dtype = next((one.dtype for one in model.parameters()), images.dtype)
+        if images.dtype != dtype:
+            raise ConfigError(
+                f"images are {images.dtype}, and {model.name} computes in {dtype}; give images.to({dtype})"
+            )
     if len(images) and not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise ConfigError("images must be in [0, 1] without NaN; divide 8-bit pixels by 255")
     weights = list(config.weights) if config.weights is not None else [1.0] * len(models)

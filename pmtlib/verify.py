@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from pmtlib import assets, devices, faces, metrics, zoo
-from pmtlib.errors import ConfigError, NetworkError, PhotoError, ResultError
+from pmtlib.errors import AssetError, ConfigError, NetworkError, PhotoError, ResultError
 from pmtlib.images import UInt8Image, to_tensor
 from pmtlib.intake import shown
 from pmtlib.inventory import is_present
@@ -167,4 +167,10 @@ def _opinion(name: str, own: torch.Tensor, other: torch.Tensor) -> Opinion:
 
 
 def _lpips(a: torch.Tensor, b: torch.Tensor, net: metrics.LpipsNet, asset: str) -> float | None:
-    return float(metrics.lpips(a, b, net)[0]) if assets.obtainable(asset) else None
+    """The distance, or None where its weights cannot be had: what the networks say does not wait for them."""
+    if not assets.obtainable(asset):
+        return None
+    try:
+        return float(metrics.lpips(a, b, net)[0])
+    except AssetError:
+        return None

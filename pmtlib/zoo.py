@@ -203,7 +203,8 @@ def available(name: str) -> bool:
     Raises:
         NetworkError: there is no such network.
     """
-    return all(assets.obtainable(asset) for asset in card(name).assets)
+    wanted = card(name)
+    return is_added(name) or converted_path(name).is_file() or all(map(assets.obtainable, wanted.assets))
 
 
 def weights_checksum(name: str) -> str:

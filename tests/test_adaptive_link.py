@@ -96,6 +96,8 @@ def test_scores_are_the_cosines_of_all_pairs_and_say_who_is_in_them() -> None:
     np.testing.assert_allclose(found.mated, mated, atol=1e-12)
     np.testing.assert_allclose(found.non_mated, non_mated, atol=1e-12)
     assert found.mated_people.tolist() == [1]
+    learned = link_scores(torch.from_numpy(first).requires_grad_(True), torch.from_numpy(second), names, others)
+    np.testing.assert_array_equal(learned.mated, found.mated)
     assert found.non_mated_people.tolist() == [[0, 1], [0, 2], [1, 2], [0, 1], [0, 2]]
     within = link_scores_within(first, names)
     np.testing.assert_allclose(within.mated, [link_scores(first[:1], first[2:], ["a"], ["a"]).mated[0]])

@@ -646,6 +646,19 @@ def test_an_older_network_stays_until_the_new_one_is_there(
             add(second, replacing=True)
     assert added.read("mine").source == "1.pth"
     assert [one.name for one in home.iterdir()] == ["mine"]
+    with monkeypatch.context() as patch:
+        rename = Path.replace
+
+        def refused(self: Path, target: Path) -> Path:
+            if target == home / "mine" and not self.name.endswith(".older"):
+                raise OSError(5, "Input/output error")
+            return rename(self, target)
+
+        patch.setattr(Path, "replace", refused)
+        with pytest.raises(OSError, match="Input/output"):
+            add(second, replacing=True)
+    assert added.read("mine").source == "1.pth"
+    assert [one.name for one in home.iterdir()] == ["mine"]
     # One that appeared while the other was measured is not replaced either.
     with monkeypatch.context() as patch:
         patch.setattr(adding, "_check_name", lambda name, replacing: None)

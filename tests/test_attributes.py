@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pmtlib import attribute_zoo, datasets, zoo
+from pmtlib import assets, attribute_zoo, datasets, zoo
 from pmtlib.assets import ASSETS
 from pmtlib.attacks import attributes as attack
 from pmtlib.errors import AssetError, ConfigError, DatasetError, NetworkError
@@ -227,7 +227,9 @@ def test_load_is_frozen_and_the_second_one_needs_the_converted_file_alone(
     assert not first.training
     assert not any(parameter.requires_grad for parameter in first.parameters())
     monkeypatch.delenv("PMT_WEIGHTS", raising=False)
-    assert not attribute_zoo.available("gear")
+    assert not any(map(assets.obtainable, attribute_zoo.card("gear").assets))
+    assert attribute_zoo.is_present("gear")
+    assert attribute_zoo.available("gear")
     second = attribute_zoo.load("gear")
     assert torch.equal(first(pattern())["race"], second(pattern())["race"])
 

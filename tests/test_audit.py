@@ -13,7 +13,7 @@ from PIL import Image
 
 from pmtlib import audit, cache, calibration, cli, metrics, zoo
 from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig
-from pmtlib.attacks.adaptive.purify import purify
+from pmtlib.attacks.adaptive.purify import candidates, purify
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator, translation_thresholds
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import to_tensor
@@ -233,10 +233,28 @@ def test_a_single_upload_is_a_case_of_the_report_that_tells_of_it(folders: tuple
         PhotoError, match=r"a\.png was made of a\.jpg, as the report beside it says, and not of .*b\.jpg"
     ):
         audit.gather(photograph, folders[1] / "a.png")
+    # A report of other files in a folder on the way up says nothing of it.
+    shutil.copytree(folders[1], tmp_path / "out")
+    job = Job([folders[0] / "a.jpg"], tmp_path / "out" / "below", [SERVICE], PMTConfig(steps=1), device="cpu")
+    assert protect(job, show=False).done == 1
+    (case,), _ = audit.gather(photograph, tmp_path / "out" / "below" / "b.png")
+    assert case.row == whole["below/b.png"].row
     # Without a report nothing is known of it.
     shutil.copy(folders[1] / "a.png", tmp_path)
     (case,), _ = audit.gather(folders[0] / "a.jpg", tmp_path / "a.png")
     assert case.row is None
+
+
+def test_attribute_networks_that_are_not_here_are_named_and_not_fetched(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, _ = audit.gather(folders[0] / "a.jpg", folders[1] / "a.png")
+    monkeypatch.setattr(audit, "candidates", lambda: candidates()[:1])
+    monkeypatch.setattr(audit.attribute_zoo, "is_present", lambda name: False)
+    monkeypatch.setattr(audit.attribute_zoo, "load", lambda *_: pytest.fail("nothing is to be fetched"))
+    found = audit.run(cases, networks=[ATTACKER], device="cpu")
+    assert found.attributes == {}
+    assert f"their weights are not here: {', '.join(audit.attribute_zoo.names())}." in found.note
 
 
 def test_the_command_prints_a_table_or_json_and_its_code(pmt: Any, folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pmtlib
-from pmtlib import __version__, assets, faces, zoo
+from pmtlib import __version__, assets, cli, faces, zoo
 from pmtlib.cli import main
 from pmtlib.pipeline import Summary, run
 from pmtlib.transform import PMTConfig
@@ -92,6 +92,8 @@ print(sorted({"torch", "cv2", "kornia", "sklearn"} & set(sys.modules)))
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--step-size", "1/0"], "'1/0' is no number"),
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--rule", "newton"], "rule: input should be"),
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--cut", "99"], "cut 99 is outside"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--cut=--5"], "no unit '--5'"),
+        (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--cut", "9" * 5000], "no unit '999"),
         (["protect", "IN", "-o", "OUT", "-a", NETWORK, "--variant", "decoi"], "'decoi'; there are pmt, decoy"),
         (["config", "--variant", "decoi"], "no variant 'decoi'; there are pmt, decoy"),
         (["protect", "IN", "-o", "IN", "-a", NETWORK], "both input and --out"),
@@ -115,6 +117,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(pmt: Any, tmp_path: Path, argum
     assert done.code == 2
     assert message in done.error
     assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_patterns_are_files_where_the_shell_leaves_them(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.jpg", "c.png"):
+        (tmp_path / name).touch()
+    given = ["protect", str(tmp_path / "*.jpg"), "--out", "x", str(tmp_path / "*.gif")]
+    found = [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert cli._expanded(given) == ["protect", *found, "--out", "x", given[-1]]
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from pmtlib import adding, assets, datasets, faces, pipeline
+from pmtlib import adding, assets, audit, datasets, faces, pickles, pipeline
+from pmtlib.convert.onnx import read_onnx_constants
 from pmtlib.errors import AssetError, ConfigError, DatasetError, PhotoError, PMTError
 from pmtlib.intake import Photo, collect
 from pmtlib.pipeline import Job, run
@@ -100,7 +101,7 @@ def judge(corpus: hostile.Corpus, rows: list[Any], ignored: int, out: Path, *, g
         for name, digest in row.outputs.items():
             assert name not in outputs, "two faces share a file"
             outputs[name] = digest
-            assert pipeline._sha256(out / name) == digest
+            assert pipeline.checksum(out / name) == digest
             with Image.open(out / name) as image:
                 image.load()
                 assert (image.size, image.mode) == ((112, 112), "RGB")
@@ -271,6 +272,51 @@ def test_a_pipe_and_a_device_are_never_opened(tmp_path: Path) -> None:
     names = [tmp_path / "pipe.png", tmp_path / "zero.png"]
     summary = run(Job(names, tmp_path / "out", [NETWORK], QUICK, device="cpu"), show=False)
     assert [row.reason for row in summary.rows] == ["is not a regular file; name a photograph"] * 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_neither_is_one_in_the_place_of_other_files(tmp_path: Path, kind: str) -> None:
+    def place(name: str) -> Path:
+        if kind == "pipe":
+            os.mkfifo(tmp_path / name)
+        else:
+            (tmp_path / name).symlink_to("/dev/zero")
+        return tmp_path / name
+
+    good = photographs.portrait(tmp_path / "good.png", size=112)
+    for reader in (pipeline.read_features, assets.read_torch, assets.read_pickle, read_onnx_constants):
+        with pytest.raises(PMTError, match=r"regular file|readable pickle"):
+            reader(place(f"{reader.__name__}.x"))
+    with pytest.raises(DatasetError, match="regular file"):
+        datasets._read(place("of a pair list"))
+    for name in ("pairs.txt", "pairs.csv", "a.bin"):
+        with pytest.raises(DatasetError):
+            datasets.load(place(name))
+    with pytest.raises(PhotoError, match="is not a regular file"):
+        audit.gather(place("a.jpg"), good)
+    assert pipeline.checksum(tmp_path / "a.jpg") is None
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").symlink_to("../a.jpg")
+    job = Job([good], tmp_path / "out", [NETWORK], QUICK, aligned=True, device="cpu")
+    run(job, show=False)
+    cases, failed = audit.gather(tmp_path / "in", tmp_path / "out")
+    assert not cases
+    assert "is not in" in failed["good.png"]
+
+
+def test_a_pickle_asks_for_no_memory_but_its_own(tmp_path: Path) -> None:
+    content = pickle.dumps(np.zeros(4), protocol=2)
+    shape, huge = b"K\x04\x85", b"\x8a\x06" + (1 << 45).to_bytes(6, "little") + b"\x85"
+    assert content.count(shape) == 1
+    (tmp_path / "a").write_bytes(content.replace(shape, huge))
+    with pytest.raises(AssetError, match="not a readable pickle"):
+        assets.read_pickle(tmp_path / "a")
+    # Lists of one another: a few bytes that stand for 2^40 numbers.
+    nested: Any = [1]
+    for _ in range(40):
+        nested = [nested, nested]
+    (tmp_path / "b").write_bytes(pickle.dumps(nested))
+    assert len(assets.read_pickle(tmp_path / "b")) == 2
 
 
 def test_postscript_is_not_handed_to_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,10 +511,10 @@ def test_a_dtypes_own_flags_are_not_believed(tmp_path: Path) -> None:
     state = pickle.dumps((3, "|", None, None, None, -1, -1, 0), protocol=2)
     assert b"dtype" in content
     assert len(state) > 8
-    kind = datasets._Kind("u1")
+    kind = pickles._Kind("u1")
     kind.__setstate__((3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 63))
     assert kind.dtype == np.uint8
-    assert datasets._Kind(b"<i8").dtype == np.int64
+    assert pickles._Kind(b"<i8").dtype == np.int64
 
 
 @pytest.mark.parametrize("stored", ["npz", "pickle", "huge", "header", "objects", "floats"])

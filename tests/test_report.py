@@ -127,6 +127,10 @@ def test_the_table_has_a_line_a_network_and_shows_names_on_one_line() -> None:
     assert "failed: no face" in text
 
 
+def test_a_network_of_any_name_is_shown_as_it_is() -> None:
+    assert "[/x]" in table_text([row(networks=(AGREEMENT.model_copy(update={"network": "[/x]"}),))])
+
+
 def test_a_row_warns_where_a_result_serves_nobody() -> None:
     rejected = AGREEMENT.model_copy(update={"verdict": "rejected", "cosine": 0.21})
     assert row(steps=25).warning is None

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from pmtlib import devices, pipeline
@@ -160,8 +161,19 @@ def test_processes_of_a_machine_take_its_devices_in_turn(monkeypatch: pytest.Mon
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
     assert [str(devices.resolve(f"auto:{rank}")) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    for variables in ({"LOCAL_RANK": "1"}, {"SLURM_LOCALID": "1"}, {"LOCAL_RANK": "1", "SLURM_LOCALID": "0"}):
+        assert devices.for_process("auto", variables) == "auto:1"
+        assert devices.for_process("cuda:0", variables) == "cuda:0"
+        assert devices.for_process("cpu", variables) == "cpu"
+    assert devices.for_process("auto", {"LOCAL_RANK": "x"}) == devices.for_process("auto", {}) == "auto"
+    monkeypatch.setattr(devices, "resolve", lambda device: torch.device(device))
+    assert devices.for_process("cuda", {"LOCAL_RANK": "1"}) == "auto:1"
+    monkeypatch.undo()
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
     assert devices.resolve("auto:1") == devices.resolve("auto")
+    if not torch.cuda.device_count():
+        with pytest.raises(ConfigError, match="'cuda' cannot be used"):
+            devices.for_process("cuda", {"LOCAL_RANK": "1"})
 
 
 def test_a_shard_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, faces: Path) -> None:

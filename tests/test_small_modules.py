@@ -96,6 +96,60 @@ def test_a_processor_without_instructions_for_half_precision_is_known(monkeypatc
     assert devices.crawls(torch.device(device), precision) is crawls
 
 
+@pytest.mark.parametrize("state", ["none", "newer", "high", "older"])
+def test_float32_is_exact_whichever_way_torch_was_told_otherwise_and_stays_so_told(state):
+    """In a process of its own: what torch was told cannot all be taken back."""
+    script = """
+import sys, torch
+from pmtlib.randomness import reproducible
+cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+def read(what):
+    try:
+        return what()
+    except RuntimeError:
+        return "mixed"
+def told():
+    newer = [part.fp32_precision for part in (matmul, cudnn.conv, cudnn.rnn)] if hasattr(cudnn, "conv") else []
+    older = [read(lambda: matmul.allow_tf32), read(lambda: cudnn.allow_tf32), read(torch.get_float32_matmul_precision)]
+    return [*newer, *older, cudnn.benchmark, cudnn.deterministic]
+if sys.argv[1] == "newer":
+    torch.backends.fp32_precision = "tf32"
+elif sys.argv[1] == "high":
+    torch.set_float32_matmul_precision("high")
+    cudnn.benchmark = True
+elif sys.argv[1] == "older":
+    matmul.allow_tf32, cudnn.allow_tf32 = True, False
+before = told()
+with reproducible():
+    inside = told()
+assert told() == before, (before, told())
+*newer, matmul_allowed, cudnn_allowed, precision, benchmark, deterministic = inside
+assert set(newer) <= {"ieee"} and not matmul_allowed and not cudnn_allowed and precision == "highest", inside
+assert deterministic and not benchmark
+"""
+    if state == "newer" and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch knows the older way alone")
+    done = subprocess.run([sys.executable, "-c", script, state], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "link").symlink_to("a")
+    paths.check_regular(tmp_path / "link")
+    for place in (tmp_path, Path(os.devnull)):
+        with pytest.raises(OSError, match="not a regular file"):
+            paths.check_regular(place)
+    with pytest.raises(FileNotFoundError):
+        paths.check_regular(tmp_path / "absent")
+
+
+def test_a_folder_of_the_environment_that_cannot_be_is_named(monkeypatch):
+    monkeypatch.setenv("PMT_CACHE", "~nobody-of-that-name/x")
+    with pytest.raises(ConfigError, match=r"PMT_CACHE is '~nobody-of-that-name/x', which cannot be a folder"):
+        paths.cache_dir()
+
+
 def test_paths_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PMT_DATA", str(tmp_path))
     monkeypatch.setenv("PMT_CACHE", str(tmp_path / "c"))

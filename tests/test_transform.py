@@ -599,6 +599,13 @@ def test_no_images_give_no_images():
         (photographs(1), 0, {}, "no authorised model"),
         (photographs(1) * 255, 1, {}, "divide 8-bit pixels by 255"),
         (photographs(1)[0], 1, {}, r"\(N, 3, H, W\)"),
+        (photographs(1)[..., :0], 1, {}, r"\(N, 3, H, W\)"),
+        (
+            photographs(1).double(),
+            1,
+            {},
+            r"torch.float64, and .* computes in torch.float32; give images.to\(torch.float32",
+        ),
         (photographs(1) * math.nan, 1, {}, "NaN"),
         (photographs(1), 1, {"weights": (1.0, 1.0)}, "do not fit 1 model"),
         (photographs(1), 1, {"weights": (0.0,)}, "not all 0"),

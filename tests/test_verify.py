@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pmtlib import assets, faces, metrics, zoo
-from pmtlib.errors import ConfigError, NetworkError, PhotoError, ResultError
+from pmtlib.errors import AssetError, ConfigError, NetworkError, PhotoError, ResultError
 from pmtlib.images import to_tensor
 from pmtlib.pipeline import Job, features_bytes, read_features, run
 from pmtlib.transform import PMTConfig
@@ -52,6 +52,17 @@ def test_an_image_is_judged_as_it_was_saved(folder: Path) -> None:
     if assets.available("lpips-alexnet"):
         assert found.lpips_alex == pytest.approx(metrics.lpips(original, uploaded, "alex")[0])
     assert (found.original, found.uploaded) == ("largest face", "image")
+
+
+def test_without_weights_of_lpips_the_networks_still_speak(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> float:
+        raise AssetError("no network")
+
+    monkeypatch.setattr(metrics, "lpips", refused)
+    monkeypatch.setattr(assets, "obtainable", lambda name: True)
+    found = compare(folder / "crop.png", folder / "crop.png", [NETWORK], device="cpu")
+    assert (found.lpips_vgg, found.lpips_alex) == (None, None)
+    assert found.networks[0].cosine == pytest.approx(1)
 
 
 def test_an_aligned_crop_is_known_by_its_size(folder: Path) -> None:

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from pmtlib.convert.state import REMEDY, first_line
 from pmtlib.errors import NetworkError
+from pmtlib.paths import check_regular
 
 Constants = dict[str, NDArray[Any]]
 
@@ -32,6 +33,7 @@ def read_onnx_constants(path: Path) -> Constants:
         NetworkError: the file is not ONNX, or a constant in it is malformed.
     """
     try:
+        check_regular(path)
         graph = onnx.load(str(path), load_external_data=False).graph
     except (OSError, DecodeError, ValueError) as error:
         raise NetworkError(f"{path}: not a readable ONNX file ({first_line(error)}); {REMEDY}") from error

@@ -56,7 +56,6 @@ STRANGER = "another person"
 EVALUATED = "people of the evaluated pairs"
 RANKS = (1, 5)
 FAR, FAR_NAME = 1e-2, "far_1e2"
-GALLERIES = ("photographs", "uploads")
 STITCHING_PEOPLE = {"lfw": "cfp_ff", "cfp_ff": PEOPLE}
 """Whose photographs train the head that attacks a data set: the people of the other one."""
 

@@ -26,7 +26,6 @@ ORIGINALS, UPLOADS = "originals", "uploads"
 CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED = "clean-clean", "protected-clean", "protected-protected"
 COMPARISONS = (CLEAN_CLEAN, PROTECTED_CLEAN, PROTECTED_PROTECTED)
 AUC, EER, ACCURACY, RANK_1, RANK_5 = "auc", "eer", "accuracy", "rank_1", "rank_5"
-FALSE_RATES = ("far_1e2", "far_1e3")
 RANKS = (1, 5)
 ALMOST_ZERO = 0.1
 """A rate at most this counts as almost 0 in the verdict on the paper's claim."""

@@ -208,9 +208,9 @@ def identify(
     Raises:
         ConfigError: the shapes do not fit together, or a probe's identity is not in the gallery.
     """
-    known, names = np.asarray(gallery, dtype=np.float64), list(gallery_identities)
+    known, names = metrics.as_array(gallery), list(gallery_identities)
     if distractors is not None:
-        strangers = np.asarray(distractors, dtype=np.float64)
+        strangers = metrics.as_array(distractors)
         if strangers.ndim != 2 or known.ndim != 2 or strangers.shape[1] != known.shape[1]:
             raise ConfigError(f"distractors {strangers.shape} do not fit the gallery {known.shape}")
         known = np.concatenate([known, strangers])
@@ -231,7 +231,7 @@ class _Stranger:
 
 
 def _directions(embeddings: ArrayLike | Tensor, identities: Sequence[Hashable]) -> Floats:
-    values = np.asarray(embeddings, dtype=np.float64)
+    values = metrics.as_array(embeddings)
     if values.ndim != 2 or len(values) != len(identities) or not np.isfinite(values).all():
         raise ConfigError(
             f"embeddings {values.shape} for {len(identities)} identities must be finite numbers (P, D), one row each"
