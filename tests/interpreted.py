@@ -220,7 +220,7 @@ def main():
         "distance, plain stem": distance(casia, (32, 32), 3),
         "draws": draws(),
         "sums": sums(),
-        "rounded": rounded(sirius, (32, 32), 4),
+        "rounded": rounded(sirius, (32, 32), 3),
         "refused": refused(sirius, (32, 32), 3),
         "moves": [moves(radius) for radius in (2, 4)],
         "transform": transform(),

@@ -90,7 +90,11 @@ def watched(page: Any, visit: Visit) -> Any:
 
 
 # Rows, entries and objects that repeat the first ones; to look at the contrast of all of them takes minutes.
-REPEATED = "tbody tr:nth-child(n+4), dl.py ~ dl.py, .genindextable li:nth-child(n+4), .bd-sidebar-secondary ul ul"
+REPEATED = (
+    "tbody tr:nth-child(n+4), dl.py ~ dl.py, section section section ~ section ~ section, "
+    ".genindextable li:nth-child(n+4), .field-list li:nth-child(n+4), .sig-param:nth-of-type(n+4), "
+    ".bd-sidebar-secondary ul ul, .toc-entry .toc-entry .toc-entry"
+)
 
 
 def faults_of(page: Any) -> list[str]:
