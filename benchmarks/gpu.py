@@ -129,7 +129,7 @@ def passes(shallow: ShallowModel, images: Tensor) -> dict[str, float]:
 
     def fused_passes() -> None:
         given = images.detach().requires_grad_(True)
-        torch.autograd.grad(one.distance(given, goal, WINDOW).sum(), given)
+        torch.autograd.grad(one.distance(given, goal, range(one.units), WINDOW).sum(), given)
 
     def compiled_passes() -> None:
         given = images.detach().requires_grad_(True)

@@ -362,6 +362,11 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
     return weights
 
 
+_MOMENTS: tuple[Callable[[int], float], ...] = (
+    lambda step: 1 - 0.9 ** (step + 1),
+    lambda step: 1 - 0.999 ** (step + 1),
+)
+"""What Adam's moments after a step are divided by, for they began at 0."""
 _State = Mapping[str, Tensor]
 _MADE = MappingProxyType({"current": 0, "trace": 0, "steps": 0, "finite": 0, "kept": 1})
 """What becomes of images, of a :class:`Run`'s state, with the axis of the images."""
@@ -427,13 +432,14 @@ class Run:
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         usual = {name for name in vars(Run) if getattr(type(self), name) is getattr(Run, name)}
-        by_norm = "_direction" in usual and config.rule in ("l1", "mean-abs")
+        by_norm, by_moments = ("_direction" in usual and config.rule in one for one in (("l1", "mean-abs"), ("adam",)))
         # On a processor, all models an image at a time: so is the rest of a step then, where it can be.
         self.by_image = not self.kernels and all(isinstance(one, ImageWise) for one in self.fused)
-        self.moving = (self.kernels or self.by_image) and by_norm and self.kernel is not None
+        moving = (by_norm and self.kernels) or ((by_norm or by_moments) and self.by_image)
+        self.moving = moving and self.kernel is not None
         # Rules to stop look at features, so these must be there.
-        compared = [one is not None and one.compares(images, config.pool) for one in self.fused]
-        self.at_once = config.aggregate and not config.may_stop and all(compared)
+        compared = [one is not None and one.compares(images, *self._wanted(one)) for one in self.fused]
+        self.at_once = not config.may_stop and all(compared)
         # Noise moves images, but not the derivative by them.
         noise_alone = config.augmentation == "noise" and {"_draw_augmentation", "_gaussian", "_penalty"} <= usual
         rows = self.kernels and self._quarters
@@ -560,7 +566,7 @@ class Run:
         self._keep()
 
     def _moving(self, gradient: Tensor) -> Tensor | None:
-        """The gradients' L1 norms (N,), where one kernel makes the step from them; NaN or infinite as they are."""
+        """The gradients' L1 norms (N,), where one kernel makes the step; NaN or infinite as they are."""
         if not self.moving:
             return None
         return image_wise.row_sizes(gradient) if self.by_image else fused.row_sizes(gradient.flatten(1))
@@ -571,6 +577,13 @@ class Run:
         if norms is None or self.kernel is None:
             moved = (self.current - size * self._direction(gradient)).clamp_(0.0, 1.0)
             self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
+            return
+        if self.moments is not None:
+            shares = [self._each(self._by_step(part)) for part in _MOMENTS]
+            factors = [size * active for size, active in zip(self._each(size), self.active.tolist(), strict=True)]
+            image_wise.adapt_(
+                self.current, gradient, self.moments, factors, list(zip(*shares, strict=True)), self.kernel
+            )
             return
         scale = norms / gradient[0].numel() if self.config.rule == "mean-abs" and len(norms) else norms
         size = size.flatten() if isinstance(size, Tensor) else size
@@ -587,6 +600,10 @@ class Run:
         # Always so where images come and go: a device may divide by a number and by a tensor in two ways.
         steps = self.at.clamp_max(self.config.steps - 1).tolist()
         return self.current.new_tensor([value(step) for step in steps]).view(-1, 1, 1, 1)
+
+    def _each(self, value: float | Tensor) -> list[float]:
+        """What :meth:`_by_step` has given, one number an image."""
+        return value.flatten().tolist() if isinstance(value, Tensor) else [value] * len(self.current)
 
     def _keep(self) -> None:
         for place, wanted in enumerate(self.keep):
@@ -754,10 +771,11 @@ class Run:
         found = self.fused[model]
         if found is None:
             return self._aggregate(self.models[model](images), model)
-        last = found.units - 1
-        if self.config.aggregate:
-            return found.means(images, range(found.units), self.config.pool)
-        return found.means(images, [last], 1)
+        return found.means(images, *self._wanted(found))
+
+    def _wanted(self, found: FusedUnits) -> tuple[Sequence[int], int]:
+        """Which units' outputs are compared, and over windows of which side."""
+        return (range(found.units), self.config.pool) if self.config.aggregate else ([found.units - 1], 1)
 
     def _fuse(self, model: ShallowModel) -> FusedUnits | None:
         """A shallow model as one function, where there is one for it and what is compared is as published."""
@@ -788,7 +806,7 @@ class Run:
         else:
             features = []
             squared = [
-                one.distance(images, goal, self.config.pool)
+                one.distance(images, goal, *self._wanted(one))
                 for one, goal in zip(self.fused, target, strict=True)
                 if one
             ]
@@ -844,8 +862,8 @@ class Run:
             first, second = self.moments
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
-            corrected = second / self._by_step(lambda step: 1 - 0.999 ** (step + 1))
-            return first / self._by_step(lambda step: 1 - 0.9 ** (step + 1)) / (corrected.sqrt() + 1e-12)
+            one, other = map(self._by_step, _MOMENTS)
+            return first / one / ((second / other).sqrt() + 1e-12)
         return gradient
 
 

@@ -65,13 +65,18 @@ def distance(variant, shape, cut):
     goal = one.means(other, range(cut), 2)
     means = one.means(given, range(cut), 2)
     usual = torch.stack([(a - b).double().square().sum(1) for a, b in zip(means, goal, strict=True)]).sum(0)
-    found = one.distance(same, goal, 2)
+    found = one.distance(same, goal, range(cut), 2)
     weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
     gradients = [torch.autograd.grad((part * weights).sum(), x)[0] for part, x in ((usual, given), (found, same))]
     with torch.no_grad():
-        without = one.distance(images, goal, 2)
+        without = one.distance(images, goal, range(cut), 2)
     return {
-        "compares": [one.compares(images, 2), not one.compares(images[..., :-2, :], 2), not one.compares(images, 3)],
+        "compares": [
+            one.compares(images, range(cut), 2),
+            not one.compares(images[..., :-2, :], range(cut), 2),
+            not one.compares(images, range(cut), 3),
+            not one.compares(images, [cut - 1], 2),
+        ],
         "distance": off(found.detach(), usual.detach()),
         "without": off(without, usual.detach()),
         "gradient": off(gradients[1], gradients[0]),
@@ -87,7 +92,7 @@ def rounded(variant, shape, cut):
     found = []
     for model in (exact, one):
         given = images.clone().requires_grad_(True)
-        squares = model.distance(given, goal, 2)
+        squares = model.distance(given, goal, range(cut), 2)
         found.append((squares.detach(), torch.autograd.grad(squares.sum(), given)[0]))
     return {"distance": off(found[1][0], found[0][0]), "gradient": off(found[1][1], found[0][1])}
 
@@ -104,7 +109,7 @@ def refused(variant, shape, cut):
         [part.half() for part in goal],
     ):
         try:
-            one.distance(images, wrong, 2)
+            one.distance(images, wrong, range(cut), 2)
         except ValueError as error:
             said.append(str(error))
     return said

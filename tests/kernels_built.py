@@ -40,7 +40,7 @@ def main():
     network = MobileFaceNet(SIRIUS).eval().requires_grad_(False)
     images = torch.rand((1, 3, 112, 112), requires_grad=True)
     few = fused.fuse(network, 5)
-    torch.autograd.grad(few.distance(images, few.means(images.detach(), range(5), 2), 2).sum(), images)
+    torch.autograd.grad(few.distance(images, few.means(images.detach(), range(5), 2), range(5), 2).sum(), images)
     many = fused.fuse(network, 9)
     torch.autograd.grad(many.means(images, range(9), 3)[8].sum(), images)
     images, some = images.detach(), torch.zeros(1, dtype=torch.int64)

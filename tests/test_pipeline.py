@@ -685,7 +685,11 @@ def test_faces_that_stop_early_make_room_and_come_out_the_same(tmp_path: Path, m
         alone = go(tmp_path, photos=[tmp_path / f"in{number}"], out=f"out{number}", config=config)
         mine, theirs = whole.rows[number], alone.rows[0]
         assert mine.outputs == theirs.outputs
-        assert (mine.steps, mine.networks) == (theirs.steps, theirs.networks)
+        assert mine.steps == theirs.steps
+        for one, other in zip(mine.networks, theirs.networks, strict=True):
+            # Several threads of torch share the embedding of a batch, which is not part of the image, by its size.
+            assert one.cosine == pytest.approx(other.cosine, abs=1e-6)
+            assert one.model_copy(update={"cosine": other.cosine}) == other
     handed.clear()
     go(tmp_path, out="plain", config=PMTConfig(steps=1, batch_size=2))
     assert handed == [2, 2, 1]

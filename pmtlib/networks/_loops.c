@@ -8,6 +8,7 @@
  * pmtlib/networks/image_wise.py writes the programs that forward and backward go through, a row of FIELDS a layer, and
  * builds this file, with the names of the fields (enum) and of the kinds of layers before it.
  */
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -658,30 +659,58 @@ double size_sum(const float *values, int64_t count) {
     return total;
 }
 
-/* Planes (C, H, W) less `factor` times others that are correlated with a kernel of 2 * radius + 1 rows and columns,
- * zeros around them, in place and within [0, 1]. */
+enum { PART = 128 };
+
+/* `count` numbers, at most PART, of row `y` of a plane (H, W), from column `begin` on, correlated with a kernel of
+ * 2 * radius + 1 rows and columns, zeros around the plane. */
+static inline void correlated(float *restrict sums, const float *restrict plane, const float *restrict kernel,
+                              int64_t radius, int64_t y, int64_t begin, int64_t count, int64_t height, int64_t width) {
+    int64_t side = 2 * radius + 1;
+    for (int64_t x = 0; x < count; x++) sums[x] = 0;
+    for (int64_t v = most(radius - y, 0); v < least(height + radius - y, side); v++)
+        for (int64_t u = 0; u < side; u++) {
+            int64_t shift = u - radius, first = most(-shift - begin, 0);
+            int64_t last = least(width - shift - begin, count);
+            in_t row = plane + (y + v - radius) * width + begin + shift;
+            float tap = kernel[v * side + u];
+            for (int64_t x = first; x < last; x++) sums[x] += tap * row[x];
+        }
+}
+
+static inline float within(float value) { return value < 0 ? 0 : value > 1 ? 1 : value; }
+
+/* Planes (C, H, W) less `factor` times others that are correlated with a kernel, in place and within [0, 1]. */
 void descend(float *restrict planes, const float *restrict gradient, double factor, const float *kernel, int64_t radius,
              int64_t channels, int64_t height, int64_t width) {
-    enum { PART = 128 };
     float share = (float)factor, sums[PART];
-    int64_t side = 2 * radius + 1;
     for (int64_t c = 0; c < channels; c++, planes += height * width, gradient += height * width)
         for (int64_t y = 0; y < height; y++)
             for (int64_t begin = 0; begin < width; begin += PART) {
                 int64_t count = least(PART, width - begin);
-                for (int64_t x = 0; x < count; x++) sums[x] = 0;
-                for (int64_t v = most(radius - y, 0); v < least(height + radius - y, side); v++)
-                    for (int64_t u = 0; u < side; u++) {
-                        int64_t shift = u - radius, first = most(-shift - begin, 0);
-                        int64_t last = least(width - shift - begin, count);
-                        in_t row = gradient + (y + v - radius) * width + begin + shift;
-                        float tap = kernel[v * side + u];
-                        for (int64_t x = first; x < last; x++) sums[x] += tap * row[x];
-                    }
+                correlated(sums, gradient, kernel, radius, y, begin, count, height, width);
+                float *to = planes + y * width + begin;
+                for (int64_t x = 0; x < count; x++) to[x] = within(to[x] - share * sums[x]);
+            }
+}
+
+/* The same by Adam's rule: its moments of what is correlated, in place, each divided by a number, give the step. */
+void adapt(float *restrict planes, const float *restrict gradient, float *restrict first, float *restrict second,
+           double factor, double first_share, double second_share, const float *kernel, int64_t radius,
+           int64_t channels, int64_t height, int64_t width) {
+    float rate = (float)factor, one = (float)first_share, other = (float)second_share, sums[PART];
+    for (int64_t c = 0; c < channels; c++, planes += height * width, gradient += height * width) {
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t begin = 0; begin < width; begin += PART) {
+                int64_t count = least(PART, width - begin);
+                correlated(sums, gradient, kernel, radius, y, begin, count, height, width);
                 float *to = planes + y * width + begin;
                 for (int64_t x = 0; x < count; x++) {
-                    float moved = to[x] - share * sums[x];
-                    to[x] = moved < 0 ? 0 : moved > 1 ? 1 : moved;
+                    first[x] += 0.1f * (sums[x] - first[x]);
+                    second[x] += 0.001f * (sums[x] * sums[x] - second[x]);
+                    to[x] = within(to[x] - rate * (first[x] / one / (sqrtf(second[x] / other) + 1e-12f)));
                 }
+                first += count;
+                second += count;
             }
+    }
 }

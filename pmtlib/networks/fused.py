@@ -151,18 +151,19 @@ class FusedUnits(ABC):
         """
 
     @abstractmethod
-    def compares(self, images: Tensor, window: int) -> bool:
-        """Whether :meth:`distance` is there."""
+    def compares(self, images: Tensor, wanted: Sequence[int], window: int) -> bool:
+        """Whether :meth:`distance` is there, for means of these units over windows of this side."""
 
     @abstractmethod
-    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
-        """Squared distance of all units' means over windows from a goal, differentiable by the images.
+    def distance(self, images: Tensor, goal: Sequence[Tensor], wanted: Sequence[int], window: int) -> Tensor:
+        """Squared distance of units' means over windows from a goal, differentiable by the images.
 
         Maps, means and differences stay inside.
 
         Args:
             images: (N, 3, H, W) in [0, 1], float32, for which :meth:`compares` is true.
-            goal: what :meth:`means` gives of all units.
+            goal: what :meth:`means` gives of these units.
+            wanted: places of units, as there.
             window: of the means.
 
         Returns:
@@ -326,16 +327,17 @@ class FusedMobileFaceNet(FusedUnits):
             return Means(_Fused.apply(images.contiguous(), self, tuple(wanted), window))  # type: ignore[no-untyped-call]
         return self.forward(images.contiguous(), wanted, window, keep=False)[0]
 
-    def compares(self, images: Tensor, window: int) -> bool:
-        """Whether :meth:`distance` is there, for all units: where their maps fall into windows of 2x2."""
-        return self.head is None and window == 2 and all(map(self.has_means, range(self.units), self._sizes(images)))
+    def compares(self, images: Tensor, wanted: Sequence[int], window: int) -> bool:
+        """Where all units' maps fall into windows of 2x2, and all of them are asked for."""
+        whole = self.head is None and window == 2 and list(wanted) == list(range(self.units))
+        return whole and all(map(self.has_means, range(self.units), self._sizes(images)))
 
     def has_means(self, place: int, size: tuple[int, int]) -> bool:
         """Whether a unit's own kernel makes means over windows of 2x2 of its output, a map of a size."""
         return size[0] % 2 == 0 and size[1] % 2 == 0 and (place == 0 or self.separable[place - 1].narrow)
 
-    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
-        """As in the base class; ``window`` is 2, for which alone :meth:`compares` is ever true."""
+    def distance(self, images: Tensor, goal: Sequence[Tensor], wanted: Sequence[int], window: int) -> Tensor:
+        """As in the base class, of all units over windows of 2x2, for which alone :meth:`compares` is ever true."""
         of = [(len(images), rows // 2 * (columns // 2) * channels) for rows, columns, channels in self.sizes(images)]
         if [(*one.shape, one.dtype) for one in goal] != [(*shape, images.dtype) for shape in of]:
             raise ValueError(f"a goal of shapes {[tuple(one.shape) for one in goal]} is not of these units and images")

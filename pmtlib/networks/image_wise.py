@@ -529,15 +529,15 @@ class ImageWise(FusedUnits):
         found.squares, found.whole = squares, made
         return found
 
-    def compares(self, images: Tensor, window: int) -> bool:
+    def compares(self, images: Tensor, wanted: Sequence[int], window: int) -> bool:
         """Always."""
         return True
 
-    def distance(self, images: Tensor, goal: Sequence[Tensor], window: int) -> Tensor:
+    def distance(self, images: Tensor, goal: Sequence[Tensor], wanted: Sequence[int], window: int) -> Tensor:
         """As in the base class."""
         prepared = self.prepared(images)
         whole = goal.whole if isinstance(goal, Means) and goal.whole is not None else torch.cat(list(goal), 1)
-        program = self.program(prepared, tuple(range(self.units)), window)
+        program = self.program(prepared, tuple(wanted), window)
         if whole.shape != (len(images), sum(program.parts)):
             raise ValueError(f"a goal of shape {tuple(whole.shape)} is not of these units and images")
         return _Distance.apply(prepared, self, program, whole, window)  # type: ignore[no-any-return, no-untyped-call]
@@ -724,6 +724,36 @@ def move_(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) 
         if factors[place]:
             own, down = (ctypes.c_void_p(one[place].data_ptr()) for one in (current, gradient))
             built.library.descend(own, down, ctypes.c_double(factors[place]), kernel, *sizes)
+
+    in_parallel(take, len(current))
+
+
+def adapt_(
+    current: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    factors: Sequence[float],
+    shares: Sequence[tuple[float, float]],
+    smoothing: Tensor,
+) -> None:
+    """Move images in place by Adam's rule, of their smoothed gradients, within [0, 1].
+
+    Args:
+        current: images (N, C, H, W), contiguous, as is what follows.
+        gradient: of the same shape; finite where the factor is not 0.
+        moments: of the same shape; moved in place too.
+        factors: of each image; those of 0 are left alone.
+        shares: what the two moments of each image are divided by, since they began at 0.
+        smoothing: an odd square kernel (1, k, k); beyond the border there are zeros.
+    """
+    built, kernel = _there(), ctypes.c_void_p(smoothing.data_ptr())
+    sizes = [ctypes.c_int64(size) for size in (smoothing.shape[-1] // 2, *current.shape[1:])]
+
+    def take(place: int) -> None:
+        if factors[place]:
+            own = [ctypes.c_void_p(one[place].data_ptr()) for one in (current, gradient, *moments)]
+            numbers = [ctypes.c_double(one) for one in (factors[place], *shares[place])]
+            built.library.adapt(*own, *numbers, kernel, *sizes)
 
     in_parallel(take, len(current))
 

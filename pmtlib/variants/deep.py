@@ -8,7 +8,7 @@ several networks, on
 .. math::
     f_i(x) = E_c^{(i)}(x), \\quad c = \\text{the last unit with a map of 7x7}
 
-without the layer aggregation of Algorithm 2. It hides a face from eyes, from filters and from networks that restore
+without the layer aggregation of Algorithm 2. It hides much of a face from filters and from networks that restore
 faces. It does not hide whose face it is from somebody who holds the shared model: what an upload matches there is
 translated to embeddings of other networks (:mod:`pmtlib.attacks.adaptive.translate`). And the service gives away its
 network up to that unit.
