@@ -11,7 +11,7 @@ import io
 import math
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -127,19 +127,28 @@ def write_atomic(path: Path, content: bytes) -> None:
         OSError: it cannot be written; what was there before is as it was.
     """
     make_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_SHOWN]}.", suffix=".part")
+    # Named before it is made: an interruption between the two would leave it behind.
+    temporary = path.parent / f".{path.name[:_SHOWN]}.{secrets.token_hex(4)}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(_make(temporary), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o600 if is_cached(path) else 0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.chmod(0o600 if is_cached(path) else 0o666 & ~umask)
+        temporary.replace(path)
+    except FileExistsError:
+        # Somebody else's of the same name.
         raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _make(path: Path) -> int:
+    """Make a file that nobody but the user may read, and give its descriptor."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
 
 
 def sweep(folder: Path, beginnings: Collection[str]) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pmtlib import faces, metrics, pipeline, report, zoo
+from pmtlib import faces, images, metrics, pipeline, report, zoo
 from pmtlib.errors import AssetError, ConfigError, NetworkError, PhotoError, ResultError
 from pmtlib.images import to_tensor
 from pmtlib.pipeline import CARD, Job, read_features, run
@@ -391,17 +390,17 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PLACES = ("mkstemp", "write", "fsync", "replace", "add", "torn", LINES, TABLE)
+PLACES = ("make", "write", "fsync", "replace", "add", "torn", LINES, TABLE)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
-@pytest.mark.parametrize(("place", "before"), [*((place, 1) for place in PLACES), ("mkstemp", 0), ("add", 0)])
+@pytest.mark.parametrize(("place", "before"), [*((place, 1) for place in PLACES), ("make", 0), ("add", 0)])
 def test_a_disk_that_takes_nothing_more_is_one_line_and_the_next_run_makes_the_same_files(
     three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pmt: Any, place: str, before: int, number: int
 ) -> None:
     """Wherever it shows, from the line of the report after ``before`` others on."""
     added: list[Row] = []
-    add, mkstemp, fsync, replace, fdopen = Report.add, tempfile.mkstemp, os.fsync, Path.replace, os.fdopen
+    add, make, fsync, replace, fdopen = Report.add, images._make, os.fsync, Path.replace, os.fdopen
     write = report.write_atomic
     command = ["protect", three / "in", "-o", tmp_path / "out", "-a", NETWORK, "--aligned", "--steps", 1,
                "--batch-size", 1, "--device", "cpu", "--quiet"]  # fmt: skip
@@ -434,8 +433,8 @@ def test_a_disk_that_takes_nothing_more_is_one_line_and_the_next_run_makes_the_s
     with monkeypatch.context() as broken:
         broken.setattr(Report, "add", counted)
         broken.setattr(report, "write_atomic", named)
-        if place == "mkstemp":
-            broken.setattr(tempfile, "mkstemp", failing(mkstemp))
+        if place == "make":
+            broken.setattr(images, "_make", failing(make))
         elif place == "fsync":
             broken.setattr(os, "fsync", failing(fsync))
         elif place == "replace":

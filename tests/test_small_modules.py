@@ -66,6 +66,30 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_an_interruption_just_when_a_file_is_made_leaves_none(tmp_path, monkeypatch):
+    make = images._make
+
+    def interrupted(path):
+        os.close(make(path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "_make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        images.write_atomic(tmp_path / "a.png", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_somebody_elses_with_the_same_unfinished_name_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(images.secrets, "token_hex", lambda count: "0" * 2 * count)
+    theirs = tmp_path / ".a.png.00000000.part"
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        images.write_atomic(tmp_path / "a.png", b"new")
+    assert theirs.read_bytes() == b"theirs"
+    images.sweep(tmp_path, ["a.png"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_batches_cover_everything_once():
     covered = [i for part in images.batches(10, 4) for i in range(10)[part]]
     assert covered == list(range(10))
