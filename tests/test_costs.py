@@ -233,8 +233,9 @@ def test_bfloat16_is_timed_in_the_same_rounds_and_held_against_float32(
     assert "bfloat16" not in entry["equality"]
     for way in ("literal", "batched", "truncated", "pmtlib"):
         by_round = sorted(slow / fast for slow, fast in zip(seconds[way], seconds["bfloat16"], strict=True))
-        assert mixed["ratios"][way]["low"] == pytest.approx(by_round[0], rel=0.02)
-        assert mixed["ratios"][way]["high"] == pytest.approx(by_round[-1], rel=0.02)
+        # Ratios are stored to three places, and small where a processor has no instructions for bfloat16.
+        assert mixed["ratios"][way]["low"] == pytest.approx(by_round[0], rel=0.02, abs=6e-4)
+        assert mixed["ratios"][way]["high"] == pytest.approx(by_round[-1], rel=0.02, abs=6e-4)
     assert mixed["loss"]["low"] <= mixed["loss"]["mean"] <= mixed["loss"]["high"]
     network, images = transform.pmtlib.load_network("mobilefacenet"), transform.pictures(2)
     made = {}
