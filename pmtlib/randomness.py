@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -44,8 +44,8 @@ def _exact() -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     switches = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     older = (_held(lambda: cudnn.allow_tf32), _held(torch.get_float32_matmul_precision))
-    newer = [part for part in (matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)) if part is not None]
-    newer = [part for part in newer if hasattr(part, "fp32_precision")]
+    parts = (matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
+    newer: list[Any] = [part for part in parts if hasattr(part, "fp32_precision")]
     held = [part.fp32_precision for part in newer]
 
     def put(allowed: bool | None, precision: str | None, each: Sequence[str]) -> None:

@@ -432,11 +432,11 @@ class Run:
         kernel = smoothing_kernel(config.kernel, config.kernel_length)
         self.kernel = None if kernel is None else kernel.to(device, images.dtype)[None]
         usual = {name for name in vars(Run) if getattr(type(self), name) is getattr(Run, name)}
-        by_norm, by_moments = ("_direction" in usual and config.rule in one for one in (("l1", "mean-abs"), ("adam",)))
+        by_norm = config.rule in ("l1", "mean-abs")
         # On a processor, all models an image at a time: so is the rest of a step then, where it can be.
         self.by_image = not self.kernels and all(isinstance(one, ImageWise) for one in self.fused)
-        moving = (by_norm and self.kernels) or ((by_norm or by_moments) and self.by_image)
-        self.moving = moving and self.kernel is not None
+        moving = (by_norm and self.kernels) or ((by_norm or config.rule == "adam") and self.by_image)
+        self.moving = moving and "_direction" in usual and self.kernel is not None
         # Rules to stop look at features, so these must be there.
         compared = [one is not None and one.compares(images, *self._wanted(one)) for one in self.fused]
         self.at_once = not config.may_stop and all(compared)

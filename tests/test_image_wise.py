@@ -340,7 +340,7 @@ def test_a_step_of_adam_is_that_of_torch(radius: int, size: tuple[int, int]) -> 
     current, factors = drawn(3, *size), [0.01, 0.0, 0.3]
     right, untouched = current.double().requires_grad_(True), current[1].clone()
     moments = (torch.zeros_like(current), torch.zeros_like(current))
-    adam = [torch.optim.Adam([right], lr=1.0, betas=(0.9, 0.999), eps=1e-12)][0]
+    adam = torch.optim.Adam([right], lr=1.0, betas=(0.9, 0.999), eps=1e-12)
     for step in range(3):
         gradient = torch.randn((3, 3, *size), generator=generator)
         smoothed = nn.functional.conv2d(

@@ -202,6 +202,12 @@ _BEFORE = {
 }
 _MORE = {RESTORED: "learners get more of it, so that this asks for more", FILTERS: "averages may get more of it"}
 
+_LIMITS = {
+    RESTORED: "Inversion with priors, which restores faces too, had no part in it: it takes a GPU, and met the "
+    "variants' own numbers of steps alone",
+    FILTERS: f"Averages are those of {_COPIES} uploads; more were not met",
+}
+
 
 def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     """What came of the test, in words.
@@ -213,16 +219,11 @@ def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     if not len(judged):
         return "*Not computed: no other number of steps was tested here.*"
     what, least, most_others, most_ssim = GOALS[goal]
-    limits = {
-        RESTORED: "Inversion with priors, which restores faces too, had no part in it: it met the variants' own "
-        "numbers of steps alone",
-        FILTERS: f"Averages are those of {_COPIES} uploads; more were not met",
-    }
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
         f"photographs; others at most {100 * most_others:.0f}%, and an SSIM of at most {100 * most_ssim:.0f}%, of what "
-        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {limits[goal]}. " + " ".join(_told(judged))
+        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {_LIMITS[goal]}. " + " ".join(_told(judged))
     )
 
 
