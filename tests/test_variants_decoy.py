@@ -208,7 +208,7 @@ def test_uploads_kept_for_experiments_are_made_again_when_the_variants_code_chan
     bench = SimpleNamespace(device=torch.device("cpu"))
 
     def kept(config: PMTConfig) -> Path:
-        return Bench._made_path(bench, photographs(1), ("mobilefacenet",), 5, config, ())  # type: ignore[arg-type]
+        return Bench._made_path(bench, photographs(1), ("mobilefacenet",), 5, config, (), "contiguous")  # type: ignore[arg-type]
 
     before = kept(PMTConfig()), kept(DecoyConfig())
     assert before[0] != before[1]

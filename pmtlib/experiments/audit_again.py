@@ -30,12 +30,14 @@ from pmtlib.experiments.audit import (
     label,
     means,
     not_yet,
+    some,
 )
 from pmtlib.experiments.audit_frontier import others_rate, seen, service_rate, share_of_others
 from pmtlib.experiments.audit_numbers import GOALS, reaches, share_of
 from pmtlib.experiments.common import TITLES, Outcome, balanced
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.images import quantise
+from pmtlib.shallow import fast_layout
 from pmtlib.transform import PMTConfig
 from pmtlib.variants import PLAIN
 
@@ -63,6 +65,13 @@ class OtherPeople(Audit):
         return rest.sample(min(self.settings.pairs, balanced(rest)), self.settings.again_seed)
 
 
+def _others(audit: Audit, seed: int) -> OtherPeople:
+    settings = audit.settings.model_copy(update={"again_seed": seed})
+    other = OtherPeople(settings, audit.device, recompute=audit.recompute)
+    other.command = audit.command
+    return other
+
+
 def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) -> Outcome:
     """Uploads of *deep* after a number of steps and of the transform as published, on pairs of other people.
 
@@ -81,9 +90,7 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
     seed = settings.again_seed + (not learning)
     if not steps or (learning and not settings.pair_people) or not {PLAIN, VARIANT} <= set(settings.variants):
         return Outcome(None, "not run: this profile tests no other number of steps")
-    drawn = settings.model_copy(update={"again_seed": seed})
-    other = OtherPeople(drawn, audit.device, recompute=audit.recompute)
-    other.command = audit.command
+    other = _others(audit, seed)
     filters = {name: chosen_filters(tuned[name], settings) for name in (PLAIN, VARIANT)}
     config = audit.config(VARIANT).model_copy(update={"steps": steps})
     identity = learning and VARIANT in settings.identity_variants
@@ -131,6 +138,53 @@ def tested(audit: Audit, dataset: str, tuned: Mapping[str, Outcome], goal: str) 
 
     file = f"{dataset}--other-people" + ("" if learning else "--without-learning")
     request = audit.request("audit", file, VERSION, parameters, (settings.authorised,))
+    return not_yet(other.obtain(request, other.source(dataset), compute))
+
+
+def averaged(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcome:
+    """Means of more uploads of *deep*, of the test without learning: as they are, and after every filter.
+
+    As many uploads of a photograph as ``copies_of_all`` says, beyond those of :func:`tested`, made with other seeds.
+    They meet its pairs of one person alone, since each costs an upload of every photograph; and they are made in the
+    layout that ``pmt protect`` takes on the device, which on processors costs a fifth.
+    """
+    settings = audit.settings
+    counts = [count for count in settings.copies_of_all if count > _COPIES]
+    if not counts or not settings.again_filter_steps or VARIANT not in settings.variants:
+        return Outcome(None, "not run: this profile averages no more uploads after another number of steps")
+    seed = settings.again_seed + 1
+    other, filters = _others(audit, seed), chosen_filters(tuned[VARIANT], settings)
+    config = audit.config(VARIANT).model_copy(update={"steps": settings.again_filter_steps})
+    layout = fast_layout(audit.device)
+    parameters = {
+        "again_seed": seed,
+        "authorised": settings.authorised,
+        "made": {VARIANT: [audit.cut(VARIANT), config.model_dump(mode="json")]},
+        "layout": layout,
+        "copies": counts,
+        "filters": [[one.name, one.strength] for one in filters],
+        "thresholds_of": threshold_set(dataset),
+        "strangers": False,
+    }
+
+    def compute() -> dict[str, Any]:
+        photographs = some(other.photographs(dataset), settings.pairs, strangers=False)
+        copies = []
+        for number in range(max(counts)):
+            one = config.model_copy(update={"seed": config.seed + number})
+            what = f"{dataset}, {VARIANT}, copy {number + 1} of {max(counts)}"
+            made = other.protect(
+                photographs.originals, settings.authorised, what, config=one, cut=audit.cut(VARIANT), layout=layout
+            )
+            copies.append(quantise(made.images))
+        attacked = {name: images for count in counts for name, images in means(copies, count, filters[1:]).items()}
+        return {
+            "same": photographs.same.astype(int).tolist(),
+            "thresholds": {network: far_thresholds(network, dataset) for network in settings.networks},
+            "attacks": {VARIANT: {name: seen(other, photographs, images) for name, images in attacked.items()}},
+        }
+
+    request = audit.request("audit", f"{dataset}--other-people--averages", VERSION, parameters, (settings.authorised,))
     return not_yet(other.obtain(request, other.source(dataset), compute))
 
 

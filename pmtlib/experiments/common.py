@@ -28,7 +28,7 @@ from pmtlib.images import batches, write_atomic
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.progress import progress_bar
 from pmtlib.reproduction import Recompute
-from pmtlib.shallow import ShallowModel
+from pmtlib.shallow import Layout, ShallowModel
 from pmtlib.transform import PMTConfig, protect
 
 Floats = NDArray[np.float64]
@@ -336,9 +336,9 @@ class Bench(Generic[_Settings]):
             raise AssetError(next(iter(self.skipped.values()), "the settings name no network"))
         return found
 
-    def shallow(self, name: str, cut: int | str | None = None) -> ShallowModel:
+    def shallow(self, name: str, cut: int | str | None = None, layout: Layout = "contiguous") -> ShallowModel:
         """The shallow model of a network at the section's cut, or another."""
-        return ShallowModel(self.network(name), self.settings.cut if cut is None else cut, name=name)
+        return ShallowModel(self.network(name), self.settings.cut if cut is None else cut, name=name, layout=layout)
 
     def embed(self, name: str, images: Tensor) -> Floats:
         """Embeddings (N, D) of images (N, 3, 112, 112)."""
@@ -366,6 +366,7 @@ class Bench(Generic[_Settings]):
         cut: int | str | None = None,
         keep: Sequence[int] = (),
         shown: bool = False,
+        layout: Layout = "contiguous",
     ) -> Made:
         """PMT of images (N, 3, 112, 112) for one or several authorised networks, with a progress bar.
 
@@ -380,14 +381,14 @@ class Bench(Generic[_Settings]):
         if shown:
             config = config.model_copy(update={"batch_size": min(config.batch_size, max(2, len(images)))})
         cut = self.settings.cut if cut is None else cut
-        path = self._made_path(images, names, cut, config, keep)
+        path = self._made_path(images, names, cut, config, keep, layout)
         if path in self._made:
             return self._made[path]
         # What this very run has made may be read back, also where everything is to be computed again.
         fresh = self.recompute and path not in self._written
         if self.settings.store and not fresh and (found := _read_made(path)) is not None:
             return found
-        models = [self.shallow(name, cut) for name in names]
+        models = [self.shallow(name, cut, layout) for name in names]
         with progress_bar(description, len(images) * config.steps) as advance:
             done = protect(images.to(self.device), models, config, progress=advance, keep=keep)
         made = Made(done.images.cpu(), done.error, done.cosine, done.kept.cpu())
@@ -400,13 +401,20 @@ class Bench(Generic[_Settings]):
         return made
 
     def _made_path(
-        self, images: Tensor, names: Sequence[str], cut: int | str, config: PMTConfig, keep: Sequence[int]
+        self,
+        images: Tensor,
+        names: Sequence[str],
+        cut: int | str,
+        config: PMTConfig,
+        keep: Sequence[int],
+        layout: Layout,
     ) -> Path:
         asked = {
             "networks": [(name, zoo.weights_checksum(name)) for name in names],
             "cut": cut,
             "pmt": config.model_dump(),
             "keep": list(keep),
+            "layout": layout,
             "on": [self.device.type, torch.__version__, variants.code_digest(config)],
         }
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + images.numpy().tobytes())
