@@ -1090,7 +1090,8 @@ def _cut(text: str) -> int | str:
 def _shard(text: str, environment: Mapping[str, str]) -> Shard:
     """A part of the photographs from ``I/N``, or from what Slurm or torchrun says of a process."""
     if text == "env":
-        for rank, count in (("SLURM_PROCID", "SLURM_NTASKS"), ("RANK", "WORLD_SIZE")):
+        # Torchrun first: Slurm may have started it, as one task.
+        for rank, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
             if environment.get(rank, "").isdecimal() and count in environment:
                 text = f"{int(environment[rank]) + 1}/{environment[count]}"
                 break

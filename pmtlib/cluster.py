@@ -24,7 +24,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,9 @@ import torch
 
 from pmtlib import devices, faces, intake, memory, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.images import write_atomic
 from pmtlib.pipeline import Job, Summary
-from pmtlib.report import Report, Row, compact
+from pmtlib.report import Report, Row, compact, everything
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +72,7 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         ConfigError: Ray is not installed, or see :func:`pmtlib.pipeline.check`.
         NetworkError, AssetError: an authorised network does not exist, or cannot be had.
         PhotoError: there is no photograph.
-        ResultError: another run uses the folder here, it cannot be written to, or the cluster failed.
+        ResultError: another run uses the folder here, it cannot be written to, there is no cluster, or it failed.
     """
     ray = _import_ray()
     pipeline.check(job)
@@ -79,9 +81,10 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     begun = time.monotonic()
     # A network or a cut that cannot be had should show here and at once, not in an actor somewhere.
     pipeline.Optimiser(job, torch.device("cpu"))
-    key = job.key()
-    entries, ignored = _entries(photos, out)
-    store = _Store(out)
+    key, store = job.key(), _Store(out)
+    reported = [] if is_address(out) else everything(Path(out))[0]
+    outputs = [output for row in (*reported, *store.rows()) for output in row.outputs]
+    entries, ignored = _entries(photos, out, outputs)
     if is_address(out):
         return _run(ray, job, key, entries, ignored, store, begun, show)
     with Report(Path(out)) as report:
@@ -104,61 +107,99 @@ def _run(
     show: bool,
     reported: Sequence[Row] = (),
 ) -> Summary:
-    earlier = compact([*reported, *store.rows()])
+    written = [*reported, *store.rows()]
+    earlier = compact(written)
     named = {row.source: row.target for row in earlier if row.status == "done" and row.target is not None}
     planned = intake.plan(entries, Path(store.out), named, set(named.values()))
+    if not is_address(store.out):
+        pipeline.sweep_results(Path(store.out), planned)
     summary = Summary(photographs=len(planned), ignored=ignored)
-    finished = {} if job.force else _finished(earlier, key)
+    finished = {} if job.force else _finished(earlier, _latest(written), key)
     _start(ray, show)
     try:
         done = _unchanged_of(ray, [photo for photo in planned if photo.source in finished], finished, store)
-        left = [photo for photo in planned if photo.source not in done]
+        left = [photo for photo in planned if photo.source not in done or not done[photo.source].all]
         if left:
             foreign = _foreign(left, earlier, store)
-            _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, store)
+            _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, done, store)
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ResultError(f"the cluster failed ({(lines or [type(error).__name__])[-1][:160]}); run again") from error
     sources = {photo.source: place for place, photo in enumerate(planned)}
-    rows = [row for row in compact([*reported, *store.rows()]) if row.source in sources and row.config == key]
+    written = [*reported, *store.rows()]
+    latest = _latest(written)
+    rows = [row for row in compact(written) if row.source in sources and row.config == key]
+    # Of a photograph that was another one before, not what that had.
+    rows = [row for row in rows if row.input_sha256 in (None, latest.get(row.source))]
+    missing = len(sources.keys() - {row.source for row in rows})
+    if missing:
+        reason = f"{missing} of {len(planned)} photographs have no line in {intake.shown(store.out)}/{MANIFEST}"
+        raise ResultError(f"{reason}; give an --out that all machines of the cluster share, and run again")
     summary.rows = sorted(rows, key=lambda row: (sources[row.source], row.face or 0))
-    summary.reused = sum(row.status == "done" and row.source in done for row in summary.rows)
+    summary.reused = sum(
+        row.status == "done" and row.source in done and row.face in done[row.source].faces for row in summary.rows
+    )
     summary.seconds = time.monotonic() - begun
     return summary
 
 
-def _finished(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
-    """Photographs all of whose faces are done in this configuration, by their source."""
+def _latest(rows: Sequence[Row]) -> dict[str, str]:
+    """The checksum of each photograph as it was last read, by its source; of rows, the oldest first."""
+    return {row.source: row.input_sha256 for row in rows if row.input_sha256 is not None}
+
+
+def _finished(rows: Sequence[Row], latest: Mapping[str, str], key: str) -> dict[str, list[Row]]:
+    """Faces that are done in this configuration, of photographs as they were last read, by the source of these."""
     by_source: dict[str, list[Row]] = {}
     for row in rows:
-        if row.status == "done" and row.config == key:
+        if row.status == "done" and row.config == key and row.input_sha256 == latest.get(row.source):
             by_source.setdefault(row.source, []).append(row)
-    return {source: found for source, found in by_source.items() if len(found) == found[0].faces}
+    return by_source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """What need not be done again of a photograph: faces whose results are as they were written.
+
+    Attributes:
+        input: checksum of the photograph that they are of.
+        faces: their numbers.
+        all: whether the photograph has no others.
+    """
+
+    input: str
+    faces: tuple[int, ...]
+    all: bool
 
 
 def _unchanged_of(
     ray: Any, photos: Sequence[intake.Photo], rows: Mapping[str, Sequence[Row]], store: _Store
-) -> set[str]:
-    """Those whose photograph and results are what they were, by their source: all of them are read."""
+) -> dict[str, _Done]:
+    """What is done of photographs that are what they were, by their source: they and the results are all read."""
     if not photos:
-        return set()
+        return {}
     items = [
         {
             "source": photo.source,
             "path": _location(photo),
             "input": rows[photo.source][0].input_sha256,
-            "outputs": json.dumps({name: digest for row in rows[photo.source] for name, digest in row.outputs.items()}),
+            "outputs": json.dumps({row.face or 1: row.outputs for row in rows[photo.source]}),
         }
         for photo in photos
     ]
     checked = ray.data.from_items(items).map_batches(
         _unchanged, fn_kwargs={"store": store}, batch_size=32, num_cpus=0.5, batch_format="numpy"
     )
-    return {str(row["source"]) for row in checked.take_all()}
+    found = {}
+    for row in checked.take_all():
+        source, numbers = str(row["source"]), tuple(json.loads(str(row["faces"])))
+        first = rows[source][0]
+        found[source] = _Done(first.input_sha256 or "", numbers, len(numbers) == first.faces)
+    return found
 
 
 def _unchanged(batch: Mapping[str, Any], store: _Store) -> dict[str, list[str]]:
-    kept = []
+    kept: dict[str, list[str]] = {"source": [], "faces": []}
     for source, path, digest, outputs in zip(
         *(batch[name] for name in ("source", "path", "input", "outputs")), strict=True
     ):
@@ -166,9 +207,14 @@ def _unchanged(batch: Mapping[str, Any], store: _Store) -> dict[str, list[str]]:
             same = _sha256(_read(str(path))) == str(digest)
         except Exception:
             same = False  # whatever is wrong with it now is told when it is its turn
-        if same and all(_sha256(store.read(name)) == wanted for name, wanted in json.loads(str(outputs)).items()):
-            kept.append(str(source))
-    return {"source": kept}
+        if same:
+            faces_of = json.loads(str(outputs)).items()
+            intact = [
+                int(face) for face, names in faces_of if all(_sha256(store.read(n)) == d for n, d in names.items())
+            ]
+            kept["source"].append(str(source))
+            kept["faces"].append(json.dumps(intact))
+    return kept
 
 
 def _foreign(photos: Sequence[intake.Photo], earlier: Sequence[Row], store: _Store) -> dict[str, list[str]]:
@@ -211,10 +257,16 @@ def _start(ray: Any, show: bool) -> None:
             memory.LARGE_PAGES: os.environ.get(memory.LARGE_PAGES, "1"),
         }
         ended = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
-            include_dashboard=False, _metrics_export_port=None,
-        )  # fmt: skip
+        try:
+            ray.init(
+                runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
+                include_dashboard=False, _metrics_export_port=None,
+            )  # fmt: skip
+        except ConnectionError as error:
+            where = intake.shown(os.environ.get("RAY_ADDRESS", ""))
+            raise ResultError(
+                f"there is no cluster at {where}; start one, or name it in RAY_ADDRESS, or unset that"
+            ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler would end the command without a word of what is kept, and with another code.
             signal.signal(signal.SIGTERM, ended)
@@ -227,9 +279,18 @@ def _start(ray: Any, show: bool) -> None:
 
 
 def _compute(
-    ray: Any, job: Job, key: str, photos: Sequence[intake.Photo], foreign: Mapping[str, Sequence[str]], store: _Store
+    ray: Any,
+    job: Job,
+    key: str,
+    photos: Sequence[intake.Photo],
+    foreign: Mapping[str, Sequence[str]],
+    done: Mapping[str, _Done],
+    store: _Store,
 ) -> None:
-    """Protect photographs; files named in ``foreign``, by their photographs' sources, are not overwritten."""
+    """Protect photographs, but for faces that are done.
+
+    Files named in ``foreign``, by their photographs' sources, are not overwritten.
+    """
     resources = ray.cluster_resources()
     gpus = 0 if job.device == "cpu" else int(resources.get("GPU", 0))
     processors = max(int(resources.get("CPU", 1)), 1)
@@ -238,7 +299,8 @@ def _compute(
     batch = job.config.batch_size
     size = max(min(job.at_once, len(photos) // workers // batch * batch), batch)
     # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
-    finders = processors if gpus else max(processors // 8, 1)
+    # A processor for each GPU, and one for the tasks that write, stay free of it.
+    finders = max(processors - gpus - 1, processors // 2, 1) if gpus else max(processors // 8, 1)
     # Whole processors for what computes, and something left for the tasks that write.
     share = 1.0 if processors > 1 else 0.4
     blocks = max(-(-len(photos) // (size * _BATCHES_A_BLOCK)), min(workers, -(-len(photos) // size)))
@@ -247,6 +309,8 @@ def _compute(
             **{name: getattr(photo, name) for name in ("name", "source", "target", "fault")},
             "path": _location(photo),
             "foreign": json.dumps(list(foreign[photo.source])),
+            "input": done[photo.source].input if photo.source in done else "",
+            "faces": json.dumps(list(done[photo.source].faces) if photo.source in done else []),
         }
         for photo in photos
     ]
@@ -256,7 +320,8 @@ def _compute(
     )  # fmt: skip
     made = found.map_batches(
         _Optimise, fn_constructor_args=(job, key, store), batch_size=size, concurrency=workers, batch_format="numpy",
-        **({"num_gpus": 1} if gpus else {"num_cpus": share}),
+        # Said, since Ray would have each wait for a processor that those which find faces hold to the end.
+        **({"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": share}),
     )  # fmt: skip
     made.write_parquet(store.manifest, filesystem=store.arrow(), ray_remote_args={"num_cpus": 0.1})
 
@@ -273,11 +338,13 @@ class _Find:
         for place in range(len(batch["path"])):
             values = {name: str(batch[name][place]) for name in ("name", "source", "target", "fault")}
             photo = intake.Photo(path=Path(), **values)
-            found = self._rows(photo, str(batch["path"][place]))
+            done = dict.fromkeys(json.loads(str(batch["faces"][place])), str(batch["input"][place]))
+            found = self._rows(photo, str(batch["path"][place]), done)
             rows += [{**row, "foreign": str(batch["foreign"][place])} for row in found]
         return {name: [row[name] for row in rows] for name in ("row", "crop", "target", "foreign")}
 
-    def _rows(self, photo: intake.Photo, location: str) -> list[dict[str, Any]]:
+    def _rows(self, photo: intake.Photo, location: str, done: Mapping[int, str]) -> list[dict[str, Any]]:
+        """Of faces that are not ``done``; these are numbers, with the checksum of the photograph that they are of."""
         digest = None
         try:
             if photo.fault:
@@ -290,7 +357,7 @@ class _Find:
             row = pipeline.row_of(self.job, self.key, photo, "failed", reason=reason, input_sha256=digest)
             return [{"row": row.model_dump_json(), "crop": b"", "target": photo.target}]
         rows = []
-        for face in found:
+        for face in (face for face in found if done.get(face.number) != digest):
             about = {**face.about, "input_sha256": digest}
             row = pipeline.row_of(self.job, self.key, photo, "failed", reason=face.reason or None, **about)
             crop = b"" if face.crop is None else face.crop.tobytes()
@@ -344,6 +411,8 @@ class _Optimise:
                 pipeline.write_cards(made.cards, self.store.read, self.store.write)
             for name, content in zip(names, made.contents, strict=True):
                 self.store.write(name, content)
+        except PhotoError as error:
+            return row.model_copy(update={"reason": str(error)})
         except OSError as error:
             remedy = (
                 "rename the photograph" if error.errno in pipeline.OF_A_NAME else "make room, or give another --out"
@@ -365,9 +434,10 @@ class _Store:
         return str(PurePosixPath(self._fs()[1]) / MANIFEST)
 
     def _fs(self) -> tuple[Any, str]:
-        import fsspec
-
-        return fsspec.core.url_to_fs(self.out if is_address(self.out) else os.path.realpath(self.out))  # type: ignore[no-any-return]
+        system, root = _system(self.out if is_address(self.out) else os.path.realpath(self.out))
+        # What stands there is written by other processes, of which one that remembers listings knows nothing.
+        system.invalidate_cache()
+        return system, root
 
     def arrow(self) -> Any:
         """The file system for pyarrow."""
@@ -378,6 +448,9 @@ class _Store:
     def write(self, name: str, content: bytes) -> None:
         """Write a file below the folder, whole or not at all."""
         system, root = self._fs()
+        if _is_here(system):
+            write_atomic(Path(root) / name, content)
+            return
         path = str(PurePosixPath(root) / name)
         system.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         with system.transaction, system.open(path, "wb") as file:
@@ -399,23 +472,33 @@ class _Store:
         return [str(PurePosixPath(name).relative_to(PurePosixPath(root))) for name in found]
 
     def rows(self) -> Iterator[Row]:
-        """What stands in the manifest, oldest file first; none where there is none."""
+        """What stands in the manifest, oldest file first; none where there is none.
+
+        A file that was torn, by a kill or a full disk, is passed over with a warning.
+
+        Raises:
+            ConfigError: see :func:`_system`.
+            ResultError: the folder cannot be looked into.
+        """
         import pyarrow.parquet as pq
 
         system, root = self._fs()
         folder = str(PurePosixPath(root) / MANIFEST)
-        if not system.exists(folder):
-            return
-        listed = [entry for entry in system.ls(folder, detail=True) if entry["name"].endswith(".parquet")]
+        try:
+            entries = system.ls(folder, detail=True) if system.exists(folder) else []
+        except Exception as error:
+            # Whatever a store behind an address says, such as that it knows no password.
+            reason = f"{intake.shown(self.out)} cannot be listed ({_why(error)})"
+            raise ResultError(f"{reason}; check the address and the credentials, or give another --out") from error
+        listed = [entry for entry in entries if entry["name"].endswith(".parquet")]
         for entry in sorted(listed, key=lambda one: (_age(one), one["name"])):
             with system.open(entry["name"], "rb") as file:
                 try:
                     table = pq.read_table(io.BytesIO(file.read()), columns=["row"])
                 except (OSError, ValueError) as error:
-                    raise ResultError(
-                        f"{intake.shown(entry['name'])} cannot be read ({str(error).splitlines()[0][:80]}); "
-                        "remove it, and its faces are done again"
-                    ) from error
+                    reason = f"{intake.shown(entry['name'])} cannot be read ({str(error).splitlines()[0][:80]})"
+                    warnings.warn(f"{reason}; its faces are done again. Remedy: remove it", stacklevel=2)
+                    continue
             yield from (Row.model_validate_json(text) for text in table.column("row").to_pylist())
 
 
@@ -469,35 +552,79 @@ def manifest_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def _entries(photos: Sequence[str], out: str) -> tuple[list[intake.Entry], int]:
-    """The photographs behind paths and addresses, and how many other files there were."""
+def _system(address: str) -> tuple[Any, str]:
+    """The file system behind an address or an absolute path, and the place there.
+
+    Raises:
+        ConfigError: there is no such kind of address, or it needs a package that is not here.
+    """
     import fsspec
 
-    target, results = fsspec.core.url_to_fs(out if is_address(out) else os.path.realpath(out))
-    here = Path(results) if type(target) is type(fsspec.filesystem("file")) else None
+    try:
+        return fsspec.core.url_to_fs(address)  # type: ignore[no-any-return]
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(f"{intake.shown(address)} needs a package that is not installed: {reason}") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(f"{intake.shown(address)} is no address of a known kind ({reason}); check it") from error
+
+
+def _is_here(system: Any) -> bool:
+    """Whether a file system is that of this machine."""
+    import fsspec
+
+    return type(system) is type(fsspec.filesystem("file"))
+
+
+def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple[list[intake.Entry], int]:
+    """The photographs behind paths and addresses, and how many other files there were.
+
+    Earlier ``outputs``, paths below the results' folder, are no photographs, nor is anything else in that folder unless
+    it is one above the photographs.
+    """
+    target, results = _system(out if is_address(out) else os.path.realpath(out))
+    here = Path(results) if _is_here(target) else None
     paths = [Path(photo) for photo in photos if not is_address(photo)]
-    found = intake.collect(paths, here) if paths else intake.Found()
+    addresses = [photo for photo in photos if is_address(photo)]
+    found = intake.Found()
+
+    if paths:
+        found = intake.collect(paths, here, outputs)
     entries, ignored = list(found.entries), found.ignored
-    for address in (photo for photo in photos if is_address(photo)):
-        system, root = fsspec.core.url_to_fs(address)
-        # What an earlier run wrote is no photograph to be protected.
+    seen: set[str] = set()
+    for address in addresses:
+        system, root = _system(address)
+        folder = PurePosixPath(root)
         output = PurePosixPath(results) if type(system) is type(target) else None
-        if output == PurePosixPath(root):
+        if output == folder:
             raise PhotoError(f"{intake.shown(address)} is both input and --out; give another folder for the results")
+        written = {output / name for name in outputs} if output is not None else set()
         try:
             names = [root] if system.isfile(root) else sorted(system.find(root))
-        except OSError as error:
-            raise PhotoError(f"{intake.shown(address)} cannot be listed ({error}); check the address") from error
-        above = PurePosixPath(root).parent if names == [root] else PurePosixPath(root)
+            there = bool(names) or system.exists(root)
+        except Exception as error:
+            # Whatever a store says, such as that it knows no password.
+            reason = f"{intake.shown(address)} cannot be listed ({_why(error)})"
+            raise PhotoError(f"{reason}; check the address and the credentials") from error
+        if not there:
+            fault = "does not exist. Remedy: check the spelling of the address"
+            entries.append(intake.Entry(Path(root), folder.parent.name, PurePosixPath(folder.name), fault, uri=address))
+        alone = names == [root]
         for path in map(PurePosixPath, names):
-            relative = path.relative_to(above)
-            if output in path.parents or any(part.startswith(".") for part in relative.parts):
+            relative = path.relative_to(folder.parent if alone else folder)
+            uri = str(system.unstrip_protocol(str(path)))
+            inside = output in path.parents and output not in folder.parents
+            if inside or path in written or uri in seen or any(part.startswith(".") for part in relative.parts):
                 continue
-            if path.suffix.lower() in intake.PICTURES:
-                uri = str(system.unstrip_protocol(str(path)))
-                entries.append(intake.Entry(Path(path), PurePosixPath(root).name, relative, uri=uri))
+            if alone or path.suffix.lower() in intake.PICTURES:
+                seen.add(uri)
+                entries.append(intake.Entry(Path(path), folder.name, relative, uri=uri))
             else:
                 ignored += 1
+    if entries and all(entry.uri and entry.fault for entry in entries):
+        where = ", ".join(map(intake.shown, photos))
+        raise PhotoError(f"no such file or folder: {where}; check the spelling")
     if not entries:
         where = ", ".join(map(intake.shown, photos))
         raise PhotoError(f"no photograph in {where}; name photographs (JPEG, PNG, WebP, ...) or their folder")

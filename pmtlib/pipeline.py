@@ -467,18 +467,33 @@ def in_the_way(name: str) -> str:
     return f"{intake.shown(name)} is there already and is not this photograph's result; move it away"
 
 
+def sweep_results(out: Path, photos: Iterable[intake.Photo]) -> None:
+    """Delete what a run that was killed while it wrote photographs' results left beside them; nobody may be writing."""
+    by_folder = defaultdict(list, {out: [LINES, TABLE, CARD]})
+    for photo in photos:
+        path = out / photo.target
+        by_folder[path.parent] += [f"{path.name}.", f"{path.name}-face"]
+    for folder, beginnings in by_folder.items():
+        sweep(folder, beginnings)
+
+
 def write_cards(
     cards: Sequence[dict[str, Any]], read: Callable[[str], bytes | None], write: Callable[[str, bytes], None]
 ) -> None:
-    """Keep one description of every network beside the features; those of earlier runs stay."""
+    """Keep one description of every network beside the features; those of earlier runs stay.
+
+    Raises:
+        PhotoError: a file of that name is there, and is no such description.
+    """
+    content = read(CARD)
     try:
-        kept = dict(json.loads(read(CARD) or b"")["networks"])
-    except (ValueError, KeyError, TypeError):
-        kept = {}
+        kept = {} if content is None else dict(json.loads(content)["networks"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PhotoError(f"{CARD} is there already and describes no networks; move it away") from error
     merged = {**kept, **{card["network"]: card for card in cards}}
     if merged != kept:
-        content = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
-        write(CARD, content.encode() + b"\n")
+        text = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
+        write(CARD, text.encode() + b"\n")
 
 
 def row_of(job: Job, key: str, photo: intake.Photo, status: Literal["done", "failed"], **about: Any) -> Row:
@@ -544,6 +559,7 @@ class _Work:
         self._finding = threading.Lock()
         self._queue: list[_Queued] = []
         self._written: set[str] = set()
+        self._taken: set[tuple[str, int]] = set()
         self._owed = 0.0
         self._finished: dict[tuple[str, str], list[Row]] = defaultdict(list)
         self._owners: dict[str, Row] = {}
@@ -567,24 +583,13 @@ class _Work:
             part, parts = job.shard
             self.photos = self.photos[part - 1 :: parts]
         else:
-            self._sweep()
+            # Not beside other shards, which may be writing.
+            sweep_results(job.out, self.photos)
         self.order = {photo.source: i for i, photo in enumerate(self.photos)}
         self.summary = Summary(photographs=len(self.photos), ignored=found.ignored)
         self.total = len(self.photos) * max(job.config.steps, 1)
         count = len(self.photos)
         self.title = f"protecting {count} photograph{'' if count == 1 else 's'}"
-
-    def _sweep(self) -> None:
-        """Delete what a run that was killed while it wrote these photographs' results left beside them.
-
-        Not beside other shards, which may be writing.
-        """
-        by_folder = defaultdict(list, {self.job.out: [LINES, TABLE, CARD]})
-        for photo in self.photos:
-            path = self.job.out / photo.target
-            by_folder[path.parent] += [f"{path.name}.", f"{path.name}-face"]
-        for folder, beginnings in by_folder.items():
-            sweep(folder, beginnings)
 
     def _remember(self, row: Row) -> None:
         if row.status == "done":
@@ -666,12 +671,10 @@ class _Work:
         return count if done else 0
 
     def _reuse_all(self, photo: intake.Photo, digest: str) -> bool:
-        """Take over every face of a photograph; False, and nothing is taken, unless all are done."""
+        """Take over every face of a photograph; False unless all are done and nothing is in the way of one."""
         count = self._all_done(photo, digest)
-        if not count:
+        if not count or not all(self._reuse(photo, digest, number) for number in range(1, count + 1)):
             return False
-        for number in range(1, count + 1):
-            self._reuse(photo, digest, number)
         self._tick(max(self.job.config.steps, 1))
         return True
 
@@ -685,7 +688,9 @@ class _Work:
         return all(checksum(self.job.out / output) == digest for output, digest in row.outputs.items())
 
     def _reuse(self, photo: intake.Photo, digest: str, number: int) -> bool:
-        """Take over a face that is done; the result of an equal photograph of another name is copied."""
+        """Take over a face that is done, once; the result of an equal photograph of another name is copied."""
+        if (photo.source, number) in self._taken:
+            return True
         row = None if self.job.force else self._found(photo, digest, number)
         if row is None:
             return False
@@ -704,10 +709,12 @@ class _Work:
         }
         self._written.update(outputs)
         current = row.model_copy(update=moved)
-        if current == row:
+        # Of several rows of one result the last counts, which may be of another configuration that this has replaced.
+        if current == row and all(self._owners[output] is row for output in outputs):
             self.summary.rows.append(row)
         else:
             self._record(current)
+        self._taken.add((photo.source, number))
         self.summary.reused += 1
         return True
 
@@ -737,14 +744,14 @@ class _Work:
             self._record(self._row(photo, "failed", reason=made.reason, **about))
             return
         contents = dict(zip(self._names(photo, queued.face.number), made.contents, strict=True))
-        if made.cards:
-            write_cards(made.cards, lambda name: _read(self.job.out / name), self._write)
         blocked = self._in_the_way(photo, queued.sha256, contents)
         if blocked:
             self._record(self._row(photo, "failed", reason=blocked, **about))
             return
         owners = [self._owners[name] for name in contents if name in self._owners]
         try:
+            if made.cards:
+                write_cards(made.cards, lambda name: _read(self.job.out / name), self._write)
             for name, content in contents.items():
                 self._write(name, content)
         except PhotoError as error:

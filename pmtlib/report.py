@@ -9,6 +9,7 @@ their reports into one.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -32,6 +33,7 @@ if sys.platform != "win32":
 LINES = "report.jsonl"
 TABLE = "report.txt"
 LOCK = ".pmt.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 Shard = tuple[int, int]
 """Which part of the photographs, from 1, and of how many parts."""
@@ -230,10 +232,17 @@ class Report:
             self._release()
 
     def _take(self, name: str, *, shared: bool) -> None:
-        lock = (self.folder / name).open("ab")
+        # For reading too: where a network's file system makes other locks of these, a shared one asks for that.
+        lock = (self.folder / name).open("a+b")
         self._locks.append(lock)
         if sys.platform != "win32":
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                reason = f"{shown(self.folder)} is on a file system without locks ({error.strerror})"
+                raise ResultError(f"{reason}; give an --out on another") from error
 
     def _release(self) -> None:
         for lock in self._locks:

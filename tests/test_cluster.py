@@ -6,8 +6,10 @@ All that starts Ray is in this file, for one worker: two clusters beside each ot
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
+import io
 import json
 import os
 import signal
@@ -17,7 +19,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -205,10 +208,12 @@ def test_a_bucket_gives_the_images_of_a_folder(folder: Path) -> None:
         command = [sys.executable, "-m", "pmtlib", "protect", "s3://bucket/in", "-o", "s3://bucket/out", "-a", NETWORK,
                    "--engine", "ray", "--steps", str(CONFIG.steps), "--batch-size", str(CONFIG.batch_size),
                    "--device", "cpu"]  # fmt: skip
-        for reused in ("", " (8 by an earlier run)"):
+        later = photographs.portrait(folder / "later.png", brightness=0.4)
+        for said in "8 faces done, 2 failed", "9 faces done (8 by an earlier run), 2 failed":
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 1, done.stderr
-            assert f"8 faces done{reused}, 2 failed" in done.stdout + done.stderr
+            assert said in done.stdout + done.stderr
+            files.put(str(later), "bucket/in/later.png")
         whole = folder / "whole-bucket"
         pipeline.run(job(folder, "whole-bucket"), show=False)
         made = {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob("*.png")}
@@ -216,7 +221,7 @@ def test_a_bucket_gives_the_images_of_a_folder(folder: Path) -> None:
         assert made == {
             name.removeprefix("bucket/out/"): files.cat(name)
             for name in files.find("bucket/out")
-            if name.endswith(".png")
+            if name.endswith(".png") and name != "bucket/out/later.png"
         }
     finally:
         server.stop()
@@ -258,7 +263,7 @@ def test_a_photograph_that_fails_is_told_in_the_words_of_one_machine_and_without
             patched.setattr(pipeline.Finder, "__call__", lambda *_: _raise(RuntimeError(text)))
             said[name] = "[ONNXRuntimeError] load model from model.onnx failed, see 'log.txt'"
         photo = intake.Photo(path, name, "source", "target")
-        found = cluster._Find(job(folder, "none"), "key")._rows(photo, str(path))
+        found = cluster._Find(job(folder, "none"), "key")._rows(photo, str(path), {})
     if name not in said:
         if name == "large.png":
             monkeypatch.setattr(faces, "MAX_BYTES", 39)
@@ -332,7 +337,7 @@ def test_the_manifest_has_one_form_whatever_its_lines_hold(folder: Path) -> None
 
 
 def test_what_is_wrong_is_said_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PhotoError, match="no photograph in"):
+    with pytest.raises(PhotoError, match="no such file or folder"):
         cluster.run(job(folder, "none"), [(folder / "nowhere").as_uri()], str(folder / "none"), show=False)
     with pytest.raises(PhotoError, match="is both input and --out"):
         cluster.run(job(folder, "none"), [(folder / "in").as_uri()], (folder / "in").as_uri(), show=False)
@@ -340,11 +345,10 @@ def test_what_is_wrong_is_said_before_anything_starts(folder: Path, monkeypatch:
         cluster.run(job(folder, "none", cut=99), [str(folder / "in")], str(folder / "none"), show=False)
     with pytest.raises(ConfigError, match="no authorised network"):
         cluster.run(job(folder, "none", authorised=[]), [str(folder / "in")], str(folder / "none"), show=False)
-    spoilt = folder / "spoilt" / cluster.MANIFEST
-    spoilt.mkdir(parents=True)
-    (spoilt / "a.parquet").write_bytes(b"torn")
-    with pytest.raises(ResultError, match=r"a\.parquet cannot be read .* remove it"):
-        cluster.run(job(folder, "spoilt"), [str(folder / "in")], str(folder / "spoilt"), show=False)
+    with pytest.raises(ConfigError, match=r"nonesuch://in is no address of a known kind .*; check it"):
+        cluster.run(job(folder, "none"), ["nonesuch://in"], str(folder / "none"), show=False)
+    with pytest.raises(ConfigError, match=r"gs://in needs a package that is not installed"):
+        cluster.run(job(folder, "none"), ["gs://in"], str(folder / "none"), show=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]'"):
         cluster.run(job(folder, "none"), [str(folder / "in")], str(folder / "none"), show=False)
@@ -378,9 +382,131 @@ def test_what_a_run_wrote_into_the_folder_of_photographs_is_no_photograph(folder
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     for given in (tmp_path / "in").as_uri(), str(tmp_path / "in"):
         for out in (tmp_path / "in" / "done").as_uri(), str(tmp_path / "in" / "done"):
-            entries, ignored = cluster._entries([given], out)
+            entries, ignored = cluster._entries([given], out, ())
             assert [str(entry.relative) for entry in entries] == ["a.png"]
             assert ignored == 1
+
+
+def test_results_above_the_photographs_hide_none_and_are_none(folder: Path, tmp_path: Path) -> None:
+    photographs.portrait(tmp_path / "top" / "in" / "a.png")
+    photographs.portrait(tmp_path / "top" / "in" / "b.png")
+    for given in (tmp_path / "top" / "in").as_uri(), str(tmp_path / "top" / "in"):
+        for out in (tmp_path / "top").as_uri(), str(tmp_path / "top"):
+            entries, _ = cluster._entries([given], out, ["in/b.png", "a.png"])
+            assert [str(entry.relative) for entry in entries] == ["a.png"]
+
+
+def test_an_address_is_taken_as_a_path_is(folder: Path, tmp_path: Path) -> None:
+    """Each photograph once; a file that is named whatever it is called; what is not there has a line of its own."""
+    photographs.portrait(tmp_path / "in" / "sub" / "a.png")
+    (tmp_path / "in" / "photograph").write_bytes((tmp_path / "in" / "sub" / "a.png").read_bytes())
+    names = ["in", "in/sub", "in/photograph", "in/gone.png"]
+    entries, ignored = cluster._entries([(tmp_path / name).as_uri() for name in names], str(tmp_path / "out"), ())
+    assert [(str(entry.relative), entry.fault[:14]) for entry in entries] == [
+        ("sub/a.png", ""), ("photograph", ""), ("gone.png", "does not exist")
+    ]  # fmt: skip
+    assert ignored == 1
+    planned = intake.plan(entries, tmp_path / "out", {}, ())
+    found = cluster._Find(job(folder, "none"), "key")._rows(planned[2], cluster._location(planned[2]), {})
+    (row,) = (Row.model_validate_json(one["row"]) for one in found)
+    assert row.reason == "does not exist. Remedy: check the spelling of the address"
+
+
+def test_faces_that_are_done_are_left_out_unless_the_photograph_is_another(folder: Path) -> None:
+    path = folder / "in" / "sub" / "two.png"
+    photo, find = intake.Photo(path, "two.png", "source", "two"), cluster._Find(job(folder, "none"), "key")
+    digest = cluster._sha256(path.read_bytes())
+    assert digest is not None
+    for done, left in (({}, [1, 2]), ({1: digest}, [2]), ({1: "another"}, [1, 2]), ({1: digest, 2: digest}, [])):
+        rows = [Row.model_validate_json(one["row"]) for one in find._rows(photo, str(path), done)]
+        assert [row.face for row in rows] == left
+
+
+def _done(face: int, digest: str, *, config: str = "key", faces: int = 2) -> Row:
+    name = "a.png" if face == 1 else f"a-face{face}.png"
+    return Row(
+        input="a.png", source="a", face=face, faces=faces, status="done", mode="image", outputs={name: "0"},
+        config=config, input_sha256=digest,
+    )  # fmt: skip
+
+
+def test_what_a_photograph_had_before_it_changed_is_neither_done_nor_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = [_done(1, "old"), _done(2, "old")], [_done(1, "new", faces=1)]
+    unread = before[0].model_copy(update={"status": "failed", "face": None, "input_sha256": None})
+    assert cluster._latest([*before, *after, unread]) == {"a": "new"}
+    finished = cluster._finished([*before, *after], {"a": "new"}, "key")
+    assert finished == {"a": after}
+    assert cluster._finished(before, {"a": "old"}, "other") == {}
+    # A cluster is not needed to see what is told.
+    engine = SimpleNamespace(exceptions=SimpleNamespace(RayError=ZeroDivisionError))
+    store, written = cluster._Store(str(folder / "told")), [*before]
+    monkeypatch.setattr(cluster._Store, "rows", lambda _: iter(written))
+    monkeypatch.setattr(cluster, "_start", lambda *_: None)
+    monkeypatch.setattr(cluster, "_unchanged_of", lambda *_: {})
+    monkeypatch.setattr(cluster, "_compute", lambda *_: written.extend(after))
+    entry = intake.Entry(Path("/in/a.png"), "in", PurePosixPath("a.png"), uri="a")
+    monkeypatch.setattr(cluster.intake, "source_of", lambda place: str(place))
+    summary = cluster._run(engine, job(folder, "told"), "key", [entry], 0, store, 0.0, False)
+    assert summary.rows == after
+    # A folder that machines do not share holds the lines of this one alone.
+    other = dataclasses.replace(entry, path=Path("/in/b.png"), relative=PurePosixPath("b.png"), uri="b")
+    with pytest.raises(ResultError, match=r"1 of 2 photographs have no line in .*/manifest; give an --out"):
+        cluster._run(engine, job(folder, "told"), "key", [entry, other], 0, store, 0.0, False)
+
+
+def test_a_torn_file_of_the_manifest_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / cluster.MANIFEST
+    manifest.mkdir()
+    row = read(folder / "whole" / LINES)[0][0]
+    pq.write_table(cluster.manifest_table([row]), manifest / "b.parquet")
+    (manifest / "a.parquet").write_bytes((manifest / "b.parquet").read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"a\.parquet cannot be read .*; its faces are done again. Remedy: remove it"):
+        assert list(cluster._Store(str(tmp_path)).rows()) == [row]
+
+
+def test_a_result_is_written_whole_or_what_was_there_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for out in str(folder / "whole-writes"), (folder / "whole-writes").as_uri():
+        store = cluster._Store(out)
+        store.write("sub/a.png", b"before")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", lambda _: _raise(OSError(errno.ENOSPC, "No space left on device")))
+            with pytest.raises(OSError, match="No space left"):
+                store.write("sub/a.png", b"a result that is longer")
+        assert (store.read("sub/a.png"), store.names()) == (b"before", ["sub/a.png"])
+
+
+def test_what_other_processes_write_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a file system that remembers its listings, as that of S3 does."""
+    import fsspec
+
+    files, known = fsspec.filesystem("memory"), {}
+    listed = type(files).ls
+
+    def remembered(self: Any, path: str, detail: bool = True, **options: Any) -> Any:
+        if (path, detail) not in known:
+            known[path, detail] = listed(self, path, detail=detail, **options)
+        return known[path, detail]
+
+    monkeypatch.setattr(type(files), "ls", remembered)
+    monkeypatch.setattr(type(files), "invalidate_cache", lambda *_: known.clear())
+    row, other = read(folder / "whole" / LINES)[0][:2]
+    store = cluster._Store("memory://remembered")
+    for name, line in (("a", row), ("b", other)):
+        content = io.BytesIO()
+        pq.write_table(cluster.manifest_table([line]), content)
+        files.pipe(f"/remembered/{cluster.MANIFEST}/{name}.parquet", content.getvalue())
+        assert line in list(store.rows())
+    assert len(store.names()) == 2
+
+
+def test_where_no_cluster_is_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda **_: _raise(ConnectionError("Ray Client\nsays much")))
+    with pytest.raises(ResultError, match=r"there is no cluster at 127\.0\.0\.1:1; start one") as caught:
+        cluster._start(ray, False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture

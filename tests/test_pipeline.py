@@ -258,6 +258,20 @@ def test_an_equal_photograph_of_another_name_is_copied(tmp_path: Path, optimised
     assert len(set(found.values())) == 1
 
 
+def test_a_copy_whose_place_is_taken_is_told(tmp_path: Path) -> None:
+    """Of two faces one has nothing in its way, and is not counted twice."""
+    photographs.pair(tmp_path / "in" / "a.jpg")
+    go(tmp_path)
+    (tmp_path / "in" / "b.jpg").write_bytes((tmp_path / "in" / "a.jpg").read_bytes())
+    (tmp_path / "out" / "b-face2.png").write_bytes(b"precious")
+    summary = go(tmp_path)
+    assert (summary.reused, summary.done, summary.failed) == (3, 3, 1)
+    (failed,) = (row for row in summary.rows if row.status == "failed")
+    assert (failed.input, failed.face) == ("b.jpg", 2)
+    assert "is there already" in (failed.reason or "")
+    assert (tmp_path / "out" / "b-face2.png").read_bytes() == b"precious"
+
+
 def test_a_folder_that_was_moved_keeps_its_names(tmp_path: Path, optimised: list[int]) -> None:
     photographs.portrait(tmp_path / "in" / "a.jpg")
     go(tmp_path)
@@ -522,6 +536,24 @@ def test_features_alone_let_the_service_recognise(tmp_path: Path) -> None:
     assert digests(out) == before
     assert len(go(tmp_path).rows) == 2
     assert len(read(out / LINES)[0]) == 4
+
+
+@pytest.mark.parametrize("content", [b'{"my": "card"}', b"[]", None])
+def test_a_users_own_file_in_the_place_of_the_card_stays(tmp_path: Path, content: bytes | None) -> None:
+    for name in "ab":
+        photographs.portrait(tmp_path / "in" / f"{name}.jpg", brightness=0.9 if name == "a" else 0.8)
+    card = tmp_path / "out" / CARD
+    if content is None:
+        card.mkdir(parents=True)
+    else:
+        card.parent.mkdir()
+        card.write_bytes(content)
+    summary = go(tmp_path, features=True)
+    assert (summary.done, summary.failed) == (0, 2)
+    assert [row.input for row in summary.rows] == ["a.jpg", "b.jpg"]
+    assert all((row.reason or "").startswith(CARD) for row in summary.rows)
+    assert not digests(tmp_path / "out")
+    assert content is None or card.read_bytes() == content
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"\xff" * 8, b'{"a":1}'])

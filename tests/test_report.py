@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pmtlib import report as module
 from pmtlib.errors import ResultError
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, compact, read, suffix, table_text
 
@@ -81,6 +83,26 @@ def test_a_folder_is_held_by_one_run_and_let_go_after_an_error(tmp_path: Path) -
         break_off()
     with Report(tmp_path) as report:
         assert report.rows == [row()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_a_lock_is_one_that_a_networks_file_system_can_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS makes a shared lock of the kind that asks for a file that can be read, an exclusive one for writing."""
+    asked = []
+    monkeypatch.setattr(module.fcntl, "flock", lambda file, _: asked.append((file.readable(), file.writable())))
+    with Report(tmp_path, (1, 2)), Report(tmp_path / "whole"):
+        pass
+    assert asked == [(True, True)] * 3
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", none)
+    with (
+        pytest.raises(ResultError, match=r"without locks \(No locks available\); give an --out on another"),
+        Report(tmp_path),
+    ):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

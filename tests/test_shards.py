@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -137,12 +138,29 @@ def test_a_later_row_of_a_shard_replaces_that_of_the_whole(tmp_path: Path, faces
     }
 
 
+def test_a_reused_result_is_what_the_gathered_report_says(tmp_path: Path, faces: Path) -> None:
+    """A part of another division has done it anew, and its report is not the last by its name."""
+    older, newer = QUICK, QUICK.model_copy(update={"seed": 5})
+    for part in (1, 2):
+        go(tmp_path, "out", shard=(part, 2), config=older)
+    for part in (1, 2, 3):
+        go(tmp_path, "out", shard=(part, 3), config=newer)
+    assert go(tmp_path, "out", config=newer).reused == 7
+    gathered = [row for row in read(tmp_path / "out" / LINES)[0] if row.status == "done"]
+    assert len(gathered) == 7
+    for row in gathered:
+        for name, digest in row.outputs.items():
+            assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "part"),
     [
         ("2/8", {}, (2, 8)),
         ("env", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (1, 4)),
         ("env", {"RANK": "3", "WORLD_SIZE": "4"}, (4, 4)),
+        # Torchrun that Slurm has started, as one task.
+        ("env", {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "RANK": "3", "WORLD_SIZE": "8"}, (4, 8)),
     ],
 )
 def test_a_part_is_read(text: str, environment: dict[str, str], part: tuple[int, int]) -> None:
