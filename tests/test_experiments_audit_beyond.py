@@ -169,6 +169,8 @@ def test_the_frontiers_summary_has_the_means_over_the_sets() -> None:
     assert found["pmt_k7_others"] == pytest.approx(100 * sum(at_7["others"]) / 2, abs=1e-3)
     assert found["pmt_k7_service"] == pytest.approx(100 * sum(at_7["service"]) / 2, abs=1e-3)
     assert found["pmt_k25_ssim"] == pytest.approx(points[points["own"]]["ssim"].mean(), abs=1e-4)
+    assert not any(name.endswith("_translated") for name in found)
+    assert numbers.frontier_summary(points.assign(translated=0.5))["pmt_k7_translated"] == 50.0
 
 
 def test_uploads_that_were_not_measured_have_no_point() -> None:
@@ -494,8 +496,13 @@ def again(service: float, others: float, ssim: float) -> Outcome:
             },
         },
     )
-    made = {"pmt": [5, {"steps": 25}], "deep": ["7x7", {"steps": 80}]}
+    return made_of(found)
+
+
+def made_of(found: Outcome) -> Outcome:
+    """The same, told by what variants after how many steps it is."""
     assert found.result is not None
+    made = {"pmt": [5, {"steps": 25}], "deep": ["7x7", {"steps": 80}]}
     request = dataclasses.replace(found.result.request, parameters={"made": made})
     return dataclasses.replace(found, result=dataclasses.replace(found.result, request=request))
 
@@ -537,13 +544,18 @@ def test_a_goal_is_held_against_what_filters_get_from_the_published_transform(
     assert "80" in figures.again_table(frame).to_html()
 
 
-def test_who_is_asked_again_is_in_no_evaluated_pair() -> None:
-    """Eight people with two pictures each; four pairs are evaluated, and nobody in them comes again."""
+def eight_people() -> audit.datasets.PairSet:
+    """Two pictures of each; eight pairs of one person and four of two."""
     names = tuple(f"person {number // 2}" for number in range(16))
     pairs = [(2 * one, 2 * one + 1) for one in range(8)] + [(2 * one, 2 * one + 3) for one in range(0, 8, 2)]
     same = np.arange(12) < 8
     pictures = gathered(smooth(16), 1).images
-    whole = audit.datasets.PairSet("lfw", pictures, np.array(pairs), same, np.zeros(12), names, "LFW")
+    return audit.datasets.PairSet("lfw", pictures, np.array(pairs), same, np.zeros(12), names, "LFW")
+
+
+def test_who_is_asked_again_is_in_no_evaluated_pair() -> None:
+    """Four pairs are evaluated, and nobody in them comes again."""
+    whole = eight_people()
     settings = SETTINGS.model_copy(update={"pairs": 4, "again_seed": 1})
     both = [kind(settings, torch.device("cpu")) for kind in (audit.Audit, audit_again.OtherPeople)]
     for one in both:
@@ -558,6 +570,53 @@ def test_who_is_asked_again_is_in_no_evaluated_pair() -> None:
     both[1].settings = settings.model_copy(update={"pairs": 12})
     both[1]._sets["lfw"] = whole
     assert "no evaluated pair" in str(both[1].sample("lfw"))
+
+
+def test_more_uploads_are_averaged_of_those_who_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _ = (network_or_skip(name) for name in ("mobilefacenet", "sface"))
+    changed = {
+        "variants": {"pmt": {}, "deep": {"variant": "deep", "cut": "7x7"}},
+        "networks": ("mobilefacenet", "sface"),
+    }
+    changed |= {"pairs": 4, "again_seed": 1, "again_filter_steps": 2, "copies_of_all": (2, 3, 4), "store": False}
+    settings = SETTINGS.model_copy(update={**changed, "strengths": {"gaussian": 1.0}})
+    whole = eight_people()
+    monkeypatch.setattr(audit_again.OtherPeople, "whole", lambda _self, _name: whole)
+    monkeypatch.setattr(audit_again, "far_thresholds", lambda *_: {"far_1e2": 0.5})
+    bench = audit.Audit(settings, torch.device("cpu"))
+    found = audit_again.averaged(bench, "lfw", {"deep": NOTHING})
+    assert found.result is not None, found.note
+    values = found.result.values
+    other = audit_again.OtherPeople(settings.model_copy(update={"again_seed": 2}), torch.device("cpu"))
+    photographs = audit.some(other.photographs("lfw"), 4, strangers=False)
+    # Of one person alone, with other seeds, and not the two uploads that were averaged before.
+    assert values["same"] == [1] * len(photographs.same)
+    attacks = values["attacks"]["deep"]
+    assert list(attacks) == ["3 copies", "3 copies, gaussian", "4 copies", "4 copies, gaussian"]
+    model = ShallowModel(network, "7x7", layout="channels_last")
+    config = DeepConfig(steps=2, batch_size=settings.pmt.batch_size)
+    copies = [
+        to_uint8(protect(photographs.originals, [model], config.model_copy(update={"seed": seed})).images) / 255.0
+        for seed in range(4)
+    ]
+    for count in (3, 4):
+        mean = torch.from_numpy(np.mean(copies[:count], axis=0)).permute(0, 3, 1, 2).float()
+        expected = metrics.ssim(mean, photographs.originals)
+        assert attacks[f"{count} copies"]["ssim"] == pytest.approx(expected.tolist(), abs=1e-4)
+    # They stand beside the test, and its best attack may be one of them; without it they stand nowhere.
+    before = {"lfw": again(0.9, 0.1, 0.39)}
+    assert len(audit_again.table(before, settings, {"lfw": found})) == len(audit_again.table(before, settings)) + 4
+    assert len(audit_again.table({"lfw": NOTHING}, settings, {"lfw": found})) == 0
+    at = {"far_1e2": 0.5}
+    entry = {"networks": {"mobilefacenet": [0.0, 0.0], "sface": [1.0, 1.0]}, "ssim": [0.1]}
+    seen = {"same": [1, 1], "thresholds": {"mobilefacenet": at, "sface": at}, "attacks": {"deep": {"32 copies": entry}}}
+    more = made_of(outcome("averages", seen))
+    judged = audit_again.verdicts(audit_again.table(before, SETTINGS, {"lfw": more}), audit_again.FILTERS)
+    assert judged[["attack", "copies", "others"]].to_numpy().tolist() == [["32 copies", 32, 1.0]]
+    assert "Averages are those of up to 32 uploads" in audit_again.reading(judged, audit_again.FILTERS)
+    # Nobody asked for more.
+    few = audit.Audit(settings.model_copy(update={"copies_of_all": (2,)}), torch.device("cpu"))
+    assert "averages no more uploads" in audit_again.averaged(few, "lfw", {"deep": NOTHING}).note
 
 
 def test_nothing_is_tested_again_where_the_profile_does_not_ask() -> None:
@@ -728,7 +787,10 @@ def test_a_service_that_finds_no_face_recognises_nobody() -> None:
         "same": [1, 1, 0], "photograph": [0, 1, 0], "threshold": {"far_1e2": 0.3, "far_1e3": 0.4},
         "received": {"photograph": {**entry, "detected": [1, 1]}, "upload": entry},
     }  # fmt: skip
-    frame = numbers.service([block(service=values)]).set_index(["condition", "processing"])
+    lines = numbers.service([block(service=values)])
+    assert numbers.service_summary(lines) == {"pmt_aligned": 50.0}
+    assert numbers.service_summary(lines.head(0)) == {}
+    frame = lines.set_index(["condition", "processing"])
     assert frame.loc[("upload", "as it is"), "accuracy"] == 1.0
     assert frame.loc[("upload", "aligned again"), "accuracy"] == 0.5
     assert frame.loc[("upload", "aligned again"), "detected"] == 0.5

@@ -478,7 +478,7 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
             f"{min(own):.1f} to {max(own):.1f}%",
             f"it has {mean(shares['authorised', ''], 1, percent=True)} on average at each network's own threshold, "
             f"{100 * clean:.1f}% with photographs; the lowest cell is {written(lowest)} ({lowest['network']}, "
-            f"{TITLES.get(lowest['dataset'], lowest['dataset'])})",
+            f"{TITLES.get(lowest['dataset'], lowest['dataset'])}); no face is looked for in uploads",
             graded(cost, _SERVED, 2 * _SERVED),
         )
     ]

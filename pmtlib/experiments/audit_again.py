@@ -10,6 +10,7 @@ says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -188,12 +189,15 @@ def averaged(audit: Audit, dataset: str, tuned: Mapping[str, Outcome]) -> Outcom
     return not_yet(other.obtain(request, other.source(dataset), compute))
 
 
-def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFrame:
+def table(
+    outcomes: Mapping[str, Outcome], settings: AuditSettings, more: Mapping[str, Outcome] = MappingProxyType({})
+) -> pd.DataFrame:
     """One line for each attack.
 
     Args:
         outcomes: of :func:`tested`, by the data set's name.
         settings: the audit's.
+        more: of :func:`averaged`, likewise; those of sets that were not tested are left out.
 
     Returns:
         DataFrame with columns dataset, variant (``photograph`` for none), steps, attack, n (pairs of one person),
@@ -201,8 +205,9 @@ def table(outcomes: Mapping[str, Outcome], settings: AuditSettings) -> pd.DataFr
         mean TAR of the other networks with 95% bootstrap interval over pairs (``others_low``, ``others_high``); ssim.
     """
     lines = []
-    for dataset, outcome in outcomes.items():
-        if outcome.result is None:
+    both = [(name, outcome) for name, tests in outcomes.items() if tests.result for outcome in (tests, more.get(name))]
+    for dataset, outcome in both:
+        if outcome is None or outcome.result is None:
             continue
         values = outcome.result.values
         same = np.array(values["same"], dtype=bool)
@@ -228,8 +233,9 @@ def verdicts(frame: pd.DataFrame, goal: str = RESTORED) -> pd.DataFrame:
     Returns:
         DataFrame with columns dataset, steps, n; service, service_low, service_high, clean: TAR on uploads, with its
         interval, and on photographs; others, others_low, others_high and attack: what the best attacker gets;
-        published: what the best filter gets from the transform as published; ssim and published_ssim likewise; reached:
-        by the means; surely: by the intervals' nearer ends too.
+        published: what the best filter gets from the transform as published; ssim and published_ssim likewise; copies:
+        the most uploads that were averaged, 0 for none; reached: by the means; surely: by the intervals' nearer ends
+        too.
     """
     lines = []
     for _, part in frame.groupby("dataset", sort=False) if len(frame) else ():
@@ -241,6 +247,7 @@ def verdicts(frame: pd.DataFrame, goal: str = RESTORED) -> pd.DataFrame:
         line |= {name: best[name] for name in (*_OTHERS, "attack")}
         line |= {"clean": clean, "ssim": float(mine["ssim"].max())}
         line |= {"published": float(theirs["others"].max()), "published_ssim": float(theirs["ssim"].max())}
+        line["copies"] = max((int(name.split()[0]) for name in mine["attack"] if " copies" in name), default=0)
         ssim = share_of(line["ssim"], line["published_ssim"])
         # By the means, and by the ends of the intervals that lie nearer to the limits.
         for verdict, service, others in (("reached", "service", "others"), ("surely", "service_low", "others_high")):
@@ -256,12 +263,6 @@ _BEFORE = {
 }
 _MORE = {RESTORED: "learners get more of it, so that this asks for more", FILTERS: "averages may get more of it"}
 
-_LIMITS = {
-    RESTORED: "Inversion with priors, which restores faces too, had no part in it: it takes a GPU, and met the "
-    "variants' own numbers of steps alone",
-    FILTERS: f"Averages are those of {_COPIES} uploads; more were not met",
-}
-
 
 def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     """What came of the test, in words.
@@ -273,11 +274,17 @@ def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
     if not len(judged):
         return "*Not computed: no other number of steps was tested here.*"
     what, least, most_others, most_ssim = GOALS[goal]
+    if goal == RESTORED:
+        limits = "Inversion with priors, which restores faces too, had no part in it: it takes a GPU, and met the "
+        limits += "variants' own numbers of steps alone"
+    else:
+        most = int(judged["copies"].min())
+        limits = f"Averages are those of {'up to ' * (most > _COPIES)}{most} uploads of a photograph; more were not met"
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
         f"photographs; others at most {100 * most_others:.0f}%, and an SSIM of at most {100 * most_ssim:.0f}%, of what "
-        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {_LIMITS[goal]}. " + " ".join(_told(judged))
+        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {limits}. " + " ".join(_told(judged))
     )
 
 

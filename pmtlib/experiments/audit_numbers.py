@@ -294,14 +294,15 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
 def frontier_summary(points: pd.DataFrame) -> dict[str, float]:
     """Means of the frontier's points over the data sets.
 
-    ``V_kN_service``, ``V_kN_others`` and ``V_kN_restored`` in percent, and ``V_kN_ssim``.
+    ``V_kN_service``, ``V_kN_others``, ``V_kN_restored`` and ``V_kN_translated`` in percent, and ``V_kN_ssim``.
     """
     found: dict[str, float] = {}
     if not len(points):
         return found
     for (variant, steps), part in points.groupby(["variant", "steps"], sort=False):
         key = f"{str(variant).replace('-', '_')}_k{steps}"
-        rates = ("service", "others", "restored")
+        # Where nothing was translated there is no such rate.
+        rates = ("service", "others", "restored", *(("translated",) if part["translated"].notna().all() else ()))
         found |= {f"{key}_{name}": round(100 * float(part[name].mean()), 3) for name in rates}
         found[f"{key}_ssim"] = round(float(part["ssim"].mean()), 4)
     return found
@@ -746,6 +747,19 @@ def service(blocks: Sequence[AuditBlock]) -> pd.DataFrame:
                 line = {**where, "condition": condition, "processing": processing}
                 lines.append({**line, **rate(accepted[same]), "detected": share})
     return pd.DataFrame(lines)
+
+
+def service_summary(lines: pd.DataFrame) -> dict[str, float]:
+    """``V_aligned``: TAR of the service, in percent, where it looks for the face in uploads and aligns them again.
+
+    Args:
+        lines: of :func:`service`.
+    """
+    if not len(lines):
+        return {}
+    aligned = lines[(lines["condition"] == UPLOAD) & (lines["processing"] == "aligned again")]
+    rates = aligned.groupby("variant", sort=False)["accuracy"].mean()
+    return {f"{str(variant).replace('-', '_')}_aligned": round(100 * float(rate), 3) for variant, rate in rates.items()}
 
 
 _STANDS, _PARTLY = 0.25, 0.5
