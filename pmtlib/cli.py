@@ -369,6 +369,8 @@ def protect(
                 f"warning: memory sufficed for {_count(summary.batch_size, 'face')} at once: images that were made so "
                 "may differ in their last bits from those of a full batch (batch_size in the report)"
             )
+        for name in summary.torn:
+            print(f"warning: {shown(name)} cannot be read, and its faces were done again; remove it")
         print(_sentence(summary, out, part))
     if summary.stopped:
         _complain(summary.stopped)

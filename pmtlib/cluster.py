@@ -24,7 +24,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ from pmtlib import devices, faces, intake, memory, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
 from pmtlib.images import write_atomic
 from pmtlib.pipeline import Job, Summary
-from pmtlib.report import Report, Row, compact, everything
+from pmtlib.report import Report, Row, cannot_write, compact, everything
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +81,12 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     # A network or a cut that cannot be had should show here and at once, not in an actor somewhere.
     pipeline.Optimiser(job, torch.device("cpu"))
     key, store = job.key(), _Store(out)
-    reported = [] if is_address(out) else everything(Path(out))[0]
+    try:
+        reported = [] if is_address(out) else everything(Path(out))[0]
+    except OSError as error:
+        raise ResultError(cannot_write(Path(out), error)) from error
+    if job.features:
+        pipeline.kept_cards(store.read)
     outputs = [output for row in (*reported, *store.rows()) for output in row.outputs]
     entries, ignored = _entries(photos, out, outputs)
     if is_address(out):
@@ -126,12 +130,12 @@ def _run(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ResultError(f"the cluster failed ({(lines or [type(error).__name__])[-1][:160]}); run again") from error
     sources = {photo.source: place for place, photo in enumerate(planned)}
-    written = [*reported, *store.rows()]
+    written = [*reported, *store.rows(summary.torn)]
     latest = _latest(written)
     rows = [row for row in compact(written) if row.source in sources and row.config == key]
+    missing = len(sources.keys() - {row.source for row in rows})
     # Of a photograph that was another one before, not what that had.
     rows = [row for row in rows if row.input_sha256 in (None, latest.get(row.source))]
-    missing = len(sources.keys() - {row.source for row in rows})
     if missing:
         reason = f"{missing} of {len(planned)} photographs have no line in {intake.shown(store.out)}/{MANIFEST}"
         raise ResultError(f"{reason}; give an --out that all machines of the cluster share, and run again")
@@ -262,8 +266,9 @@ def _start(ray: Any, show: bool) -> None:
                 runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
                 include_dashboard=False, _metrics_export_port=None,
             )  # fmt: skip
-        except ConnectionError as error:
-            where = intake.shown(os.environ.get("RAY_ADDRESS", ""))
+        except (ConnectionError, ValueError) as error:
+            named = os.environ.get("RAY_ADDRESS")
+            where = f"RAY_ADDRESS, {intake.shown(named)}" if named else "the address that Ray remembers (ray stop)"
             raise ResultError(
                 f"there is no cluster at {where}; start one, or name it in RAY_ADDRESS, or unset that"
             ) from error
@@ -411,7 +416,7 @@ class _Optimise:
                 pipeline.write_cards(made.cards, self.store.read, self.store.write)
             for name, content in zip(names, made.contents, strict=True):
                 self.store.write(name, content)
-        except PhotoError as error:
+        except ResultError as error:
             return row.model_copy(update={"reason": str(error)})
         except OSError as error:
             remedy = (
@@ -471,14 +476,15 @@ class _Store:
         found = system.find(root) if system.exists(root) else []
         return [str(PurePosixPath(name).relative_to(PurePosixPath(root))) for name in found]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, torn: list[str] | None = None) -> Iterator[Row]:
         """What stands in the manifest, oldest file first; none where there is none.
 
-        A file that was torn, by a kill or a full disk, is passed over with a warning.
+        Args:
+            torn: gets the names of files that a kill or a full disk has torn, which are passed over.
 
         Raises:
             ConfigError: see :func:`_system`.
-            ResultError: the folder cannot be looked into.
+            ResultError: the folder or a file cannot be looked into.
         """
         import pyarrow.parquet as pq
 
@@ -492,19 +498,31 @@ class _Store:
             raise ResultError(f"{reason}; check the address and the credentials, or give another --out") from error
         listed = [entry for entry in entries if entry["name"].endswith(".parquet")]
         for entry in sorted(listed, key=lambda one: (_age(one), one["name"])):
-            with system.open(entry["name"], "rb") as file:
-                try:
-                    table = pq.read_table(io.BytesIO(file.read()), columns=["row"])
-                except (OSError, ValueError) as error:
-                    reason = f"{intake.shown(entry['name'])} cannot be read ({str(error).splitlines()[0][:80]})"
-                    warnings.warn(f"{reason}; its faces are done again. Remedy: remove it", stacklevel=2)
-                    continue
+            try:
+                with system.open(entry["name"], "rb") as file:
+                    content = file.read()
+            except Exception as error:
+                reason = f"{intake.shown(entry['name'])} cannot be read ({_why(error)})"
+                raise ResultError(f"{reason}; check the address and the credentials, or give another --out") from error
+            try:
+                table = pq.read_table(io.BytesIO(content), columns=["row"])
+            except (OSError, ValueError):
+                if torn is not None:
+                    torn.append(str(entry["name"]))
+                continue
             yield from (Row.model_validate_json(text) for text in table.column("row").to_pylist())
 
 
 def _age(entry: Mapping[str, Any]) -> float:
     """When a file was written, for whatever a file system calls it; 0 where it does not say."""
-    when = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "updated") if name in entry), 0.0)
+    when = next(
+        (
+            entry[name]
+            for name in ("mtime", "LastModified", "last_modified", "updated", "modificationTime", "created")
+            if name in entry
+        ),
+        0.0,
+    )
     if hasattr(when, "timestamp"):
         return float(when.timestamp())
     return float(when) if isinstance(when, int | float) else 0.0
@@ -615,7 +633,8 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
             relative = path.relative_to(folder.parent if alone else folder)
             uri = str(system.unstrip_protocol(str(path)))
             inside = output in path.parents and output not in folder.parents
-            if inside or path in written or uri in seen or any(part.startswith(".") for part in relative.parts):
+            hidden = not alone and any(part.startswith(".") for part in relative.parts)
+            if inside or path in written or uri in seen or hidden:
                 continue
             if alone or path.suffix.lower() in intake.PICTURES:
                 seen.add(uri)

@@ -134,6 +134,7 @@ class Summary:
         batch_size: how many faces were optimised together in the end, where memory did not suffice for as many as the
             configuration says; None where it did.
         stopped: why the run ended before its time; "" if it did not.
+        torn: of a cluster's manifest the files that cannot be read, whose faces were done again.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -145,6 +146,7 @@ class Summary:
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     batch_size: int | None = None
     stopped: str = ""
+    torn: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -175,6 +177,7 @@ class Summary:
             "stages": {name: round(seconds, 2) for name, seconds in self.stages.items()},
             "batch_size": self.batch_size,
             "stopped": self.stopped or None,
+            "torn": self.torn,
             "rows": [row.model_dump(mode="json") for row in self.rows],
         }
 
@@ -477,19 +480,24 @@ def sweep_results(out: Path, photos: Iterable[intake.Photo]) -> None:
         sweep(folder, beginnings)
 
 
-def write_cards(
-    cards: Sequence[dict[str, Any]], read: Callable[[str], bytes | None], write: Callable[[str, bytes], None]
-) -> None:
-    """Keep one description of every network beside the features; those of earlier runs stay.
+def kept_cards(read: Callable[[str], bytes | None]) -> dict[str, Any]:
+    """The descriptions of networks that stand beside features, by the networks' names; none where no file is.
 
     Raises:
-        PhotoError: a file of that name is there, and is no such description.
+        ResultError: the file is no such description, but a user's own.
     """
     content = read(CARD)
     try:
-        kept = {} if content is None else dict(json.loads(content)["networks"])
+        return {} if content is None else dict(json.loads(content)["networks"])
     except (ValueError, KeyError, TypeError) as error:
-        raise PhotoError(f"{CARD} is there already and describes no networks; move it away") from error
+        raise ResultError(f"{CARD} is there already and describes no networks; move it away") from error
+
+
+def write_cards(
+    cards: Sequence[dict[str, Any]], read: Callable[[str], bytes | None], write: Callable[[str, bytes], None]
+) -> None:
+    """Keep one description of every network beside the features; those of earlier runs stay."""
+    kept = kept_cards(read)
     merged = {**kept, **{card["network"]: card for card in cards}}
     if merged != kept:
         text = json.dumps({"format": 1, "networks": merged}, indent=1, sort_keys=True, ensure_ascii=False)
@@ -551,6 +559,9 @@ class _Work:
     def __init__(self, job: Job, report: Report) -> None:
         self.job = job
         self.report = report
+        if job.features:
+            # A folder of that name is no description either.
+            kept_cards(lambda name: b"" if (job.out / name).is_dir() else _read(job.out / name))
         self.key = job.key()
         self.advance: Callable[[int], Any] = lambda _count: None
         self.device = devices.resolve(job.device)

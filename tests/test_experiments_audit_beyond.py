@@ -613,7 +613,7 @@ def test_more_uploads_are_averaged_of_those_who_are_asked_again(monkeypatch: pyt
     more = made_of(outcome("averages", seen))
     judged = audit_again.verdicts(audit_again.table(before, SETTINGS, {"lfw": more}), audit_again.FILTERS)
     assert judged[["attack", "copies", "others"]].to_numpy().tolist() == [["32 copies", 32, 1.0]]
-    assert "Averages are those of up to 32 uploads" in audit_again.reading(judged, audit_again.FILTERS)
+    assert "Averages are those of at most 32 (LFW) uploads" in audit_again.reading(judged, audit_again.FILTERS)
     # Nobody asked for more.
     few = audit.Audit(settings.model_copy(update={"copies_of_all": (2,)}), torch.device("cpu"))
     assert "averages no more uploads" in audit_again.averaged(few, "lfw", {"deep": NOTHING}).note

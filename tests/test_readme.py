@@ -95,12 +95,15 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     assert 100 * rates["pmt", "upload", "service"] == pytest.approx(summary["pmt_service"], abs=1e-3)
     points = audit_numbers.frontier(blocks, settings, {name: bench.config(name).steps for name in settings.variants})
     after = audit_numbers.frontier_summary(points)[f"deep_k{settings.again_steps}_translated"]
-    assert f"translation, which restores none, gets {after:.1f}% of uploads after so many steps" in words
+    assert (
+        f"translation (below), which restores none, gets {after:.1f}% on the pairs above after so many steps" in words
+    )
     assert "K = 25, 104 pairs" in words
     assert (settings.pmt.steps, settings.pairs) == (25, 104)
     assert f"that was chosen beforehand, {bench.config('deep').steps}, it loses" in words
     assert set(audit_numbers.service_summary(audit_numbers.service(blocks)).values()) == {0.0}
-    assert "a detector finds no face in them" in words
+    assert "a detector finds no face in those for MobileFaceNet" in words
+    assert settings.authorised == "mobilefacenet"
     strongest = list(dict.fromkeys(audit.chosen_filters(tuning, settings)[-1] for tuning in tuned.values()))
     loops = {dataset: [audit_frontier.guarded(bench, dataset, strongest)] for dataset in settings.datasets}
     learned = audit_frontier.loop_summary(audit_frontier.points(loops, settings))["loop_deep_k40_learned"]

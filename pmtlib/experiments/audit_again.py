@@ -278,8 +278,13 @@ def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
         limits = "Inversion with priors, which restores faces too, had no part in it: it takes a GPU, and met the "
         limits += "variants' own numbers of steps alone"
     else:
-        most = int(judged["copies"].min())
-        limits = f"Averages are those of {'up to ' * (most > _COPIES)}{most} uploads of a photograph; more were not met"
+        told = {
+            TITLES.get(str(line["dataset"]), line["dataset"]): int(line["copies"]) for line in judged.to_dict("records")
+        }
+        most = ", ".join(f"{count} ({name})" for name, count in told.items())
+        limits = (
+            f"Averages are those of at most {most} uploads of a photograph, filters' strengths those for one upload"
+        )
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
         f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
