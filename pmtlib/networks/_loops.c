@@ -32,9 +32,9 @@ enum { WIDE = 8 };
 #else
 enum { WIDE = 4 };
 #endif
-/* Matrices lie in panels of so many columns, and so many rows are multiplied by them at once; of a place so many
- * channels are looked at together. */
-enum { PANEL = 2 * WIDE, TALL = 6, SOME = 32 };
+/* Matrices lie in panels of so many columns, so many rows are multiplied by one at once, and so many by all of them
+ * before the next ones; of a place so many channels are looked at together. */
+enum { PANEL = 2 * WIDE, TALL = 6, MANY = 8 * TALL, SOME = 32 };
 int panel_columns(void) { return PANEL; }
 typedef float wide_t __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
 typedef float place_t __attribute__((vector_size(16), aligned(4), may_alias));
@@ -97,19 +97,56 @@ static inline __attribute__((always_inline)) void blocks(const int rows, in_t gi
     for (int i = 0; i < rows; i++) memcpy(made + i * stride, whole + i * PANEL, sizeof(float) * columns);
 }
 
+/* What is done to places of a map as soon as they are made: their activation or, without a bias, its derivative. */
+typedef struct {
+    const float *bias, *slopes;
+    uint8_t *signs;
+} After;
+
+/* Places of a map, in place: a bias is added, and what is below 0 multiplied by a channel's slope. */
+static void activate(out_t values, int64_t places, int64_t channels, in_t bias, in_t slopes, uint8_t *restrict signs) {
+    for (int64_t p = 0; p < places; p++, values += channels, signs += channels)
+        for (int64_t c = 0; c < channels; c++) {
+            float v = values[c] + bias[c];
+            signs[c] = v > 0;
+            values[c] = v > 0 ? v : slopes[c] * v;
+        }
+}
+
+static void activate_backward(out_t gradient, int64_t places, int64_t channels, in_t slopes,
+                              const uint8_t *restrict signs) {
+    for (int64_t p = 0; p < places; p++, gradient += channels, signs += channels)
+        for (int64_t c = 0; c < channels; c++) gradient[c] *= signs[c] ? 1.0f : slopes[c];
+}
+
+static void finish(out_t values, int64_t begin, int64_t places, int64_t channels, const After *after) {
+    if (!after) return;
+    uint8_t *signs = after->signs + begin * channels;
+    if (after->bias)
+        activate(values + begin * channels, places, channels, after->bias, after->slopes, signs);
+    else
+        activate_backward(values + begin * channels, places, channels, after->slopes, signs);
+}
+
 /* made (count, outputs) = given times a matrix (parts * length, outputs), where a row of what is given begins `step`
  * behind the one before, and is `parts` times `length` numbers, `skip` apart. The matrix is in panels: its first PANEL
- * columns (parts * length, PANEL), then the next ones, the last filled up with zeros. */
+ * columns (parts * length, PANEL), then the next ones, the last filled up with zeros. Some rows go through all panels
+ * and what comes after, and stay in the nearest cache meanwhile, before the next ones do. */
 static void product(in_t given, int64_t step, int64_t parts, int64_t length, int64_t skip, in_t matrix, int64_t outputs,
-                    out_t made, int64_t count) {
-    for (int64_t n = 0; n < outputs; n += PANEL, matrix += parts * length * PANEL) {
-        int64_t m = 0, left = outputs - n;
-        for (; m + TALL <= count; m += TALL)
-            blocks(TALL, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
-        for (; m + TALL / 2 <= count; m += TALL / 2)
-            blocks(TALL / 2, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
-        for (; m < count; m++)
-            blocks(1, given + m * step, step, parts, length, skip, matrix, made + m * outputs + n, outputs, left);
+                    out_t made, int64_t count, const After *after) {
+    for (int64_t begin = 0; begin < count; begin += MANY) {
+        int64_t end = least(count, begin + MANY);
+        in_t panel = matrix;
+        for (int64_t n = 0; n < outputs; n += PANEL, panel += parts * length * PANEL) {
+            int64_t m = begin, left = outputs - n;
+            for (; m + TALL <= end; m += TALL)
+                blocks(TALL, given + m * step, step, parts, length, skip, panel, made + m * outputs + n, outputs, left);
+            for (; m + TALL / 2 <= end; m += TALL / 2)
+                blocks(TALL / 2, given + m * step, step, parts, length, skip, panel, made + m * outputs + n, outputs, left);
+            for (; m < end; m++)
+                blocks(1, given + m * step, step, parts, length, skip, panel, made + m * outputs + n, outputs, left);
+        }
+        finish(made, begin, end - begin, outputs, after);
     }
 }
 
@@ -195,12 +232,14 @@ static void pad_backward(out_t photograph, int64_t channels, int64_t height, int
     to_planes(photo, row, 4, photograph, rows * columns, columns, channels, rows, columns, NULL);
 }
 
-/* A convolution of the padded picture. */
-static void picture_forward(const Work *work, in_t weight, out_t made, const int64_t *line) {
+/* A convolution of the padded picture, with its activation. */
+static void picture_forward(const Work *work, in_t weight, out_t made, const int64_t *line, const After *after) {
     int64_t across = work->padded_columns * line[CHANNELS], columns = line[COLUMNS], outputs = line[OUTPUTS];
-    for (int64_t r = 0; r < line[ROWS]; r++)
+    for (int64_t r = 0; r < line[ROWS]; r++) {
         product(work->padded + r * line[STRIDE] * across, line[STRIDE] * line[CHANNELS], line[KERNEL], line[LENGTH], across,
-              weight, outputs, made + r * columns * outputs, columns);
+                weight, outputs, made + r * columns * outputs, columns, NULL);
+        finish(made, r * columns, columns, outputs, after);
+    }
 }
 
 /* Its derivative by the padded picture, by the matrix (outputs, k * l * C). */
@@ -210,7 +249,7 @@ static void picture_backward(const Work *work, in_t gradient, in_t matrix, const
     float *restrict padded = work->padded;
     memset(padded, 0, sizeof(float) * work->padded_rows * across);
     for (int64_t r = 0; r < line[ROWS]; r++) {
-        product(gradient + r * columns * outputs, outputs, 1, outputs, 0, matrix, span, work->row, columns);
+        product(gradient + r * columns * outputs, outputs, 1, outputs, 0, matrix, span, work->row, columns, NULL);
         for (int64_t k = 0; k < columns; k++)
             for (int64_t u = 0; u < line[KERNEL]; u++) {
                 float *to = padded + (r * line[STRIDE] + u) * across + k * line[STRIDE] * line[CHANNELS];
@@ -264,7 +303,7 @@ static void untile(in_t from, int64_t apart, int64_t channels, float *const to[4
  * 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), a row of tiles at a time.
  * The 16 matrices (C, outputs) are made of the weights by G g G^T. */
 static void dense(in_t x, int64_t height, int64_t width, int64_t channels, in_t matrices, int64_t outputs, float *out,
-                  float *row) {
+                  float *row, const After *after) {
     int64_t tiles = (width + 1) / 2, apart = tiles * channels, apart_out = tiles * outputs;
     float *seen = row, *products = seen + 16 * apart, *edge = products + 16 * apart_out, *beyond = edge + 16 * channels;
     for (int64_t y = -1; y + 1 < height; y += 2) {
@@ -284,7 +323,7 @@ static void dense(in_t x, int64_t height, int64_t width, int64_t channels, in_t 
         }
         for (int p = 0; p < 16; p++)
             product(seen + p * apart, channels, 1, channels, 0, matrices + p * channels * filled(outputs), outputs,
-                  products + p * apart_out, tiles);
+                  products + p * apart_out, tiles, NULL);
         for (int64_t k = 0; k < tiles; k++) {
             float *to[4];
             for (int n = 0; n < 4; n++) {
@@ -293,6 +332,7 @@ static void dense(in_t x, int64_t height, int64_t width, int64_t channels, in_t 
             }
             untile(products + k * outputs, apart_out, outputs, to);
         }
+        finish(out, (y + 1) * width, least(2, height - y - 1) * width, outputs, after);
     }
 }
 
@@ -340,22 +380,6 @@ static void pool_backward(in_t gradient, const uint8_t *restrict signs, float *o
                     for (int64_t c = 0; c < n; c++) to[c] += signs[c] == p ? gradient[c] : 0;
                 }
         }
-}
-
-/* Places of a map, in place: a bias is added, and what is below 0 multiplied by a channel's slope. */
-static void activate(out_t values, int64_t places, int64_t channels, in_t bias, in_t slopes, uint8_t *restrict signs) {
-    for (int64_t p = 0; p < places; p++, values += channels, signs += channels)
-        for (int64_t c = 0; c < channels; c++) {
-            float v = values[c] + bias[c];
-            signs[c] = v > 0;
-            values[c] = v > 0 ? v : slopes[c] * v;
-        }
-}
-
-static void activate_backward(out_t gradient, int64_t places, int64_t channels, in_t slopes,
-                              const uint8_t *restrict signs) {
-    for (int64_t p = 0; p < places; p++, gradient += channels, signs += channels)
-        for (int64_t c = 0; c < channels; c++) gradient[c] *= signs[c] ? 1.0f : slopes[c];
 }
 
 /* Means of a map over one row of windows of w x w that begins at values. */
@@ -547,21 +571,22 @@ void forward(const Work *work, const float *photograph, float *means) {
         const float *slopes = work->weights + line[SLOPES];
         uint8_t *signs = work->signs + line[SIGNS];
         if (line[FIRST]) unit = at;
-        int to = next(at, unit, line[RESIDUAL]);
+        int to = next(at, unit, line[RESIDUAL]), adds = line[LAST] && line[RESIDUAL];
         const float *given = work->rooms + at * work->room;
         float *made = work->rooms + to * work->room;
+        After activation = {bias, slopes, signs}, *after = adds ? NULL : &activation;
         if (line[KIND] == DEPTHWISE)
             depthwise(given, weight, bias, slopes, signs, made, line);
         else if (line[KIND] == PICTURE) {
             pad(photograph, line[CHANNELS], line[HEIGHT], line[WIDTH], work, line);
-            picture_forward(work, weight, made, line);
+            picture_forward(work, weight, made, line, after);
         } else if (line[KIND] == DENSE)
-            dense(given, line[HEIGHT], line[WIDTH], line[CHANNELS], weight, outputs, made, work->row);
+            dense(given, line[HEIGHT], line[WIDTH], line[CHANNELS], weight, outputs, made, work->row, after);
         else if (line[KIND] == POOL)
             pool(given, made, signs, line);
         else
-            product(given, line[CHANNELS], 1, line[CHANNELS], 0, weight, outputs, made, places);
-        if (line[LAST] && line[RESIDUAL]) {
+            product(given, line[CHANNELS], 1, line[CHANNELS], 0, weight, outputs, made, places, after);
+        if (adds) {
             in_t skipped = work->rooms + unit * work->room;
             out_t sum = made;
             for (int64_t n = 0; n < places * outputs; n++) sum[n] += skipped[n];
@@ -570,7 +595,7 @@ void forward(const Work *work, const float *photograph, float *means) {
         for (int64_t r = 0; r * window < line[ROWS]; r++) {
             /* The rows of a window are still at hand when their means are taken. */
             int64_t rows = least(window, line[ROWS] - r * window), begin = r * window * across;
-            if (activates(line)) activate(made + begin, rows * columns, outputs, bias, slopes, signs + begin);
+            if (adds) activate(made + begin, rows * columns, outputs, bias, slopes, signs + begin);
             if (line[LAST] && line[MEANS] >= 0 && rows == window)
                 window_means(made + begin, columns, outputs, means + line[MEANS] + r * (columns / window) * outputs, window);
         }
@@ -604,7 +629,8 @@ void backward(const Work *work, const float *means, float *photograph) {
         /* A layer of the unit before this one, whose activation has no loop of its own with it. */
         const int64_t *before = line[FIRST] || !activates(line - FIELD_COUNT) ? NULL : line - FIELD_COUNT;
         const float *slopes_in = before ? work->weights + before[SLOPES] : NULL;
-        const uint8_t *signs_in = before ? work->signs + before[SIGNS] : NULL;
+        uint8_t *signs_in = before ? work->signs + before[SIGNS] : NULL;
+        After derivative = {NULL, slopes_in, signs_in}, *after = before ? &derivative : NULL;
         if (line[KIND] == DEPTHWISE)
             depthwise_backward(gradient, work->weights + line[WEIGHT], work->weights + line[FLIPPED], made, slopes, signs,
                                slopes_in, signs_in, line);
@@ -613,12 +639,12 @@ void backward(const Work *work, const float *means, float *photograph) {
             pad_backward(photograph, channels, height, width, work, line);
         } else {
             if (line[KIND] == DENSE)
-                dense(gradient, height, width, outputs, work->weights + line[FLIPPED], channels, made, work->row);
-            else if (line[KIND] == POOL)
+                dense(gradient, height, width, outputs, work->weights + line[FLIPPED], channels, made, work->row, after);
+            else if (line[KIND] == POOL) {
                 pool_backward(gradient, signs, made, line);
-            else
-                product(gradient, outputs, 1, outputs, 0, work->weights + line[FLIPPED], channels, made, places);
-            if (before) activate_backward(made, height * width, channels, slopes_in, signs_in);
+                finish(made, 0, height * width, channels, after);
+            } else
+                product(gradient, outputs, 1, outputs, 0, work->weights + line[FLIPPED], channels, made, places, after);
         }
         if (line[FIRST] && line[RESIDUAL]) {
             in_t skipped = work->rooms + unit * work->room;
