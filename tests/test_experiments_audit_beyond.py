@@ -614,6 +614,15 @@ def test_more_uploads_are_averaged_of_those_who_are_asked_again(monkeypatch: pyt
     judged = audit_again.verdicts(audit_again.table(before, SETTINGS, {"lfw": more}), audit_again.FILTERS)
     assert judged[["attack", "copies", "others"]].to_numpy().tolist() == [["32 copies", 32, 1.0]]
     assert "Averages are those of at most 32 (LFW) uploads" in audit_again.reading(judged, audit_again.FILTERS)
+    # The table shows the strongest filter of an average on each set, its numbers all.
+    many = audit_again.table(before, settings, {"lfw": found}).assign(others=lambda frame: range(len(frame)))
+    html = figures.again_table(many).to_html()
+    assert all(text in html for text in ("3 copies<", "3 copies, gaussian<", "4 copies, gaussian<"))
+    html = figures.again_table(
+        pd.concat([many, many.iloc[-1:].assign(attack="4 copies, jpeg", others=99)], ignore_index=True)
+    ).to_html()
+    assert "4 copies, jpeg<" in html
+    assert "4 copies, gaussian<" not in html
     # Nobody asked for more.
     few = audit.Audit(settings.model_copy(update={"copies_of_all": (2,)}), torch.device("cpu"))
     assert "averages no more uploads" in audit_again.averaged(few, "lfw", {"deep": NOTHING}).note

@@ -68,8 +68,8 @@ place in the derivative, its bias and its slopes begin; where in the signs its o
 whether that adds its input; and where in the means those of the unit begin, or -1."""
 _FLAGS = ("-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 _PROCESSOR: tuple[list[str], ...] = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], [])
-"""What makes the most of the processor, as far as a compiler knows it. Of vectors of 512 bits it may use half otherwise,
-to keep the clock high, which the products of matrices bring down anyway."""
+"""What makes the most of the processor, as far as a compiler knows it. Of vectors of 512 bits it may use a half
+otherwise, to keep the clock high, which the products of matrices bring down anyway."""
 _TILED = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
 _LONGEST = 120
 """Seconds that a compiler may take."""
