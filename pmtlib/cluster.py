@@ -86,7 +86,7 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     except OSError as error:
         raise ResultError(cannot_write(Path(out), error)) from error
     if job.features:
-        pipeline.kept_cards(store.read)
+        pipeline.kept_cards(store.read, out)
     outputs = [output for row in (*reported, *store.rows()) for output in row.outputs]
     entries, ignored = _entries(photos, out, outputs)
     if is_address(out):

@@ -480,8 +480,12 @@ def sweep_results(out: Path, photos: Iterable[intake.Photo]) -> None:
         sweep(folder, beginnings)
 
 
-def kept_cards(read: Callable[[str], bytes | None]) -> dict[str, Any]:
+def kept_cards(read: Callable[[str], bytes | None], folder: Path | str = "") -> dict[str, Any]:
     """The descriptions of networks that stand beside features, by the networks' names; none where no file is.
+
+    Args:
+        read: gives a file of the folder of results, None where there is none.
+        folder: its name for an error.
 
     Raises:
         ResultError: the file is no such description, but a user's own.
@@ -490,7 +494,8 @@ def kept_cards(read: Callable[[str], bytes | None]) -> dict[str, Any]:
     try:
         return {} if content is None else dict(json.loads(content)["networks"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{CARD} is there already and describes no networks; move it away") from error
+        where = intake.shown(f"{folder}/{CARD}" if folder else CARD)
+        raise ResultError(f"{where} is there already and describes no networks; move it away") from error
 
 
 def write_cards(
@@ -561,7 +566,7 @@ class _Work:
         self.report = report
         if job.features:
             # A folder of that name is no description either.
-            kept_cards(lambda name: b"" if (job.out / name).is_dir() else _read(job.out / name))
+            kept_cards(lambda name: b"" if (job.out / name).is_dir() else _read(job.out / name), job.out)
         self.key = job.key()
         self.advance: Callable[[int], Any] = lambda _count: None
         self.device = devices.resolve(job.device)

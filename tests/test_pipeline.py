@@ -548,7 +548,7 @@ def test_a_users_own_file_in_the_place_of_the_card_stays(tmp_path: Path, content
         card.parent.mkdir()
         card.write_bytes(content)
     with pytest.raises(
-        ResultError, match=r"^model-card\.json is there already and describes no networks; move it away$"
+        ResultError, match=r"out/model-card\.json is there already and describes no networks; move it away$"
     ):
         go(tmp_path, features=True)
     assert not digests(tmp_path / "out")
