@@ -87,12 +87,12 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         raise ResultError(cannot_write(Path(out), error)) from error
     if job.features:
         pipeline.kept_cards(store.read, out)
-    outputs = [output for row in (*reported, *store.rows()) for output in row.outputs]
-    entries, ignored = _entries(photos, out, outputs)
+    manifest = list(store.rows())
+    entries, ignored = _entries(photos, out, [name for row in (*reported, *manifest) for name in row.outputs])
     if is_address(out):
-        return _run(ray, job, key, entries, ignored, store, begun, show)
+        return _run(ray, job, key, entries, ignored, store, begun, show, manifest)
     with Report(Path(out)) as report:
-        summary = _run(ray, job, key, entries, ignored, store, begun, show, report.rows)
+        summary = _run(ray, job, key, entries, ignored, store, begun, show, manifest, report.rows)
         known = {row.model_dump_json() for row in report.rows}
         for row in summary.rows:
             if row.model_dump_json() not in known:
@@ -109,9 +109,10 @@ def _run(
     store: _Store,
     begun: float,
     show: bool,
+    manifest: Sequence[Row],
     reported: Sequence[Row] = (),
 ) -> Summary:
-    written = [*reported, *store.rows()]
+    written = [*reported, *manifest]
     earlier = compact(written)
     named = {row.source: row.target for row in earlier if row.status == "done" and row.target is not None}
     planned = intake.plan(entries, Path(store.out), named, set(named.values()))
@@ -122,7 +123,7 @@ def _run(
     _start(ray, show)
     try:
         done = _unchanged_of(ray, [photo for photo in planned if photo.source in finished], finished, store)
-        left = [photo for photo in planned if photo.source not in done or not done[photo.source].all]
+        left = [photo for photo in planned if photo.source not in done or not done[photo.source].whole]
         if left:
             foreign = _foreign(left, earlier, store)
             _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, done, store)
@@ -168,12 +169,12 @@ class _Done:
     Attributes:
         input: checksum of the photograph that they are of.
         faces: their numbers.
-        all: whether the photograph has no others.
+        whole: whether the photograph has no others.
     """
 
     input: str
     faces: tuple[int, ...]
-    all: bool
+    whole: bool
 
 
 def _unchanged_of(
@@ -604,14 +605,10 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
     target, results = _system(out if is_address(out) else os.path.realpath(out))
     here = Path(results) if _is_here(target) else None
     paths = [Path(photo) for photo in photos if not is_address(photo)]
-    addresses = [photo for photo in photos if is_address(photo)]
-    found = intake.Found()
-
-    if paths:
-        found = intake.collect(paths, here, outputs)
+    found = intake.collect(paths, here, outputs) if paths else intake.Found()
     entries, ignored = list(found.entries), found.ignored
     seen: set[str] = set()
-    for address in addresses:
+    for address in (photo for photo in photos if is_address(photo)):
         system, root = _system(address)
         folder = PurePosixPath(root)
         output = PurePosixPath(results) if type(system) is type(target) else None
@@ -641,11 +638,10 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
                 entries.append(intake.Entry(Path(path), folder.name, relative, uri=uri))
             else:
                 ignored += 1
+    where = ", ".join(map(intake.shown, photos))
     if entries and all(entry.uri and entry.fault for entry in entries):
-        where = ", ".join(map(intake.shown, photos))
         raise PhotoError(f"no such file or folder: {where}; check the spelling")
     if not entries:
-        where = ", ".join(map(intake.shown, photos))
         raise PhotoError(f"no photograph in {where}; name photographs (JPEG, PNG, WebP, ...) or their folder")
     return entries, ignored
 

@@ -74,7 +74,7 @@ class ShallowModel(nn.Module):
         name: a label for reports.
         layout: how maps lie in memory. With ``channels_last`` the channels of a place stand side by side, and a
             processor convolves faster. Shapes and meaning of everything are the same, its last bits are not: stored
-            results were made with ``contiguous``.
+            results were made with ``contiguous`` unless their parameters say otherwise.
 
     Shape:
         input: (N, 3, 112, 112), RGB in [0, 1].

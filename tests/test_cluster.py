@@ -451,12 +451,12 @@ def test_what_a_photograph_had_before_it_changed_is_neither_done_nor_told(
     monkeypatch.setattr(cluster, "_compute", lambda *_: written.extend(after))
     entry = intake.Entry(Path("/in/a.png"), "in", PurePosixPath("a.png"), uri="a")
     monkeypatch.setattr(cluster.intake, "source_of", lambda place: str(place))
-    summary = cluster._run(engine, job(folder, "told"), "key", [entry], 0, store, 0.0, False)
+    summary = cluster._run(engine, job(folder, "told"), "key", [entry], 0, store, 0.0, False, before)
     assert summary.rows == after
     # A folder that machines do not share holds the lines of this one alone.
     other = dataclasses.replace(entry, path=Path("/in/b.png"), relative=PurePosixPath("b.png"), uri="b")
     with pytest.raises(ResultError, match=r"1 of 2 photographs have no line in .*/manifest; give an --out"):
-        cluster._run(engine, job(folder, "told"), "key", [entry, other], 0, store, 0.0, False)
+        cluster._run(engine, job(folder, "told"), "key", [entry, other], 0, store, 0.0, False, before)
 
 
 def test_a_torn_file_of_the_manifest_is_passed_over(folder: Path, tmp_path: Path) -> None:
