@@ -21,6 +21,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest"
 _BATCHES_A_BLOCK = 4
 """How many batches' results share a file of the manifest; what a killed run does again at most, for each worker."""
+_SECONDS_TO_ANSWER = 10
+"""What a cluster's head is given to take a connection."""
 
 
 def is_address(text: str) -> bool:
@@ -51,7 +54,7 @@ def is_address(text: str) -> bool:
 
 
 def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summary:
-    """Do a job on the cluster that ``RAY_ADDRESS`` names, or on this machine.
+    """Do a job on the cluster that ``RAY_ADDRESS`` names, or that ``ray start`` began here, or else on this machine.
 
     A folder here is locked, one behind an address is not: stores offer no lock that a killed run would let go. Two runs
     of one configuration at once do the same work twice and write the same bytes; of two configurations, each writes
@@ -71,7 +74,7 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         ConfigError: Ray is not installed, or see :func:`pmtlib.pipeline.check`.
         NetworkError, AssetError: an authorised network does not exist, or cannot be had.
         PhotoError: there is no photograph.
-        ResultError: another run uses the folder here, it cannot be written to, there is no cluster, or it failed.
+        ResultError: another run uses the folder here, it cannot be written to, the cluster takes no work, or it failed.
     """
     ray = _import_ray()
     pipeline.check(job)
@@ -264,14 +267,16 @@ def _start(ray: Any, show: bool) -> None:
         ended = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
-                runtime_env={"env_vars": variables}, log_to_driver=show, logging_level=logging.ERROR,
-                include_dashboard=False, _metrics_export_port=None,
+                address=_address(), runtime_env={"env_vars": variables}, log_to_driver=show,
+                logging_level=logging.ERROR, include_dashboard=False, _metrics_export_port=None,
             )  # fmt: skip
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             named = os.environ.get("RAY_ADDRESS")
             where = f"RAY_ADDRESS, {intake.shown(named)}" if named else "the address that Ray remembers (ray stop)"
+            why = intake.shown(str(error).split(". ")[0].rstrip("."))
             raise ResultError(
-                f"there is no cluster at {where}; start one, or name it in RAY_ADDRESS, or unset that"
+                f"there is no cluster to be had at {where} ({why}); start one, or name it in RAY_ADDRESS, or unset "
+                "that; one that wants a token is told it by RAY_AUTH_MODE=token"
             ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler would end the command without a word of what is kept, and with another code.
@@ -282,6 +287,40 @@ def _start(ray: Any, show: bool) -> None:
     if not bars:
         # Without a terminal Ray writes its progress into the log, ten lines at a time.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _address() -> str | None:
+    """``local``, this machine, where the cluster that Ray would take has gone; else nothing, by which Ray takes it.
+
+    Ray takes the one that ``RAY_ADDRESS`` names, or that was started last on this machine, and waits for minutes where
+    nobody answers.
+
+    Raises:
+        ConnectionError: nobody answers where ``RAY_ADDRESS`` says.
+    """
+    if named := os.environ.get("RAY_ADDRESS"):
+        if not _answers(named):
+            raise ConnectionError("nobody answers")
+        return None
+    remembered = (
+        Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    )
+    try:
+        return None if _answers(remembered.read_text().strip()) else "local"
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at ``host:port`` or ``ray://host:port``; of other addresses Ray decides."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError, UnicodeError):
+        return False
+    return True
 
 
 def _compute(

@@ -13,8 +13,10 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,10 +42,15 @@ CONFIG = PMTConfig(steps=2, batch_size=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _not_last_in_line() -> Iterator[None]:
-    """Ray puts its workers behind all else on a machine, where they starve while other tests keep it busy."""
-    with pytest.MonkeyPatch.context() as patched:
+def _alone() -> Iterator[None]:
+    """Keep off whatever else runs or ran on the machine."""
+    # Ray's sockets lie below its folder, and their paths have to be short.
+    with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory(prefix="ray") as place:
+        # Ray puts its workers behind all else on a machine, where they starve while other tests keep it busy.
         patched.setenv("RAY_worker_niceness", "0")
+        # A cluster that somebody started, or left, is not ours to work on.
+        patched.setenv("RAY_TMPDIR", place)
+        patched.delenv("RAY_ADDRESS", raising=False)
         yield
 
 
@@ -512,15 +519,55 @@ def test_what_other_processes_write_is_seen(folder: Path, monkeypatch: pytest.Mo
 
 def test_where_no_cluster_is_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "no such\nkind")
+    why = "Invalid address format: no such.n?kind"
     with pytest.raises(
-        ResultError, match=r"^there is no cluster at RAY_ADDRESS, no such.n?kind; start one, or name it"
+        ResultError, match=rf"^there is no cluster to be had at RAY_ADDRESS, no such.n?kind \({why}\); start one"
     ):
         cluster._start(ray, False)
-    # A file of Ray's names one that has gone.
+    # Nobody listens there, for which Ray would wait for minutes.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    begun: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: begun.append(address))
+    for address in f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:65536":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ResultError, match=rf"RAY_ADDRESS, {address} \(nobody answers\); start one"):
+            cluster._start(ray, False)
+    assert begun == []
+    # One that is remembered, or wants a token, and does not take the work.
     monkeypatch.delenv("RAY_ADDRESS")
-    monkeypatch.setattr(ray, "init", lambda **_: _raise(ConnectionError("could not be reached")))
-    with pytest.raises(ResultError, match=r"there is no cluster at the address that Ray remembers \(ray stop\)"):
+    for error in ConnectionError("not reached"), ray.exceptions.AuthenticationError("not reached. Ensure that much"):
+        monkeypatch.setattr(ray, "init", lambda error=error, **_: _raise(error))
+        with pytest.raises(ResultError, match=r"at the address that Ray remembers \(ray stop\) \(not reached\);"):
+            cluster._start(ray, False)
+
+
+def test_a_cluster_that_runs_here_is_used_and_one_that_has_gone_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray leaves a file with the address of the last, and would wait minutes for one that has gone."""
+    from ray._private.utils import get_ray_address_file
+
+    begun: list[object] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: begun.append(address))
+    for folder in "RAY_TMPDIR", "TMPDIR":
+        monkeypatch.setenv(folder, str(tmp_path / folder))
         cluster._start(ray, False)
+        place = Path(get_ray_address_file(None))
+        assert place.is_relative_to(tmp_path / folder)
+        place.parent.mkdir(parents=True)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            place.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
+            # Ray finds it by itself, and with it the token of its cluster.
+            cluster._start(ray, False)
+        cluster._start(ray, False)
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        cluster._start(ray, False)
+        monkeypatch.delenv("RAY_ADDRESS")
+        assert begun == [None, None, "local", None]
+        begun.clear()
+        monkeypatch.delenv(folder)
 
 
 @pytest.fixture
