@@ -644,7 +644,8 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
     target, results = _system(out if is_address(out) else os.path.realpath(out))
     here = Path(results) if _is_here(target) else None
     paths = [Path(photo) for photo in photos if not is_address(photo)]
-    found = intake.collect(paths, here, outputs) if paths else intake.Found()
+    found = intake.collect(paths, here, outputs, some=False)
+    missing = sum(not os.path.lexists(path) for path in paths)
     entries, ignored = list(found.entries), found.ignored
     seen: set[str] = set()
     for address in (photo for photo in photos if is_address(photo)):
@@ -662,6 +663,7 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
             reason = f"{intake.shown(address)} cannot be listed ({_why(error)})"
             raise PhotoError(f"{reason}; check the address and the credentials") from error
         if not there:
+            missing += 1
             fault = "does not exist. Remedy: check the spelling of the address"
             entries.append(intake.Entry(Path(root), folder.parent.name, PurePosixPath(folder.name), fault, uri=address))
         alone = names == [root]
@@ -678,7 +680,7 @@ def _entries(photos: Sequence[str], out: str, outputs: Collection[str]) -> tuple
             else:
                 ignored += 1
     where = ", ".join(map(intake.shown, photos))
-    if entries and all(entry.uri and entry.fault for entry in entries):
+    if entries and missing == len(photos):
         raise PhotoError(f"no such file or folder: {where}; check the spelling")
     if not entries:
         raise PhotoError(f"no photograph in {where}; name photographs (JPEG, PNG, WebP, ...) or their folder")

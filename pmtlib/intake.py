@@ -71,16 +71,16 @@ class Entry:
     uri: str = ""
 
 
-def collect(arguments: Sequence[Path], out: Path | None, outputs: Collection[str] = ()) -> Found:
+def collect(arguments: Sequence[Path], out: Path | None, outputs: Collection[str] = (), *, some: bool = True) -> Found:
     """The files behind the arguments: files as they are, folders with all below them.
 
     Links are followed, each folder and each file is visited once. The output folder and its earlier ``outputs``
     (paths below it) are never inputs. ``out`` is None where the results go to no folder here.
 
     Raises:
-        PhotoError: no argument exists, or an argument is the output folder itself.
+        PhotoError: ``some`` argument has to exist and none does, or an argument is the output folder itself.
     """
-    if not any(os.path.lexists(argument) for argument in arguments):
+    if some and not any(os.path.lexists(argument) for argument in arguments):
         raise PhotoError(f"no such file or folder: {', '.join(map(shown, arguments))}; check the spelling")
     results = None if out is None else os.path.realpath(out)
     seen = set() if out is None else {os.path.realpath(out), *(os.path.realpath(out / output) for output in outputs)}

@@ -411,15 +411,20 @@ def test_an_address_is_taken_as_a_path_is(folder: Path, tmp_path: Path) -> None:
     photographs.portrait(tmp_path / "in" / "sub" / "a.png")
     (tmp_path / "in" / "photograph").write_bytes((tmp_path / "in" / "sub" / "a.png").read_bytes())
     names = ["in", "in/sub", "in/photograph", "in/gone.png"]
-    entries, ignored = cluster._entries([(tmp_path / name).as_uri() for name in names], str(tmp_path / "out"), ())
+    given = [str(tmp_path / "lost.png"), *((tmp_path / name).as_uri() for name in names)]
+    entries, ignored = cluster._entries(given, str(tmp_path / "out"), ())
     assert [(str(entry.relative), entry.fault[:14]) for entry in entries] == [
-        ("sub/a.png", ""), ("photograph", ""), ("gone.png", "does not exist")
+        ("lost.png", "cannot be read"), ("sub/a.png", ""), ("photograph", ""), ("gone.png", "does not exist")
     ]  # fmt: skip
     assert ignored == 1
     planned = intake.plan(entries, tmp_path / "out", {}, ())
-    found = cluster._Find(job(folder, "none"), "key")._rows(planned[2], cluster._location(planned[2]), {})
+    found = cluster._Find(job(folder, "none"), "key")._rows(planned[3], cluster._location(planned[3]), {})
     (row,) = (Row.model_validate_json(one["row"]) for one in found)
     assert row.reason == "does not exist. Remedy: check the spelling of the address"
+    # None of them, wherever they would be.
+    for missing in given[:1], given[-1:], [given[0], given[-1]]:
+        with pytest.raises(PhotoError, match=r"^no such file or folder: "):
+            cluster._entries(missing, str(tmp_path / "out"), ())
 
 
 def test_faces_that_are_done_are_left_out_unless_the_photograph_is_another(folder: Path) -> None:
