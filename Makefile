@@ -45,6 +45,9 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	fi && echo "set up in $$SECONDS s"
 	@touch $@
 
+# The pages are executed before they are checked and built, under -j too.
+.NOTPARALLEL:
+
 book: notebooks html ## execute every notebook and build the book into _build/html
 
 html: $(STAMP) ## build the book from the pages that are there, unless one is out of date; executes nothing

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pmtlib import added, converted, datasets, devices, metrics, protocols, zoo
 from pmtlib.architectures import PUBLISHERS, Convention, Published, Publisher, recognise
-from pmtlib.errors import NetworkError
+from pmtlib.errors import NetworkError, PMTError
 from pmtlib.images import write_atomic
 from pmtlib.inventory import CHECK_SETS
 from pmtlib.networks.base import FaceNetwork
@@ -197,7 +197,11 @@ def add(
         lambda weights: protocols.operating_points(name, weights, measured),
         replacing=replacing,
     )
-    trial.measure_others()
+    try:
+        trial.measure_others()
+    except PMTError as error:
+        # The network is there and verified; what went wrong is another set's.
+        notes = [*notes, f"no operating points of another set: {error}"]
     lfw = None if published is None else published.lfw
     return Addition(record, measured, tried, shapes, lfw, source.ignored, "; ".join(notes))
 

@@ -119,13 +119,24 @@ def find(
     return None
 
 
-def write(entries: Iterable[Calibration], path: Path = CALIBRATION_FILE) -> None:
+def write(entries: Iterable[Calibration], path: Path = CALIBRATION_FILE, *, anew: bool = False) -> None:
     """Replace the entries of the same network and data set and keep all others; the file is whole at any time.
+
+    Args:
+        entries: what is stored.
+        path: the calibration file.
+        anew: where the existing file is damaged or of another format, keep nothing of it.
 
     Raises:
         ResultError: the existing file is damaged or of another format.
     """
-    merged = {(entry.network, entry.dataset): entry for entry in (*calibrations(path), *entries)}
+    try:
+        kept = calibrations(path)
+    except ResultError:
+        if not anew:
+            raise
+        kept = ()
+    merged = {(entry.network, entry.dataset): entry for entry in (*kept, *entries)}
     content = {"format": _FORMAT, "entries": [asdict(entry) for entry in _sorted(merged.values())]}
     write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 

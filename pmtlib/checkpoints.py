@@ -22,8 +22,13 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for a damaged file
-        raise ResultError(f"{path} is damaged; start afresh with --fresh") from error
+        raise ResultError(f"{path} is damaged; {afresh(path.parent)}") from error
     return state
+
+
+def afresh(folder: Path | None) -> str:
+    """What is left to do where a training cannot go on: commands on a folder of one's own have --fresh, others not."""
+    return f"start afresh with --fresh, or delete {folder}"
 
 
 def write_state(path: Path, state: Any) -> None:
@@ -52,6 +57,5 @@ def refuse_another(folder: Path, title: str, stored: Mapping[str, Any], record: 
     differing = [name for name, value in record.items() if stored.get(name) != value]
     if differing:
         raise ConfigError(
-            f"{folder} holds another {title} (other {', '.join(differing)}); name another folder, "
-            "or start afresh with --fresh"
+            f"{folder} holds another {title} (other {', '.join(differing)}); name another folder, or {afresh(folder)}"
         )

@@ -786,7 +786,7 @@ def _show_checks(checks: Iterable[Check], as_json: bool) -> int:
         for check in found:
             stored = "-" if check.stored is None else f"{check.stored.accuracy_mean:.4f}"
             if check.measured is None:
-                why = Text("at chance", style="red") if check.refused else "weights are not here"
+                why = Text("at chance", style="red") if check.refused else escape(check.absent)
                 shape.add_row(check.name, escape(check.dataset), "", "", stored, "", why)
             else:
                 measured = check.measured

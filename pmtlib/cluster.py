@@ -80,6 +80,8 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     pipeline.check(job)
     if job.device.startswith("cuda:"):
         raise ConfigError(f"--device {job.device}: with --engine ray each actor has a GPU of its own; give cuda")
+    if job.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {intake.shown(job.device)}: with --engine ray there are auto, cpu and cuda")
     begun = time.monotonic()
     # A network or a cut that cannot be had should show here and at once, not in an actor somewhere.
     pipeline.Optimiser(job, torch.device("cpu"))
@@ -94,13 +96,20 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
     entries, ignored = _entries(photos, out, [name for row in (*reported, *manifest) for name in row.outputs])
     if is_address(out):
         return _run(ray, job, key, entries, ignored, store, begun, show, manifest)
-    with Report(Path(out)) as report:
-        summary = _run(ray, job, key, entries, ignored, store, begun, show, manifest, report.rows)
-        known = {row.model_dump_json() for row in report.rows}
-        for row in summary.rows:
-            if row.model_dump_json() not in known:
-                report.add(row)
-        return summary
+    summary = None
+    try:
+        with Report(Path(out)) as report:
+            summary = _run(ray, job, key, entries, ignored, store, begun, show, manifest, report.rows)
+            known = {row.model_dump_json() for row in report.rows}
+            for row in summary.rows:
+                if row.model_dump_json() not in known:
+                    report.add(row)
+    except (OSError, ResultError) as error:
+        if summary is None:
+            raise
+        # Of all that is done the manifest tells.
+        summary.stopped = str(error) if isinstance(error, ResultError) else cannot_write(Path(out), error)
+    return summary
 
 
 def _run(
@@ -124,6 +133,8 @@ def _run(
     summary = Summary(photographs=len(planned), ignored=ignored)
     finished = {} if job.force else _finished(earlier, _latest(written), key)
     _start(ray, show)
+    if job.device == "cuda" and not ray.cluster_resources().get("GPU"):
+        raise ConfigError("--device cuda: no machine of the cluster has a GPU; give auto or cpu")
     try:
         done = _unchanged_of(ray, [photo for photo in planned if photo.source in finished], finished, store)
         left = [photo for photo in planned if photo.source not in done or not done[photo.source].whole]
@@ -147,6 +158,10 @@ def _run(
     summary.reused = sum(
         row.status == "done" and row.source in done and row.face in done[row.source].faces for row in summary.rows
     )
+    made = [row for row in rows if row.status == "done" and row not in earlier]
+    before = {name: row.config for row in earlier if row.status == "done" for name in row.outputs}
+    summary.replaced = sum(any(before.get(name, key) != key for name in row.outputs) for row in made)
+    summary.batch_size = min((row.batch_size for row in made if row.batch_size is not None), default=None)
     summary.seconds = time.monotonic() - begun
     return summary
 

@@ -1077,7 +1077,7 @@ def fetch_lfw(
     Args:
         data_home: scikit-learn's data folder; None is its default, ``~/scikit_learn_data``.
         funneled: the photographs aligned by funneling, as scikit-learn takes them by default, or the original ones.
-        download: fetch what is missing.
+        download: fetch what is missing, unless ``PMT_OFFLINE`` forbids it.
         crop_cache: folder to keep the crops in; without it nothing is kept, and each reading aligns anew.
 
     Returns:
@@ -1101,7 +1101,7 @@ def fetch_lfw(
                 funneled=funneled,
                 resize=None,
                 slice_=corner,
-                download_if_missing=download,
+                download_if_missing=download and not assets.offline(),
             )
         except (OSError, RuntimeError, ValueError) as error:
             why = " ".join(str(error).split())[:160]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pmtlib import assets, calibration, zoo
-from pmtlib.errors import AssetError, NetworkError
+from pmtlib.errors import AssetError, NetworkError, ResultError
 
 if TYPE_CHECKING:
     from pmtlib import protocols
@@ -73,7 +73,7 @@ def _listed(name: str) -> NetworkInfo:
     """As :func:`_info`, but a damaged added network does not hide the others."""
     try:
         return _info(name)
-    except NetworkError as error:
+    except (NetworkError, ResultError) as error:
         return NetworkInfo(name, 0, 0, "", "", "", None, None, None, None, None, False, str(error), "damaged")
 
 
@@ -167,7 +167,7 @@ def check(
         show: draw progress bars on standard error.
 
     Raises:
-        NetworkError: there is no such network.
+        NetworkError: there is no such network, or one that was named is damaged.
         DatasetError: the set is absent or damaged.
         AssetError: the weights of a network that was named cannot be had.
     """
@@ -177,15 +177,17 @@ def check(
         zoo.card(name)
     chosen = dataset or next((name for name in CHECK_SETS if datasets.available(name)), CHECK_SETS[-1])
     pairset = datasets.load(chosen)
+    for name in names:
+        # Before the first is measured, whose figures an error would take with it.
+        zoo.load(name)
     for name in names or zoo.names():
-        stored = zoo.calibration(name, pairset.name)
+        stored = None
         try:
+            stored = zoo.calibration(name, pairset.name)
             measured = protocols.check(name, pairset, device=device, progress=show)
         except NetworkError as error:
             yield Check(name, pairset.name, stored=stored, refused=str(error))
-        except AssetError as error:
-            if names:
-                raise
+        except (AssetError, ResultError) as error:
             yield Check(name, pairset.name, stored=stored, absent=str(error))
         else:
             yield Check(name, pairset.name, measured, stored)

@@ -36,7 +36,7 @@ from pmtlib.paths import check_regular, file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel, fast_layout
-from pmtlib.transform import PMTConfig, Protected, image_seed, protect
+from pmtlib.transform import PMTConfig, Protected, image_seed, model_weights, protect
 
 CARD = "model-card.json"
 CARD_KEY = "model-card"
@@ -123,7 +123,7 @@ class Summary:
     """What came of a run.
 
     Attributes:
-        rows: of this run, in the order of the report.
+        rows: of this run, in the order of the photographs as they were named.
         photographs: how many there were.
         ignored: files of the folders that are no pictures.
         reused: faces that an earlier run had done.
@@ -248,7 +248,8 @@ def check(job: Job) -> None:
     """Refuse what cannot be done whatever the photographs are.
 
     Raises:
-        ConfigError: no authorised network, one named twice, or a part of the photographs that there is not.
+        ConfigError: no authorised network, one named twice, weights that do not fit them, or a part of the photographs
+            that there is not.
         NetworkError: an authorised network does not exist.
     """
     if job.shard is not None and not 1 <= job.shard[0] <= job.shard[1]:
@@ -259,6 +260,7 @@ def check(job: Job) -> None:
         zoo.card(name)
     if len(set(job.authorised)) < len(job.authorised):
         raise ConfigError(f"an authorised network is named twice: {', '.join(job.authorised)}")
+    model_weights(job.config, len(job.authorised))
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,7 @@ def calibrate(
         NetworkError: a network is unknown, cannot be loaded, or is at chance.
         AssetError: a network's weights cannot be had.
         DatasetError: a data set is absent or malformed.
-        ResultError: the existing calibration file is damaged.
+        ResultError: the existing calibration file is damaged, unless all is measured anew (``recompute``).
     """
     chosen = tuple(names) if names is not None else tuple(zoo.CARDS)
     for name in chosen:
@@ -323,10 +323,10 @@ def calibrate(
     for pairset in pairsets:
         for name in chosen:
             weights, kept_in = zoo.weights_checksum(name), path or zoo.calibration_file(name)
-            entry = find(name, pairset.name, weights=weights, path=kept_in)
-            if recompute or entry is None or entry.fingerprint != pairset.fingerprint:
+            entry = None if recompute else find(name, pairset.name, weights=weights, path=kept_in)
+            if entry is None or entry.fingerprint != pairset.fingerprint:
                 entry = operating_points(name, weights, check(name, pairset, batch, device, progress))
-                write([entry], kept_in)
+                write([entry], kept_in, anew=recompute)
             entries.append(entry)
     return tuple(entries)
 

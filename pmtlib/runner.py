@@ -281,7 +281,9 @@ def _drawn_by(name: str) -> str:
     files += [package / "page_data.py", *sorted(found)]
     content = b"".join(path.relative_to(package).as_posix().encode() + path.read_bytes() for path in files)
     # Benchmarks have no request and no version: what they stored is part of what draws.
-    benchmarks = {one for path in found for one in re.findall(r"\"(benchmarks/\w+\.json)\"", path.read_text("utf-8"))}
+    benchmarks = {
+        one for path in found for one in re.findall(r"\"(benchmarks/[\w-]+\.json)\"", path.read_text("utf-8"))
+    }
     stored = [project_dir() / name for name in sorted(benchmarks)]
     return _sha256(content + b"".join(path.read_bytes() for path in stored if path.is_file()))
 

@@ -356,9 +356,18 @@ def _check(images: Tensor, models: Sequence[ShallowModel], config: PMTConfig) ->
             )
     if len(images) and not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise ConfigError("images must be in [0, 1] without NaN; divide 8-bit pixels by 255")
-    weights = list(config.weights) if config.weights is not None else [1.0] * len(models)
-    if len(weights) != len(models) or any(not math.isfinite(w) or w < 0 for w in weights) or not any(weights):
-        raise ConfigError(f"weights {weights} do not fit {len(models)} model(s): one each, none negative, not all 0")
+    return model_weights(config, len(models))
+
+
+def model_weights(config: PMTConfig, count: int) -> list[float]:
+    """The weight of each of ``count`` models in Eq. 8.
+
+    Raises:
+        ConfigError: the configuration's do not fit.
+    """
+    weights = list(config.weights) if config.weights is not None else [1.0] * count
+    if len(weights) != count or any(not math.isfinite(w) or w < 0 for w in weights) or not any(weights):
+        raise ConfigError(f"weights {weights} do not fit {count} model(s): one each, none negative, not all 0")
     return weights
 
 

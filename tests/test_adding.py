@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pmtlib import added, adding, architectures, datasets, protocols, zoo
+from pmtlib import added, adding, architectures, datasets, inventory, protocols, zoo
 from pmtlib.architectures import ARCHITECTURES, PUBLISHED, Options, recognise
 from pmtlib.datasets import Images, PairSet
-from pmtlib.errors import AssetError, NetworkError
+from pmtlib.errors import AssetError, DatasetError, NetworkError
 from pmtlib.experiments import ablation, abuse, common, scalability
 from pmtlib.networks.graph import traced
 from pmtlib.networks.mobileface import MobileFace
@@ -672,11 +672,14 @@ def test_an_older_network_stays_until_the_new_one_is_there(
         zoo.load("mine")
 
 
-def test_a_broken_network_does_not_hide_the_others(pmt: Any, tmp_path: Path, home: Path, easy: None) -> None:
+def test_a_broken_network_does_not_hide_the_others(
+    pmt: Any, tmp_path: Path, home: Path, easy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = checkpoint(tmp_path, untrained())
-    for name in ("good", "bad", "gone"):
+    for name in ("good", "bad", "gone", "figures"):
         adding.add(path, "robfr", name, channels="rgb", device="cpu", show=False)
     (home / "bad" / "network.json").write_text("{")
+    added.calibration_path("figures").write_text("{")
     (home / "gone" / "weights.safetensors").unlink()
     rows = {row["name"]: row for row in json.loads(pmt("networks", "--json").out)}
     assert rows["good"]["present"]
@@ -684,7 +687,35 @@ def test_a_broken_network_does_not_hide_the_others(pmt: Any, tmp_path: Path, hom
     assert not rows["gone"]["present"]
     assert "damaged record" in rows["bad"]["source"]
     assert "its weights are gone" in rows["gone"]["source"]
+    assert "damaged calibration file" in rows["figures"]["source"]
     assert zoo.papers_networks() == ()
+    # What can be measured is, and what cannot is told beside it.
+    checks = {check.name: check for check in inventory.check(device="cpu", show=False)}
+    assert checks["good"].measured is not None
+    assert "damaged calibration file" in checks["figures"].absent
+    # Named, it is refused before the first is measured.
+    monkeypatch.setattr(protocols, "check", lambda *_, **__: pytest.fail("was measured"))
+    with pytest.raises(NetworkError, match="absent or damaged"):
+        list(inventory.check(["good", "gone"], device="cpu", show=False))
+
+
+def test_another_set_that_is_damaged_does_not_undo_what_was_added(
+    pmt: Any, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> PairSet:
+        if name == "cfp_ff":
+            raise DatasetError("cfp_ff: there is no image a.png")
+        return dataclasses.replace(doubles(), name=name)
+
+    monkeypatch.setattr(datasets, "available", lambda name: name in ("lfw", "cfp_ff"))
+    monkeypatch.setattr(datasets, "load", load)
+    path = checkpoint(tmp_path, untrained())
+    done = pmt(
+        "networks", "add", "robfr", "--checkpoint", path, "--name", "mine", "--channels", "rgb", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    assert "no operating points of another set: cfp_ff: there is no image a.png" in done.out
+    assert zoo.is_added("mine")
 
 
 def test_a_public_name_on_another_file_says_nothing(tmp_path: Path) -> None:

@@ -465,10 +465,63 @@ def test_what_a_photograph_had_before_it_changed_is_neither_done_nor_told(
     monkeypatch.setattr(cluster.intake, "source_of", lambda place: str(place))
     summary = cluster._run(engine, job(folder, "told"), "key", [entry], 0, store, 0.0, False, before)
     assert summary.rows == after
+    assert (summary.replaced, summary.batch_size) == (0, None)
+    # What was made in place of another configuration's result, and by fewer at once.
+    made = after[-1].model_copy(update={"config": "third", "batch_size": 3, "face": 1, "faces": 1})
+    written[:] = before
+    monkeypatch.setattr(cluster, "_compute", lambda *_: written.append(made))
+    summary = cluster._run(engine, job(folder, "told"), "third", [entry], 0, store, 0.0, False, before)
+    assert (summary.rows, summary.replaced, summary.batch_size) == ([made], 1, 3)
+    written[:] = [*before, *after]
+    monkeypatch.setattr(cluster, "_compute", lambda *_: None)
     # A folder that machines do not share holds the lines of this one alone.
     other = dataclasses.replace(entry, path=Path("/in/b.png"), relative=PurePosixPath("b.png"), uri="b")
     with pytest.raises(ResultError, match=r"1 of 2 photographs have no line in .*/manifest; give an --out"):
         cluster._run(engine, job(folder, "told"), "key", [entry, other], 0, store, 0.0, False, before)
+
+
+@pytest.mark.parametrize(
+    ("device", "says"), [("gpu", "with --engine ray there are auto, cpu and cuda"), ("cuda:1", "has a GPU of its own")]
+)
+def test_a_device_that_actors_cannot_have_is_refused_at_once(folder: Path, device: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--device {device}: .*{says}"):
+        cluster.run(job(folder, "none", device=device), [str(folder / "in")], str(folder / "none"), show=False)
+    assert not (folder / "none").exists()
+
+
+def test_a_cluster_without_a_gpu_is_told_from_one_that_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    monkeypatch.setattr(cluster, "_start", lambda *_: None)
+    entry, store = intake.Entry(Path("/in/a.png"), "in", PurePosixPath("a.png")), cluster._Store(str(folder / "none"))
+    with pytest.raises(ConfigError, match=r"^--device cuda: no machine of the cluster has a GPU"):
+        cluster._run(engine, job(folder, "none", device="cuda"), "key", [entry], 0, store, 0.0, False, [])
+
+
+@pytest.mark.parametrize("where", ["add", "__exit__"])
+def test_a_report_that_cannot_be_written_in_the_end_hides_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Results and manifest are there; the summary says what is not."""
+    summary = pipeline.Summary(rows=[_done(1, "digest")], photographs=1)
+    monkeypatch.setattr(cluster, "_run", lambda *_: summary)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    error = full if where == "add" else ResultError("report.jsonl: No space left on device; make room")
+    leave = cluster.Report.__exit__
+
+    def fail(self: Any, *arguments: Any) -> None:
+        if where == "__exit__":
+            leave(self, *arguments)
+        raise error
+
+    monkeypatch.setattr(cluster.Report, where, fail)
+    found = cluster.run(job(folder, "x"), [str(folder / "in")], str(tmp_path / "out"), show=False)
+    assert found is summary
+    assert "No space left on device" in found.stopped
+    # Before there is anything to tell, it is an error as it was.
+    monkeypatch.setattr(cluster, "_run", lambda *_: _raise(ResultError("the cluster failed (x); run again")))
+    monkeypatch.setattr(cluster.Report, "__exit__", leave)
+    with pytest.raises(ResultError, match="the cluster failed"):
+        cluster.run(job(folder, "x"), [str(folder / "in")], str(tmp_path / "out"), show=False)
 
 
 def test_a_torn_file_of_the_manifest_is_passed_over(folder: Path, tmp_path: Path) -> None:

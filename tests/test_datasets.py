@@ -576,6 +576,22 @@ def test_fetch_lfw_without_a_network(tmp_path: Path) -> None:
     assert "scikit-learn" in message(lambda: datasets.fetch_lfw(tmp_path, download=False))
 
 
+def test_fetch_lfw_stays_offline_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.datasets
+
+    asked: list[bool] = []
+
+    def fetch(*, download_if_missing: bool, **_: object) -> None:
+        asked.append(download_if_missing)
+        raise OSError("nothing is here")
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_lfw_pairs", fetch)
+    for offline in "1", "0":
+        monkeypatch.setenv("PMT_OFFLINE", offline)
+        assert "nothing is here" in message(lambda: datasets.fetch_lfw(tmp_path))
+    assert asked == [False, True]
+
+
 def test_fetch_lfw_fetches_through_scikit_learn(lfw_home: Path, tmp_path: Path) -> None:
     # The fetcher unpacks an archive that was fetched before: the same way as after a download.
     need_detector()

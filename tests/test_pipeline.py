@@ -591,6 +591,7 @@ def test_two_networks_are_both_in_the_report(tmp_path: Path) -> None:
         ({"authorised": []}, ConfigError, "no authorised network"),
         ({"authorised": ["mobilefacent"]}, NetworkError, "did you mean 'mobilefacenet'"),
         ({"authorised": [NETWORK, NETWORK]}, ConfigError, "named twice"),
+        ({"config": PMTConfig(weights=(1.0, 2.0))}, ConfigError, "do not fit 1 model"),
         ({"cut": 99}, ConfigError, "cut 99 is outside"),
         ({"cut": "block99"}, ConfigError, "no unit 'block99'"),
         ({"device": "abacus"}, ConfigError, "device 'abacus' cannot be used"),

@@ -14,7 +14,7 @@ import torch
 from pmtlib import datasets, metrics, protocols, zoo
 from pmtlib.calibration import calibrations, find
 from pmtlib.datasets import Images, PairSet
-from pmtlib.errors import DatasetError, NetworkError
+from pmtlib.errors import DatasetError, NetworkError, ResultError
 from pmtlib.images import UInt8Image, to_tensor
 from tests.oracles import network_or_skip
 from tests.small_network import SmallNetwork
@@ -312,6 +312,12 @@ def test_calibrate_measures_once_keeps_the_rest_and_sees_staleness(
     assert len(loads) == 4
     assert changed[0].fingerprint != entry.fingerprint
     assert len(calibrations(file)) == 2
+    # A damaged file says how it is written anew, and that way works.
+    file.write_text("{")
+    with pytest.raises(ResultError, match="write it anew with 'pmt networks --calibrate'"):
+        protocols.calibrate(["sface"], ["patches"], path=file)
+    again = protocols.calibrate(["sface", "dlib-resnet29"], ["patches"], path=file, recompute=True)
+    assert set(calibrations(file)) == set(again)
 
 
 def test_calibrate_finds_an_unknown_name_before_it_computes(tmp_path: Path) -> None:

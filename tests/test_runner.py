@@ -331,7 +331,7 @@ def test_the_code_that_draws_a_page_is_all_that_it_imports(project: Path, monkey
     package = project / "pmtlib"
     files = {
         "experiments/one.py": "VERSION = 1",
-        "experiments/two.py": "from pmtlib.experiments.one import VERSION",
+        "experiments/two.py": 'from pmtlib.experiments.one import VERSION\nSTORED = "benchmarks/rates-of_2.json"',
         "experiments/other.py": "",
         "figures/shown.py": "import pmtlib.experiments.two",
         "page_data.py": "",
@@ -357,6 +357,9 @@ def test_the_code_that_draws_a_page_is_all_that_it_imports(project: Path, monkey
         assert runner.check() == stale, name
         (package / name).write_text(code)
     assert runner.check() == []
+    (project / "benchmarks").mkdir()
+    (project / "benchmarks" / "rates-of_2.json").write_text("{}")
+    assert runner.check() == ["tally: the code or tables of pmtlib that draw it have changed since"]
 
 
 KEEPS = "import pandas\nfrom pmtlib import page_data\npage_data.keep('rates', pandas.DataFrame({'rate': [0.5]}))\n"

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pmtlib.checkpoints import read_state, refuse_another, write_state
+from pmtlib.checkpoints import afresh, read_state, refuse_another, write_state
 from pmtlib.datasets import People
 from pmtlib.errors import ResultError
 from pmtlib.faces import SIZE
@@ -263,7 +263,7 @@ class Training(ABC, Generic[_Model]):
             self.step, self.seconds, self.losses = int(state["step"]), float(state["seconds"]), float(state["losses"])
             self.curve = [dict(point) for point in state["curve"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResultError(f"{self.folder}/{TRAINING} does not fit this version; start afresh") from error
+            raise ResultError(f"{self.folder}/{TRAINING} does not fit this version; {afresh(self.folder)}") from error
 
     def _store(self) -> None:
         if self.folder is None:
