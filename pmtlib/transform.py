@@ -392,6 +392,7 @@ class Run:
 
     ===========================  ====================================================================================
     ``_start()``                 the initial images (N, 3, H, W)
+    ``_limited(x)``              images that may be uploaded, of those that a step or the start gives
     ``_draw_augmentation()``     called once a step, first: the place for any other draw of a step
     ``_aggregate(o, m)``         what of model m's outputs is compared, (N, F) parts, for both sides alike
     ``_penalty(x, T, target)``   a differentiable term (N,) added to the loss of the candidates x, or None
@@ -445,7 +446,7 @@ class Run:
         # On a processor, all models an image at a time: so is the rest of a step then, where it can be.
         self.by_image = not self.kernels and all(isinstance(one, ImageWise) for one in self.fused)
         moving = (by_norm and self.kernels) or ((by_norm or config.rule == "adam") and self.by_image)
-        self.moving = moving and "_direction" in usual and self.kernel is not None
+        self.moving = moving and {"_direction", "_limited"} <= usual and self.kernel is not None
         # Rules to stop look at features, so these must be there.
         compared = [one is not None and one.compares(images, *self._wanted(one)) for one in self.fused]
         self.at_once = not config.may_stop and all(compared)
@@ -584,7 +585,7 @@ class Run:
         """Lines 6 to 8 of Algorithm 1: a step downhill, within [0, 1], of the images that have not stopped."""
         size = self._by_step(self._step_size)
         if norms is None or self.kernel is None:
-            moved = (self.current - size * self._direction(gradient)).clamp_(0.0, 1.0)
+            moved = self._limited(self.current - size * self._direction(gradient))
             self.current = torch.where(self.active.view(-1, 1, 1, 1), moved, self.current)
             return
         if self.moments is not None:
@@ -692,11 +693,15 @@ class Run:
             outputs = self.models[model](self.current)
         return outputs[-1].to(self.current.dtype).contiguous(), self._aggregate(outputs, model)
 
+    def _limited(self, images: Tensor) -> Tensor:
+        """Images that may be uploaded: within [0, 1]. The paper's algorithms have no such line."""
+        return images.clamp(0.0, 1.0)
+
     def _start(self) -> Tensor:
         """The initial obfuscated images (Section 5.3, "Initialization for PMT")."""
         config, x = self.config, self.original
         if config.initialisation == "noise":
-            return (0.5 + self._gaussian(config.noise_start)).clamp_(0.0, 1.0)
+            return self._limited(0.5 + self._gaussian(config.noise_start))
         if config.initialisation == "blur":
             if not len(x):
                 return x.clone()
