@@ -89,6 +89,24 @@ def test_the_summary_averages_cells_apart_for_authorised_and_others():
     assert summary["protected_calibrated_authorised_mean"] == pytest.approx(sum(own) / len(own), abs=1e-3)
     assert summary["protected_calibrated_authorised_lowest"] == pytest.approx(min(own), abs=1e-3)
     assert summary["protected_calibrated_unauthorised_highest"] == pytest.approx(max(others), abs=1e-3)
+    part = [line for line in cells.to_dict("records") if line["images"] == "protected"]
+    part = [line for line in part if line["threshold"] == "calibrated" and line["authorised"] != line["network"]]
+    for column, label in (("network", "network"), ("authorised", "for")):
+        means = [
+            float(np.mean([100 * line["accuracy"] for line in part if line[column] == one]))
+            for one in SETTINGS.networks
+        ]
+        assert summary[f"protected_calibrated_{label}_lowest"] == pytest.approx(min(means), abs=1e-3)
+        assert summary[f"protected_calibrated_{label}_highest"] == pytest.approx(max(means), abs=1e-3)
+    others_fail = experiments.abuse_claims([block], cells, SETTINGS)[1]
+    by_authorised = {
+        one: np.mean([line["accuracy"] for line in part if line["authorised"] == one]) for one in SETTINGS.networks
+    }
+    low, high = sorted(by_authorised, key=lambda one: by_authorised[one])
+    assert f"from {100 * by_authorised[low]:.1f}%, {low}, to {100 * by_authorised[high]:.1f}%, {high})" in (
+        others_fail.measured
+    )
+    assert f"{experiments.paper_mean(['lfw']):.1f}% on those measured here" in others_fail.paper
     ssim = [value for row in block.rows.values() for value in row.result.values["ssim"]]
     assert summary["ssim_protected_mean"] == pytest.approx(sum(ssim) / len(ssim), abs=1e-3)
     assert summary["ssim_protected_worst"] == pytest.approx(max(ssim), abs=1e-3)
@@ -133,6 +151,9 @@ def test_the_paper_table_is_transcribed_whole():
             for column, value in enumerate(row["accuracy"]):
                 (own if column == index else others).append(value)
     assert experiments.paper_mean() == pytest.approx(sum(others) / len(others))
+    lfw = list(table["datasets"]["lfw"].values())[1:]
+    cells = [value for i, row in enumerate(lfw) for j, value in enumerate(row["accuracy"]) if i != j]
+    assert experiments.paper_mean(["lfw"]) == pytest.approx(sum(cells) / 20)
     # The ranges that the notebook's introduction quotes.
     assert (round(min(own)), round(max(own)), round(min(others)), round(max(others))) == (93, 100, 0, 21)
 

@@ -225,13 +225,24 @@ def test_a_claim_fails_where_more_comparisons_are_the_other_way():
 
 
 def test_the_summary_is_the_pooled_tables():
-    blocks = [made_up_block(8), made_up_block(9, "cfp_ff")]
+    blocks = [made_up_block(8), made_up_block(9, "cfp_ff", level={"noisy": 0.1, "weaker": 0.9, "pmt": 0.8})]
+    for block in blocks:
+        clean = block.estimates.result.values["clean"]
+        clean["networks"]["gear"]["race"]["agrees"] = clean["same"]
     summary = experiments.summary(blocks, SETTINGS)
     gaps = [gap for block in blocks for gap in block.estimates.result.values["years"]["faceres"]["pmt"]]
     assert summary["faceres_age_pmt_years"] == pytest.approx(sum(gaps) / 60, abs=1e-3)
     found = [value for block in blocks for value in block.estimates.result.values["detected"]["blurred"]]
     assert summary["detected_blurred"] == pytest.approx(100 * sum(found) / 60, abs=1e-3)
     assert summary["images"] == 60
+    # Of what no network tells on photographs nothing is counted.
+    for against, name in (("noisy", "compared"), ("weaker", "weaker")):
+        lines = experiments.comparison(blocks, SETTINGS, against=against).to_dict("records")
+        verdicts = [line["verdict"] for line in lines if (line["network"], line["attribute"]) == ("gear", "race")]
+        assert summary["compared"] == len(verdicts) == 2
+        assert summary[f"{name}_more"] == verdicts.count("holds")
+        assert summary[f"{name}_less"] == verdicts.count("does not hold")
+    assert (summary["compared_less"], summary["weaker_less"]) == (1, 0)
     assert "fer_big_xception_emotion_pmt_cossim" in summary
     assert experiments.paper_means()["pmt"]["emotion"] == pytest.approx((0.31 + 0.32 + 0.37 + 0.40) / 4)
     assert experiments.paper_means()["noisy"]["age"] == pytest.approx((5.1 + 3.72 + 5.95 + 4.2) / 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -143,6 +144,21 @@ def test_verdicts_follow_from_the_numbers():
     assert experiments.verdicts([one], everything(one)[0], SETTINGS)["hidden"] == IN_PART
 
 
+def test_what_is_recognised_is_judged_at_both_thresholds():
+    """Cosines between the paper's threshold and the network's own: the paper names neither."""
+    block = made_up_block()
+    for attack in (BLACK_BOX, SIGN):
+        block.measured(attack)[NOISE]["cosine"]["mobilefacenet"][:] = [0.3] * 30
+    said = experiments.verdicts([block], everything(block)[0], SETTINGS)
+    assert said["noise_recognised"] == f"{HOLDS} at κ = 0.2, {NOT} at the service's own threshold"
+    assert experiments.verdicts([block], everything(block)[0], SETTINGS)["noise"] == HOLDS
+    alone = SETTINGS.model_copy(update={"kappa_excluded": ("mobilefacenet",)})
+    cells = experiments.table([block], alone)
+    assert experiments.verdicts([block], cells, alone)["noise_recognised"] == NOT
+    found = {claim.says: claim for claim in experiments.claims([block], cells, alone)}
+    assert "κ" not in found["what is made of noisy features is recognised all the same"].measured
+
+
 def test_the_claims_are_the_means_of_what_is_stored():
     blocks = [made_up_block()]
     cells, _, _ = everything(blocks[0])
@@ -157,7 +173,51 @@ def test_the_claims_are_the_means_of_what_is_stored():
     served = found["the service still recognises what is made of them"].measured
     own = np.array(blocks[0].measured(SIGN)[PMT]["cosine"]["mobilefacenet"]) > THRESHOLDS["mobilefacenet"]
     assert f"white box {100 * own.mean():.0f}% [" in served
+    usual = np.array(blocks[0].measured(SIGN)[PMT]["cosine"]["mobilefacenet"]) > SETTINGS.kappa
+    assert usual.mean() != own.mean()
+    assert f"white box {100 * usual.mean():.0f}% [" in served.partition(" at its own threshold; at κ = 0.2")[2]
     assert hidden.paper == "black box 0.02 to 0.03; white box 0.02 to 0.03"
+
+
+def test_the_control_without_clipping_is_told_by_what_is_stored():
+    draw = np.random.default_rng(3)
+    block = made_up_block()
+    stored = {
+        str(steps): {
+            "ssim": draw.uniform(level - 0.02, level + 0.02, 30).round(5).tolist(),
+            "cosine": {name: draw.uniform(0, 1, 30).round(5).tolist() for name in NETWORKS},
+        }
+        for steps, level in ((1, 0.1), (2, 0.9))
+    }
+    features = {
+        steps: {"error": draw.uniform(0, 1, 30).tolist(), "cosine": [0.5] * 30, "service": [service] * 30}
+        for steps, service in (("1", 0.3), ("2", 0.5))
+    }
+    outside = {steps: [0.25] * 30 for steps in features}
+    free = outcome("lfw--unclipped", {"features": features, "uploads": stored, "outside": outside})
+    block = dataclasses.replace(block, unclipped=free)
+    assert [label for label, _ in block.outcomes()][-1] == "without clipping"
+    frame = experiments.clipping_table([block], SETTINGS)
+    assert list(zip(frame["clipped"], frame["steps"], strict=True)) == [(True, 1), (True, 100), (False, 1), (False, 2)]
+    for line in frame[~frame["clipped"]].to_dict("records"):
+        one = stored[str(line["steps"])]
+        assert line["ssim"] == pytest.approx(np.mean(one["ssim"]))
+        assert line["others"] == pytest.approx(np.mean(np.array(one["cosine"]["sface"]) > THRESHOLDS["sface"]))
+        assert (line["outside"], line["n"]) == (0.25, 30)
+        assert line["error"] == pytest.approx(np.mean(features[str(line["steps"])]["error"]))
+    # The service's own threshold is 0.37.
+    assert frame[~frame["clipped"]]["served"].tolist() == [0.0, 1.0]
+    said = experiments.clipping_reading(frame)
+    assert "From K = 2 on the service is served as well as with clipping; the features give away no less then" in said
+    assert "recognises 100%" in said
+    never = frame[(frame["steps"] == 1) | frame["clipped"]]
+    assert "At none of these K" in experiments.clipping_reading(never)
+    html = figures.clipping_table(frame, SETTINGS).to_html()
+    assert html.count("not clipped") >= 1
+    assert f"{frame['ssim'].iloc[-1]:.2f} [{frame['ssim_low'].iloc[-1]:.2f}, " in html
+    without = experiments.clipping_table([made_up_block()], SETTINGS)
+    assert list(without.columns) == list(frame.columns)
+    assert experiments.clipping_reading(without) == "*Not run: PMT without clipping.*"
 
 
 def test_nothing_measured_is_said():

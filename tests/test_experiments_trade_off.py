@@ -242,6 +242,15 @@ def test_the_verdicts_follow_the_numbers():
         beside = experiments.control_lines([made], SETTINGS)
         return experiments.reading(lines, apart, beside, experiments.matching_cells([made], SETTINGS), SETTINGS)
 
+    def verdict(originals: dict, uploads: dict) -> str:
+        made = TradeOffBlock("lfw", Outcome(None), outcome("a", originals), outcome("b", uploads), *[Outcome(None)] * 2)
+        curves, apart = experiments.curves([made], SETTINGS), experiments.comparison([made], SETTINGS)
+        return experiments.claims(curves, apart, experiments.control_lines([made], SETTINGS))[0].verdict
+
+    # Of two halves, each at every bound; where nobody is lost, Utility cannot be higher.
+    assert verdict(constant(0.1, 0.2), constant(0.9, 0.8)) == "holds"
+    assert verdict(constant(0.9, 0.2), constant(0.9, 0.8)) == "holds in part"
+    assert verdict(constant(0.9, 0.8), constant(0.1, 0.2)) == "does not hold"
     good = said(constant(0.1, 0.2), constant(0.9, 0.8))
     # Uploads that noise does not touch neither lose Utility nor gain Privacy.
     assert good.count("Does not hold") == good.count("drops at no bound up to 0.3, and their Privacy does not move")

@@ -316,6 +316,15 @@ def test_only_options_that_keep_the_service_count_against_a_choice() -> None:
     assert parameters.judged({"a": option(level, variants.Gap(-0.01, -0.03, 0.02))}) == ("is not established", [])
 
 
+def test_a_choice_is_judged_by_all_sets_together() -> None:
+    holds, not_, open_ = "holds", "does not hold", "is not established"
+    assert parameters.together({"lfw": open_, "cfp_ff": not_}, open_) == f"{open_}; on CFP-FF it {not_}"
+    assert parameters.together({"lfw": open_, "cfp_ff": not_}, not_) == not_
+    assert parameters.together({"lfw": open_, "cfp_ff": open_}, not_) == not_
+    assert parameters.together({"lfw": holds, "cfp_ff": not_}, open_) == "holds in part"
+    assert parameters.together({"lfw": holds, "cfp_ff": open_}, holds) == holds
+
+
 def test_a_curve_is_judged_at_each_bound() -> None:
     base = noisy(5)
 

@@ -679,7 +679,10 @@ def summary(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     """Headline numbers over the images of all sets.
 
     ``NETWORK_ATTRIBUTE_KIND_cossim``, ``..._agreement`` and ``..._chance`` (percent), ``NETWORK_age_KIND_years``,
-    ``detected_KIND`` (percent), ``images``; hyphens of networks' names become underscores.
+    ``detected_KIND`` (percent), ``images``; hyphens of networks' names become underscores. ``compared`` counts the
+    comparisons of :func:`comparison` by networks that tell the attribute on photographs, ``compared_more`` and
+    ``compared_less`` those in which PMT(x) confuses more or less than x + delta; ``weaker_more`` and ``weaker_less``
+    the same of the weaker noise.
     """
     numbers: dict[str, float] = {}
     restored = attribute_table(of_features(blocks), settings, pooled=True, kinds=FACES_OF_FEATURES)
@@ -696,6 +699,12 @@ def summary(blocks: Sequence[AttributesBlock], settings: AttributesSettings) -> 
     for line in detection_table(blocks, pooled=True).to_dict("records"):
         numbers[f"detected_{line['kind']}"] = 100 * line["rate"]
         numbers["images"] = line["n"]
+    able = _able(clean_table(blocks, settings, pooled=True))
+    for against, name in ((NOISY, "compared"), (WEAKER, "weaker")):
+        known = _told_of_photographs(comparison(blocks, settings, against=against), able)
+        if len(known):
+            numbers["compared"] = len(known)
+            numbers[f"{name}_more"], numbers[f"{name}_less"], _ = _counted(known)
     return {name.replace("-", "_"): round(float(value), 3) for name, value in numbers.items()}
 
 

@@ -322,6 +322,14 @@ def judged(options: Mapping[str, Mapping[str, Gap]]) -> tuple[str, list[str]]:
     return MEANS if all(mean > 0 for mean in means) else UNESTABLISHED, lost
 
 
+def together(alone: Mapping[str, str], pooled: str) -> str:
+    """The verdict on a choice from those on each set and that on all sets together, which counts."""
+    if {*alone.values()} >= {HOLDS, NOT}:
+        return IN_PART
+    against = [TITLES.get(dataset, dataset) for dataset, verdict in alone.items() if verdict == NOT]
+    return f"{pooled}; on {listed(against)} it {NOT}" if pooled == UNESTABLISHED and against else pooled
+
+
 MEANS = "holds by the means alone"
 """A verdict: the choice has the lowest mean, and an interval of a difference includes none."""
 
@@ -366,7 +374,6 @@ def claims(
                 gap = f", unauthorised {pooled[name]['unauthorised'].points()} points"
                 gap += " at a cost to the service" if pooled[name]["authorised"].sign < 0 else ""
             told.append(f"{name} {numbers}%{gap}")
-        verdicts = {judged(options)[0] for options in by_set.values()}
         said.append(
             Claim(
                 f"so does {_SAYS[group]}"
@@ -375,7 +382,7 @@ def claims(
                 _papers(group),
                 ("" if said else "authorised/unauthorised accuracy, and points against the paper's choice: ")
                 + "; ".join(told),
-                IN_PART if verdicts >= {HOLDS, NOT} else NOT if NOT in verdicts else judged(pooled)[0],
+                together({dataset: judged(options)[0] for dataset, options in by_set.items()}, judged(pooled)[0]),
             )
         )
     figures = (
@@ -432,8 +439,8 @@ def reading(
         "the paper's choice beyond the 95% interval of the difference over the same pairs. The claim holds where every "
         "such option leaves the unauthorised networks more, beyond that interval; it does not where one leaves them "
         "less; by the means alone, where all have higher means; otherwise, or where no option counts, it is not "
-        "established. The paragraph above judges all sets together, and says that a claim does not hold where it does "
-        "not on one set, or in part where it also holds on another."
+        "established. The paragraph above judges all sets together, and says in part where a claim holds on one set "
+        "and does not on another. Intervals are not widened for the number of options."
     )
     return "\n".join(lines)
 

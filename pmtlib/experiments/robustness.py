@@ -551,7 +551,7 @@ def _grid(up: pd.DataFrame) -> _Grid | None:
 
 
 def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
-    """What the paper says of Figs. 9 and 10, held against all sets together; features at the paper's threshold."""
+    """What the paper says of Figs. 9 and 10, held against all sets together; features at that of Section 6.6."""
     found = {str(name): one for name, part in up.groupby("dataset", sort=False) if (one := _grid(part)) is not None}
     said = []
 
@@ -608,8 +608,8 @@ def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
             Claim(
                 "UP of features of uploads is significantly above that of photographs' (Fig. 9)",
                 "",
-                f"at the paper's κ = {next(iter(absolute.values())).kappa:g} the intervals lie apart at {clear} "
-                f"amplitudes{beyond}"
+                f"at κ = {next(iter(absolute.values())).kappa:g}, that of the paper's Section 6.6, the intervals lie "
+                f"apart at {clear} amplitudes{beyond}"
                 if term == "UP"
                 else "Privacy of features was not run",
                 overall([one.clear == one.count for one in absolute.values()]) if term == "UP" else UNJUDGED,

@@ -161,6 +161,36 @@ def features_table(features: pd.DataFrame, settings: ReconstructionSettings) -> 
     return styled(frame.set_index(["set", "uploaded features"]), caption, "features", features)
 
 
+def clipping_table(frame: pd.DataFrame, settings: ReconstructionSettings) -> Styler:
+    """PMT with and without clipping, from the table of that name."""
+    lines = frame.to_dict("records")
+    shown = pd.DataFrame(
+        {
+            "set": [TITLES.get(line["dataset"], line["dataset"]) for line in lines],
+            "PMT": ["clipped to [0, 1]" if line["clipped"] else "not clipped" for line in lines],
+            "K": [line["steps"] for line in lines],
+            "pixels outside, %": [f"{100 * line['outside']:.0f}" for line in lines],
+            "relative squared error": [f"{line['error']:.2f}" for line in lines],
+            "served, %": [
+                f"{100 * line['served']:.0f} [{100 * line['served_low']:.0f}, {100 * line['served_high']:.0f}]"
+                for line in lines
+            ],
+            "SSIM of what the black box makes": [
+                f"{line['ssim']:.2f} [{line['ssim_low']:.2f}, {line['ssim_high']:.2f}]" for line in lines
+            ],
+            "recognised by others, %": [f"{100 * line['others']:.0f}" for line in lines],
+            "n": [line["n"] for line in lines],
+        }
+    )
+    caption = (
+        "PMT with and without clipping of the image to [0, 1] in each step, when features are uploaded: the error of "
+        f"the features, the share of photographs that {settings.authorised} recognises by them at its own threshold, "
+        "and the mean SSIM of what RecFace makes of them, with 95% intervals; the last is a mean over the other "
+        "networks, at their own thresholds"
+    )
+    return styled(shown.set_index(["set", "PMT"]), caption, "clipping", frame)
+
+
 def training_curve(about: Mapping[str, Any] | None) -> Figure | None:
     """Loss and held-out SSIM of the black-box attacker's network against its steps; None where none was recorded."""
     points = [] if about is None else list(about["curve"])
