@@ -155,10 +155,12 @@ def _run(
         reason = f"{missing} of {len(planned)} photographs have no line in {intake.shown(store.out)}/{MANIFEST}"
         raise ResultError(f"{reason}; give an --out that all machines of the cluster share, and run again")
     summary.rows = sorted(rows, key=lambda row: (sources[row.source], row.face or 0))
-    summary.reused = sum(
-        row.status == "done" and row.source in done and row.face in done[row.source].faces for row in summary.rows
-    )
-    made = [row for row in rows if row.status == "done" and row not in earlier]
+    made = [
+        row
+        for row in summary.rows
+        if row.status == "done" and not (row.source in done and row.face in done[row.source].faces)
+    ]
+    summary.reused = summary.done - len(made)
     before = {name: row.config for row in earlier if row.status == "done" for name in row.outputs}
     summary.replaced = sum(any(before.get(name, key) != key for name in row.outputs) for row in made)
     summary.batch_size = min((row.batch_size for row in made if row.batch_size is not None), default=None)

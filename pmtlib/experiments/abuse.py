@@ -495,7 +495,7 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
     if not len(others):
         return found
     remaining = 100 * float(np.mean(np.concatenate(shares["unauthorised", ""])))
-    measured = {block.dataset for block in blocks} & set(paper_table("table7")["datasets"])
+    measured = set(others["dataset"]) & set(paper_table("table7")["datasets"])
     here = f", {paper_mean(measured):.1f}% on those measured here" if measured else ""
     ends = _means(others, "authorised")
     found.append(
