@@ -210,6 +210,10 @@ def test_the_control_without_clipping_is_told_by_what_is_stored():
     said = experiments.clipping_reading(frame)
     assert "From K = 2 on the service is served as well as with clipping; the features give away no less then" in said
     assert "recognises 100%" in said
+    hidden = experiments.claims([block], everything(block)[0], SETTINGS)[1].measured
+    assert f"the black box makes {np.mean(stored['1']['ssim']):.2f} [" in hidden
+    assert hidden.endswith("at the same K")
+    assert "not clipped" not in experiments.claims([made_up_block()], everything(block)[0], SETTINGS)[1].measured
     never = frame[(frame["steps"] == 1) | frame["clipped"]]
     assert "At none of these K" in experiments.clipping_reading(never)
     html = figures.clipping_table(frame, SETTINGS).to_html()
