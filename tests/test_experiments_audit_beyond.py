@@ -467,10 +467,28 @@ def test_a_decoy_that_is_somebody_is_told() -> None:
     frame = audit_nobody.rates(outcome("decoys", values))
     words = audit_nobody.reading(frame)
     assert "of decoys 5.00%, by dlib-resnet29 10.00% [10.00, 10.00]" in words
-    assert "more often than strangers are: by dlib-resnet29." in words
+    assert "of photographs of strangers, of CFP-FF 0.00%" in words
+    assert "than the strangers, decoys: by dlib-resnet29 (10.00% to 0.00%); uploads with a decoy: by none." in words
     harmless = audit_nobody.reading(frame[frame["network"] == "sface"])
-    assert "No network takes them for somebody more often" in harmless
+    assert "than the strangers, decoys: by none; uploads with a decoy: by none." in harmless
     assert "not measured" in audit_nobody.reading(audit_nobody.rates(NOTHING))
+
+
+def test_whom_stored_decoys_are_taken_for_is_what_the_book_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = audit.audit_settings("paper")
+    stored = audit_nobody.measured(audit.Audit(settings, torch.device("cpu")))
+    more = audit_nobody.more_than_strangers(audit_nobody.rates(stored))
+    assert more == {
+        audit_nobody.DECOY: ["dlib-resnet29"],
+        audit_nobody.UPLOAD: [settings.authorised, "dlib-resnet29"],
+    }
+    page = " ".join((Path(__file__).resolve().parent.parent / "book" / "index.md").read_text("utf-8").split())
+    assert (
+        "dlib's network takes decoys for people of a gallery more often than strangers (of CFP-FF); so do it and the "
+        "MobileFaceNet that they are made for with uploads, for others than these show" in page
+    )
 
 
 def again(service: float, others: float, ssim: float) -> Outcome:

@@ -17,7 +17,7 @@ import torch
 from pmtlib import datasets, metrics
 from pmtlib.experiments.audit_beyond import FAR_NAME, VERSION, crowd, learned_from
 from pmtlib.experiments.audit_frontier import tried
-from pmtlib.experiments.common import Outcome, rounded
+from pmtlib.experiments.common import TITLES, Outcome, rounded
 from pmtlib.experiments.trade_off import far_thresholds, identities, threshold_set
 from pmtlib.images import quantise
 from pmtlib.metrics import Bools, Floats
@@ -33,7 +33,7 @@ DECOY, UPLOAD, ABSENT = "decoy", "upload with a decoy", "photograph of somebody 
 _IN_WORDS = {
     DECOY: "decoys",
     UPLOAD: "uploads with a decoy",
-    ABSENT: "photographs of people who are not enrolled",
+    ABSENT: f"photographs of strangers, of {TITLES[ABSENT_PEOPLE]}",
 }
 _FIRST_SEED = 10_000
 """Far from the seeds of uploads, whose decoys come from the photographs' pixels."""
@@ -114,7 +114,8 @@ def rates(outcome: Outcome) -> pd.DataFrame:
 
     Returns:
         DataFrame with columns network, kind, accepted (share of all comparisons), low, high (95% bootstrap interval
-        over images), nearest (mean of the highest cosine), images, enrolled.
+        over images; the enrolled, whom all are compared with, are not resampled), nearest (mean of the highest cosine),
+        images, enrolled.
     """
     if outcome.result is None:
         return pd.DataFrame()
@@ -134,6 +135,22 @@ def rates(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def more_than_strangers(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """The networks that take decoys, and uploads with them, for somebody more often than strangers' photographs.
+
+    More often: the interval lies above the strangers'.
+
+    Args:
+        frame: of :func:`rates`.
+    """
+    low, high = (
+        {(line["network"], line["kind"]): float(line[end]) for line in frame.to_dict("records")}
+        for end in ("low", "high")
+    )
+    names = list(dict.fromkeys(map(str, frame["network"])))
+    return {kind: [name for name in names if low[name, kind] > high[name, ABSENT]] for kind in (DECOY, UPLOAD)}
+
+
 def reading(frame: pd.DataFrame) -> str:
     """Whether decoys belong to nobody, in words.
 
@@ -151,23 +168,16 @@ def reading(frame: pd.DataFrame) -> str:
             f"of {words} {100 * mean:.2f}%, by {worst['network']} {100 * worst['accepted']:.2f}% "
             f"[{100 * worst['low']:.2f}, {100 * worst['high']:.2f}]"
         )
-    low, high = (
-        {(line["network"], line["kind"]): float(line[end]) for line in frame.to_dict("records")}
-        for end in ("low", "high")
-    )
-    above = [
-        name
-        for name in dict.fromkeys(map(str, frame["network"]))
-        if max(low[name, DECOY], low[name, UPLOAD]) > high[name, ABSENT]
-    ]
-    verdict = (
-        "No network takes them for somebody more often than it takes any stranger for somebody"
-        if not above
-        else f"Taken for somebody more often than strangers are: by {', '.join(above)}"
+    share = {(line["network"], line["kind"]): 100 * line["accepted"] for line in frame.to_dict("records")}
+    above = "; ".join(
+        f"{_IN_WORDS[kind]}: by "
+        + (", ".join(f"{name} ({share[name, kind]:.2f}% to {share[name, ABSENT]:.2f}%)" for name in names) or "none")
+        for kind, names in more_than_strangers(frame).items()
     )
     line = frame.iloc[0]
     return (
         f"**Decoys are nobody's?** {int(line['images'])} of each kind, compared with {int(line['enrolled'])} enrolled "
         "photographs of LFW's people, whose faces decoys are blended from, at a FAR of 10⁻². The share of comparisons "
-        f"that the networks accept, mean and highest: {'; '.join(told)}. {verdict}."
+        f"that the networks accept, mean and highest: {'; '.join(told)}. Taken for somebody more often than the strangers, "
+        f"{above}. (Intervals resample the images, not the enrolled.)"
     )
