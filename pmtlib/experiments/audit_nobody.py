@@ -178,6 +178,6 @@ def reading(frame: pd.DataFrame) -> str:
     return (
         f"**Decoys are nobody's?** {int(line['images'])} of each kind, compared with {int(line['enrolled'])} enrolled "
         "photographs of LFW's people, whose faces decoys are blended from, at a FAR of 10⁻². The share of comparisons "
-        f"that the networks accept, mean and highest: {'; '.join(told)}. Taken for somebody more often than the strangers, "
-        f"{above}. (Intervals resample the images, not the enrolled.)"
+        f"that the networks accept, mean and highest: {'; '.join(told)}. Taken for somebody more often than the "
+        f"strangers, {above}. (Intervals resample the images, not the enrolled.)"
     )
