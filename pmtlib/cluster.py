@@ -7,12 +7,14 @@ that is started again leaves out what stands there. A face's randomness comes fr
 else is in its batch, so that a cluster and a laptop with the same kind of device give the same images.
 
 Ray restarts an actor that dies and hands its work to it again: a result may be written twice, with the same bytes, and
-has one line. A photograph that cannot be read is a line that says so.
+has one line. A photograph that cannot be read is a line that says so. Lines come a block at a time, so that of a run
+that is killed results stand there without one: which are its own, the names say that it has claimed beforehand.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -25,6 +27,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -41,6 +44,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest"
+CLAIMS = f"{MANIFEST}/_claims.json"
+"""By source what a photograph's results are called, and which files of such names stood there before: those of a killed
+run have no line yet. Readers of a folder of Parquet pass over what begins with ``_``."""
+_RESULT = re.compile(r"(-face\d+)?(\.png|\.[^/]+\.safetensors)")
+"""What follows a target in the names of results, see :func:`pmtlib.report.suffix`."""
 _BATCHES_A_BLOCK = 4
 """How many batches' results share a file of the manifest; what a killed run does again at most, for each worker."""
 _SECONDS_TO_ANSWER = 10
@@ -127,6 +135,10 @@ def _run(
     written = [*reported, *manifest]
     earlier = compact(written)
     named = {row.source: row.target for row in earlier if row.status == "done" and row.target is not None}
+    claims = store.claims()
+    # A photograph keeps the name that a killed run gave it, unless a line has given that to another one.
+    taken = set(named.values())
+    named = {source: claim.target for source, claim in claims.items() if claim.target not in taken} | named
     planned = intake.plan(entries, Path(store.out), named, set(named.values()))
     if not is_address(store.out):
         pipeline.sweep_results(Path(store.out), planned)
@@ -139,7 +151,12 @@ def _run(
         done = _unchanged_of(ray, [photo for photo in planned if photo.source in finished], finished, store)
         left = [photo for photo in planned if photo.source not in done or not done[photo.source].whole]
         if left:
-            foreign = _foreign(left, earlier, store)
+            foreign = _foreign(left, earlier, store, claims)
+            for photo in left:
+                claim = claims.get(photo.source)
+                if claim is None or claim.target != photo.target:
+                    claims[photo.source] = _Claim(photo.target, foreign[photo.source])
+            store.claim(claims)
             _compute(ray, dataclasses.replace(job, photos=(), out=Path()), key, left, foreign, done, store)
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -151,6 +168,8 @@ def _run(
     missing = len(sources.keys() - {row.source for row in rows})
     # Of a photograph that was another one before, not what that had.
     rows = [row for row in rows if row.input_sha256 in (None, latest.get(row.source))]
+    if claims:
+        _settle(planned, rows, compact(written), store, claims)
     if missing:
         reason = f"{missing} of {len(planned)} photographs have no line in {intake.shown(store.out)}/{MANIFEST}"
         raise ResultError(f"{reason}; give an --out that all machines of the cluster share, and run again")
@@ -242,20 +261,79 @@ def _unchanged(batch: Mapping[str, Any], store: _Store) -> dict[str, list[str]]:
     return kept
 
 
-def _foreign(photos: Sequence[intake.Photo], earlier: Sequence[Row], store: _Store) -> dict[str, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class _Claim:
+    """What a photograph's results are called before there is a line of them.
+
+    Attributes:
+        target: what their names begin with.
+        foreign: files of such names that stood there when it was claimed, which are not the photograph's.
+    """
+
+    target: str
+    foreign: Sequence[str]
+
+    def covers(self, name: str) -> bool:
+        """Whether a file is the photograph's, where no line says whose it is."""
+        fits = name.startswith(self.target) and _RESULT.fullmatch(name, len(self.target)) is not None
+        return fits and name not in self.foreign
+
+
+def _foreign(
+    photos: Sequence[intake.Photo], earlier: Sequence[Row], store: _Store, claims: Mapping[str, _Claim]
+) -> dict[str, list[str]]:
     """Files that stand where a photograph's results would go and are not its own, by its source."""
     own = {output: row.source for row in earlier if row.status == "done" for output in row.outputs}
-    taken = sorted(store.names())
     found: dict[str, list[str]] = {}
+    for photo, names in _standing(photos, store):
+        claim = claims.get(photo.source)
+        claimed = {name for name in names if claim is not None and claim.target == photo.target and claim.covers(name)}
+        found[photo.source] = [
+            name for name in names if own.get(name, photo.source if name in claimed else None) != photo.source
+        ]
+    return found
+
+
+def _standing(photos: Sequence[intake.Photo], store: _Store) -> Iterator[tuple[intake.Photo, list[str]]]:
+    """Each photograph, and the files that stand where its results would go."""
+    taken = sorted(store.names())
     for photo in photos:
-        found[photo.source] = []
+        names = []
         for beginning in (f"{photo.target}.", f"{photo.target}-face"):
             for name in itertools.islice(taken, bisect.bisect_left(taken, beginning), None):
                 if not name.startswith(beginning):
                     break
-                if own.get(name) != photo.source:
-                    found[photo.source].append(name)
-    return found
+                names.append(name)
+        yield photo, names
+
+
+def _settle(
+    photos: Sequence[intake.Photo],
+    rows: Sequence[Row],
+    written: Sequence[Row],
+    store: _Store,
+    claims: Mapping[str, _Claim],
+) -> None:
+    """Drop the claims of photographs of this run whose results have lines; ``rows`` are of it, ``written`` all.
+
+    One of a face that failed is kept where a part of its results stands there all the same: what a user puts in such a
+    place later is not to be taken for a result.
+    """
+    done = Counter(row.source for row in rows if row.status == "done")
+    whole = {row.source for row in rows if row.status == "done" and done[row.source] == row.faces}
+    told = {row.source for row in rows}
+    lined = {output for row in written for output in row.outputs}
+    failed = [photo for photo in photos if photo.source in claims and photo.source in told - whole]
+    torn = {
+        photo.source
+        for photo, names in (_standing(failed, store) if failed else ())
+        if any(claims[photo.source].covers(name) for name in names if name not in lined)
+    }
+    left = {source: claim for source, claim in claims.items() if source not in told or source in torn}
+    if left != claims:
+        # All is done by now: one too many harms nobody.
+        with contextlib.suppress(ResultError):
+            store.claim(left)
 
 
 def _import_ray() -> Any:
@@ -532,6 +610,34 @@ class _Store:
         system, root = self._fs()
         found = system.find(root) if system.exists(root) else []
         return [str(PurePosixPath(name).relative_to(PurePosixPath(root))) for name in found]
+
+    def claims(self) -> dict[str, _Claim]:
+        """Those of runs that have not ended; none where the file is none of that kind."""
+        try:
+            claims = {
+                str(source): _Claim(str(target), [str(name) for name in foreign])
+                for source, (target, foreign) in json.loads(self.read(CLAIMS) or b"{}").items()
+            }
+        except (ValueError, TypeError, AttributeError):
+            return {}
+        return {source: claim for source, claim in claims.items() if intake.is_safe(claim.target)}
+
+    def claim(self, claims: Mapping[str, _Claim]) -> None:
+        """Put claims in the place of those that are there.
+
+        Raises:
+            ResultError: they cannot be written.
+        """
+        content = json.dumps({source: [claim.target, list(claim.foreign)] for source, claim in sorted(claims.items())})
+        try:
+            if claims:
+                self.write(CLAIMS, content.encode())
+            elif self.read(CLAIMS) is not None:
+                system, root = self._fs()
+                system.rm_file(str(PurePosixPath(root) / CLAIMS))
+        except Exception as error:
+            reason = f"{intake.shown(self.out)} cannot be written to ({_why(error)})"
+            raise ResultError(f"{reason}; make room or check the permissions, or give another --out") from error
 
     def rows(self, torn: list[str] | None = None) -> Iterator[Row]:
         """What stands in the manifest, oldest file first; none where there is none.

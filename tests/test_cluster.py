@@ -480,6 +480,57 @@ def test_what_a_photograph_had_before_it_changed_is_neither_done_nor_told(
         cluster._run(engine, job(folder, "told"), "key", [entry, other], 0, store, 0.0, False, before)
 
 
+def test_results_of_a_killed_run_are_its_own_though_no_line_tells_of_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block, whose faces are written and whose lines are not; done anew with other steps. Ray is stood in for."""
+    killed = [True]
+
+    def compute(_ray: Any, job: Job, key: str, photos: Any, foreign: Any, _done: Any, store: cluster._Store) -> None:
+        found = [
+            {**row, "foreign": json.dumps(foreign[photo.source])}
+            for photo in photos
+            for row in cluster._Find(job, key)._rows(photo, cluster._location(photo), {})
+        ]
+        batch = {name: [row[name] for row in found] for name in ("row", "crop", "target", "foreign")}
+        table = cluster._Optimise(job, key, store)(batch)
+        if killed[0]:
+            raise KeyboardInterrupt
+        pq.write_table(table, tmp_path / "out" / cluster.MANIFEST / "a.parquet")
+
+    monkeypatch.setattr(cluster, "_start", lambda *_: None)
+    monkeypatch.setattr(cluster, "_compute", compute)
+    out, given = tmp_path / "out", [str(tmp_path / "in")]
+    photographs.portrait(tmp_path / "in" / "a.png")
+    photographs.pair(tmp_path / "in" / "two.png")
+    photographs.portrait(tmp_path / "in" / "mine.png", brightness=0.7)
+    out.mkdir()
+    (out / "mine.png").write_bytes(b"a user's own")
+    with pytest.raises(KeyboardInterrupt):
+        cluster.run(job(tmp_path, "out"), given, str(out), show=False)
+    before = digests(out)
+    assert {"a.png", "two.png", "two-face2.png"} <= before.keys()
+    assert (out / cluster.CLAIMS).is_file()
+    # Another photograph would share a name with one whose result stands there.
+    photographs.portrait(tmp_path / "in" / "a.jpg", brightness=0.6)
+    other, killed[0] = CONFIG.model_copy(update={"steps": 1}), False
+    summary = cluster.run(job(tmp_path, "out", config=other), given, str(out), show=False)
+    told = {(row.input, row.face): (row.status, *row.outputs) for row in summary.rows}
+    assert told == {
+        ("a.jpg", 1): ("done", "a.jpg.png"), ("a.png", 1): ("done", "a.png"), ("mine.png", 1): ("failed",),
+        ("two.png", 1): ("done", "two.png"), ("two.png", 2): ("done", "two-face2.png"),
+    }  # fmt: skip
+    after = digests(out)
+    assert all(after[name] != before[name] for name in ("a.png", "two.png", "two-face2.png"))
+    assert (out / "mine.png").read_bytes() == b"a user's own"
+    # Nothing is left without a line, so that what a user puts there later is the user's.
+    assert not (out / cluster.CLAIMS).exists()
+    store = cluster._Store(str(out))
+    for damaged in b"[]", b"{", b'{"a": 1}', b'{"a": ["../b", []]}', b"\xff":
+        store.write(cluster.CLAIMS, damaged)
+        assert store.claims() == {}
+
+
 @pytest.mark.parametrize(
     ("device", "says"), [("gpu", "with --engine ray there are auto, cpu and cuda"), ("cuda:1", "has a GPU of its own")]
 )
