@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from contextlib import redirect_stdout
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -630,6 +630,65 @@ def test_wilson_edges() -> None:
             metrics.wilson(*bad)
     with pytest.raises(ValueError, match="level"):
         metrics.wilson(1, 2, 95)
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        # Airway hyper-responsiveness before and after a transplantation (Bentur et al. 2009), complete response before
+        # and after a therapy (Cavo et al. 2012): Fagerland, Lydersen and Laake, Statistical Analysis of Contingency
+        # Tables, CRC 2017, chapter 8.
+        ((1, 1, 7, 12), -0.5069, -0.0256),
+        ((59, 6, 16, 80), -0.1186, -0.0046),
+    ],
+)
+def test_newcombe_gives_published_intervals(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    assert metrics.newcombe(*counts) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_newcombe_holds_the_difference_and_turns_with_it() -> None:
+    for n in (1, 2, 5, 9):
+        for both, first, second in product(range(n + 1), repeat=3):
+            neither = n - both - first - second
+            if neither < 0:
+                continue
+            found = metrics.newcombe(both, first, second, neither)
+            assert -1 <= found.low <= (first - second) / n <= found.high <= 1
+            assert found.low < found.high
+            turned = metrics.newcombe(both, second, first, neither)
+            assert turned == pytest.approx((-found.high, -found.low), abs=1e-12)
+            # What did not happen in place of what did, and turned: the same difference.
+            opposite = metrics.newcombe(neither, first, second, both)
+            assert opposite == pytest.approx((found.low, found.high), abs=1e-12)
+
+
+def test_newcombe_needs_more_than_four_of_a_hundred_that_go_one_way() -> None:
+    for neither in (0, 1, 20, 50):
+        assert metrics.newcombe(100 - neither, 4, 0, neither).low < 0
+        assert metrics.newcombe(98 - neither, 6, 0, neither).low > 0
+    # A bootstrap takes four for proof.
+    assert metrics.bootstrap([1.0] * 4 + [0.0] * 100, seed=0).low > 0
+
+
+def test_newcombe_covers_what_it_says() -> None:
+    random = np.random.default_rng(0)
+    shares = (0.95, 0.04, 0.01, 0.0)
+    drawn = random.multinomial(104, shares, size=1000)
+    inside = [low <= shares[1] - shares[2] <= high for low, high in (metrics.newcombe(*one) for one in drawn)]
+    assert 0.93 < np.mean(inside) < 0.99
+
+
+def test_newcombe_edges() -> None:
+    assert metrics.newcombe(0, 0, 0, 0) == (-1.0, 1.0)
+    assert metrics.newcombe(0, 5, 0, 0).high == 1.0
+    narrow, wide = metrics.newcombe(50, 6, 2, 46, 0.5), metrics.newcombe(50, 6, 2, 46, 0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    numbers = [np.int64(10**5)] * 4  # whose products would not fit
+    assert metrics.newcombe(*numbers) == metrics.newcombe(*[10**5] * 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="counts must be at least 0"):
+        metrics.newcombe(3, -1, 0, 0)
+    with pytest.raises(ValueError, match="level"):
+        metrics.newcombe(1, 1, 1, 1, 95)
 
 
 def test_bootstrap_is_the_quantiles_of_resampled_means() -> None:
