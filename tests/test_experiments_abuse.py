@@ -114,6 +114,43 @@ def test_the_summary_averages_cells_apart_for_authorised_and_others():
     assert f"{summary['protected_calibrated_authorised_mean']:.1f}%" in reading
 
 
+@pytest.mark.parametrize(
+    ("right", "verdict", "words"),
+    [
+        ((40, 40), "holds", "the lowest cell is 100.0% ["),
+        ((37, 40), "holds", "the lowest cell is 92.5% ["),
+        ((35, 40), "holds in part", "of 2 cells 1 has less than 90%: 87.5% ["),
+        ((36, 36), "holds in part", "the lowest cell is 90.0% ["),
+        ((35, 35), "does not hold", "of 2 cells 2 have less than 90%: 87.5% ["),
+    ],
+)
+def test_a_service_keeps_its_accuracy_on_average_and_in_every_cell(right, verdict, words):
+    """Photographs are right for 39 of 40 pairs, uploads of the services for so many."""
+    block = made_up_block()
+    for network, count in zip(SETTINGS.networks, right, strict=True):
+        same = np.array(block.clean.result.values["same"], dtype=bool)
+        block.clean.result.values["networks"][network]["scores"][:] = np.where(same, 1.0, 0.0).tolist()
+        block.clean.result.values["networks"][network]["scores"][0] = float(not same[0])
+        entry = block.rows[network].result.values["networks"][network]
+        entry["own"][:] = [1.0] * count + [0.0] * (len(same) - count)
+        entry["other"][:] = np.where(same, 1.0, 0.0).tolist()
+    held = experiments.abuse_claims([block], experiments.abuse_cells([block], SETTINGS), SETTINGS)[0]
+    assert held.verdict == verdict
+    assert words in held.measured
+    assert "LFW; photographs 97.5%)" in held.measured
+
+
+def test_the_stored_services_keep_their_accuracy_on_average_alone(monkeypatch):
+    for variable in ("PMT_DATA", "PMT_PROFILE", "PMT_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = experiments.abuse_settings("paper")
+    blocks = experiments.Abuse(settings, torch.device("cpu")).run()
+    held = experiments.abuse_claims(blocks, experiments.abuse_cells(blocks, settings), settings)[0]
+    assert held.verdict == "holds in part"
+    assert "of 10 cells 1 has less than 90%" in held.measured
+    assert "edgeface-xs, CFP-FF" in held.measured
+
+
 def test_tables_and_figures_show_the_cells():
     block = made_up_block(2)
     cells, likeness = experiments.abuse_cells([block], SETTINGS), experiments.abuse_likeness([block])

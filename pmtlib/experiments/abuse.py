@@ -13,7 +13,7 @@ from pydantic import Field
 from pmtlib import datasets, metrics, results, zoo
 from pmtlib.attacks.purify import blur_and_stretch
 from pmtlib.errors import DatasetError
-from pmtlib.experiments.claims import HOLDS, NOT, Claim, graded, mean
+from pmtlib.experiments.claims import HOLDS, NOT, Claim, graded, mean, overall
 from pmtlib.experiments.claims import rate as written
 from pmtlib.experiments.common import (
     PEOPLE,
@@ -387,9 +387,11 @@ def not_run(blocks: Sequence[AbuseBlock]) -> list[str]:
     return lines
 
 
-_SERVED, _KEPT_OUT, _HALF_OUT = 5.0, 15.0, 50.0
-"""What decides the verdicts, in points of Eq. 10: a loss of the authorised network that counts as none to speak of, and
-accuracies of the others that count as kept out, and as kept out in part."""
+KEPT_WITHIN, EVERY_CELL = 5.0, 90.0
+"""Served, in points of Eq. 10: a mean loss of the authorised networks of at most that, and each of their cells at least
+that (which :mod:`~pmtlib.experiments.scalability` asks too). A mean alone hides a network that serves badly."""
+_KEPT_OUT, _HALF_OUT = 15.0, 50.0
+"""Accuracies of the others that count as kept out, and as kept out in part."""
 
 
 def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: AbuseSettings) -> str:
@@ -440,9 +442,9 @@ def abuse_reading(summary: Mapping[str, float], cells: pd.DataFrame, settings: A
         )
         lines.append(f"- **The same architecture** as the authorised network has: {pairs}.")
     lines.append(
-        f"- *What counts as what.* Served: a loss of at most {_SERVED:g} points on average; in part: of "
-        f"at most {2 * _SERVED:g}. Kept out: at most {_KEPT_OUT:g}% at their own thresholds; in part: at most "
-        f"{_HALF_OUT:g}%. Networks of the authorised one's architecture are kept out where each "
+        f"- *What counts as what.* Served: a loss of at most {KEPT_WITHIN:g} points on average and every cell at least "
+        f"{EVERY_CELL:g}%; in part: one of the two. Kept out: at most {_KEPT_OUT:g}% at their own thresholds; in part: "
+        f"at most {_HALF_OUT:g}%. Networks of the authorised one's architecture are kept out where each "
         "interval ends below that."
     )
     return "\n".join(lines)
@@ -476,19 +478,31 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
         for prefix in ("", "purified_")
     }
     at_papers = [one for block in blocks if len(one := _shares(block, settings, "unauthorised", "", settings.kappa))]
-    lowest = min(
-        chosen[chosen["authorised"] == chosen["network"]].to_dict("records"), key=lambda line: line["accuracy"]
-    )
-    clean = cells[(cells["threshold"] == "calibrated") & (cells["images"] == CLEAN)]["accuracy"].mean()
+    services = chosen[chosen["authorised"] == chosen["network"]].sort_values("accuracy").to_dict("records")
+    photographs = cells[(cells["threshold"] == "calibrated") & (cells["images"] == CLEAN)]
+    clean = photographs["accuracy"].mean()
     cost = 100 * float(clean - np.mean(np.concatenate(shares["authorised", ""])))
+    before = {(line["dataset"], line["network"]): 100 * line["accuracy"] for line in photographs.to_dict("records")}
+
+    def cell(line: Mapping[str, Any]) -> str:
+        where = f"{line['network']}, {TITLES.get(line['dataset'], line['dataset'])}"
+        return f"{written(line)} ({where}; photographs {before[line['dataset'], line['network']]:.1f}%)"
+
+    short = [line for line in services if 100 * line["accuracy"] < EVERY_CELL]
     found = [
         Claim(
             "the authorised service goes on recognising people",
             f"{min(own):.1f} to {max(own):.1f}%",
             f"it has {mean(shares['authorised', ''], 1, percent=True)} on average at each network's own threshold, "
-            f"{100 * clean:.1f}% with photographs; the lowest cell is {written(lowest)} ({lowest['network']}, "
-            f"{TITLES.get(lowest['dataset'], lowest['dataset'])}); no face is looked for in uploads",
-            graded(cost, _SERVED, 2 * _SERVED),
+            f"{100 * clean:.1f}% with photographs; "
+            + (
+                f"of {len(services)} cells {len(short)} {'has' if len(short) == 1 else 'have'} less than "
+                f"{EVERY_CELL:g}%: {', '.join(map(cell, short))}"
+                if short
+                else f"the lowest cell is {cell(services[0])}"
+            )
+            + "; no face is looked for in uploads",
+            overall([cost <= KEPT_WITHIN, not short]),
         )
     ]
     others = chosen[chosen["authorised"] != chosen["network"]]

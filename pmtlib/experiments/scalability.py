@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pmtlib import zoo
 from pmtlib.errors import DatasetError
+from pmtlib.experiments.abuse import EVERY_CELL
 from pmtlib.experiments.claims import HOLDS, IN_PART, UNJUDGED, Claim, graded, mean, rate
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import CALIBRATED, Variants, VariantSettings, recognition_cells, role_shares
@@ -197,8 +198,8 @@ def paper_small() -> tuple[float, float]:
     return min(values), max(values)
 
 
-_SERVED, _LOW, _HALF_LOW = 0.9, 0.15, 0.5
-"""What decides the verdicts: the accuracy that every authorised cell needs, and the mean of the others that counts as
+_LOW, _HALF_LOW = 0.15, 0.5
+"""What decides the verdicts beside :data:`~pmtlib.experiments.abuse.EVERY_CELL`: the mean of the others that counts as
 low, and as low in part."""
 
 
@@ -228,7 +229,7 @@ def claims(
             f"{paper['authorised']:.1f}% on average",
             f"authorised cells have {average('authorised')} on average, at least {found['authorised_lowest']:.1f}%, at "
             "each network's own threshold",
-            HOLDS if found["authorised_lowest"] >= 100 * _SERVED else IN_PART,
+            HOLDS if found["authorised_lowest"] >= EVERY_CELL else IN_PART,
         )
     ]
     if "unauthorised" in shares:
@@ -289,7 +290,7 @@ def reading(thresholds: Mapping[str, Outcome], rows: Sequence[ScalabilityRow], s
             f"({TITLES.get(str(worst['dataset']), worst['dataset'])}, n = {worst['n']})."
         )
     lines.append(
-        f"*What counts as what.* Served: every authorised cell has at least {100 * _SERVED:.0f}%. Low: at most "
+        f"*What counts as what.* Served: every authorised cell has at least {EVERY_CELL:.0f}%. Low: at most "
         f"{100 * _LOW:.0f}% on average; in part: at most {100 * _HALF_LOW:.0f}%. The paper's own table does not bear "
         "out that others stay low."
     )
