@@ -28,7 +28,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from pmtlib import __version__
-from pmtlib.errors import SIGNALS, ConfigError, PMTError, interrupt, interrupted
+from pmtlib.errors import SIGNALS, ConfigError, PMTError, interrupt, interrupted, show_slowness
 from pmtlib.intake import collect, shown
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # Libraries' warnings are for programmers: commands say what a user must know. -W and PYTHONWARNINGS count.
             if not debug and not sys.warnoptions:
                 warnings.simplefilter("ignore")
+                show_slowness()
             try:
                 code = _run(given)
             except Exception as error:

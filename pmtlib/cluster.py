@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pmtlib import devices, faces, intake, memory, pipeline
-from pmtlib.errors import ConfigError, PhotoError, ResultError
+from pmtlib.errors import ConfigError, PhotoError, ResultError, show_slowness
 from pmtlib.images import write_atomic
 from pmtlib.pipeline import Job, Summary
 from pmtlib.report import Report, Row, cannot_write, compact, everything
@@ -510,6 +510,8 @@ class _Optimise:
 
     def __init__(self, job: Job, key: str, store: _Store) -> None:
         memory.keep()
+        # In one line, of which Ray shows one for all workers that say the same.
+        show_slowness()
         self.job, self.key, self.store = job, key, store
         self.optimise = pipeline.Optimiser(job, devices.resolve(job.device))
 

@@ -5,8 +5,12 @@ Every error that reaches the command line is one line that names what is wrong a
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
+import warnings
 from types import FrameType
+from typing import TextIO
 
 _LONGEST = 900
 """Characters of a message, of which names in hostile files would make thousands."""
@@ -52,6 +56,33 @@ class ConfigError(PMTError):
 
 class ResultError(PMTError):
     """A stored result is absent, stale or damaged."""
+
+
+class SlowWarning(UserWarning):
+    """Something is computed far more slowly than it could be on this machine; the message ends in the remedy."""
+
+
+def show_slowness() -> None:
+    """From now on show each :class:`SlowWarning` as a line on standard error, whatever becomes of other warnings."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, SlowWarning):
+            usual(message, category, filename, lineno, file, line)
+            return
+        # A reader that is gone must not end the work.
+        with contextlib.suppress(OSError):
+            print(f"warning: {one_line(str(message))}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", SlowWarning)
 
 
 SIGNALS: list[int] = []

@@ -16,6 +16,7 @@ import pytest
 import pmtlib
 from pmtlib import __version__, assets, cli, faces, zoo
 from pmtlib.cli import main
+from pmtlib.errors import SlowWarning
 from pmtlib.pipeline import Summary, run
 from pmtlib.transform import PMTConfig
 from pmtlib.variants import VARIANTS
@@ -60,6 +61,17 @@ def test_the_warnings_of_libraries_are_for_those_who_debug(pmt: Any, monkeypatch
             warnings.simplefilter("always")
             assert pmt("assets", "list", *options).code == 0
         assert len(said) == wanted
+
+
+def test_what_is_slow_is_a_line_whatever_becomes_of_other_warnings(pmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn() -> list[Any]:
+        warnings.warn("install/path: this will change", UserWarning, stacklevel=1)
+        warnings.warn("slow here.\nRemedy: gcc", SlowWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr(assets, "status", warn)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    assert pmt("assets", "list").err == "warning: slow here.\\nRemedy: gcc\n"
 
 
 def test_help_lists_and_complaints_do_not_wait_for_torch() -> None:

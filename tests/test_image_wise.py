@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import time
-import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 import pmtlib
 from pmtlib import costs
+from pmtlib.errors import SlowWarning
 from pmtlib.networks import image_wise
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.dlib_resnet import DlibResNet29
@@ -533,9 +533,9 @@ def test_loops_are_built_once_for_a_processor(unbuilt: Path, monkeypatch: pytest
 def test_without_a_compiler_torch_does_it_all(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(unbuilt))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.warns(SlowWarning, match=r"no C compiler here .* Remedy: install one such as gcc"):
         assert image_wise.loops() is None
+    monkeypatch.setattr(image_wise, "loops", lambda: None)
     shallow = ShallowModel(network("sface"), 2, layout="channels_last")
     assert shallow.fused(drawn(1), 2, "float32") is None
     made = pmtlib.protect(drawn(1), [shallow], pmtlib.PMTConfig(steps=1, batch_size=1))
@@ -566,7 +566,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     with pytest.warns(
-        UserWarning, match=r"cannot build its loops \(fatal error: string.h: No such file\). Remedy"
+        SlowWarning, match=r"cannot build its loops \(fatal error: string.h: No such file\). Remedy"
     ) as told:
         assert image_wise.loops() is None
     assert len(told) == 1
@@ -579,13 +579,27 @@ def test_a_cache_that_cannot_be_written_to_is_told(
 ) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.warns(UserWarning, match="PMT_CACHE"):
-            assert image_wise.loops() is None
+        with pytest.warns(SlowWarning, match="PMT_CACHE"):
+            assert image_wise.loops() is not None
     finally:
         tmp_path.chmod(0o700)
 
 
-def test_a_cache_that_is_a_file_is_told(unbuilt: Path) -> None:
+def test_where_the_cache_cannot_be_written_to_the_loops_lie_elsewhere_until_the_end(unbuilt: Path) -> None:
+    script = """
+import tempfile, sys
+from pathlib import Path
+from pmtlib.networks import image_wise
+assert image_wise.loops() is not None
+(made,) = Path(tempfile.gettempdir()).glob("pmtlib-loops-*/*.so")
+assert made.parent.stat().st_mode & 0o77 == 0
+"""
+    place = unbuilt.parent.parent / "temporary"
+    place.mkdir()
     unbuilt.parent.write_text("in the way")
-    with pytest.warns(UserWarning, match="PMT_CACHE"):
-        assert image_wise.loops() is None
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SlowWarning: the transform's loops are built anew by each process" in done.stderr
+    assert not list(place.iterdir())

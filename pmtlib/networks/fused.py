@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmtlib import devices
+from pmtlib.errors import SlowWarning
 from pmtlib.networks.base import FaceNetwork
 from pmtlib.networks.mobilefacenet import Bottleneck, ConvLayer, MobileFaceNet, tf_same_zeros
 
@@ -78,6 +79,7 @@ def _works(index: int) -> bool:
         warnings.warn(
             f"{torch.cuda.get_device_name(device)} is used without fused kernels, several times slower: Triton cannot "
             f"build them ({reason[0]}). Remedy: install a C compiler such as gcc",
+            SlowWarning,
             stacklevel=2,
         )
         return False

@@ -6,10 +6,11 @@ before it takes the next. The maps of one image stay in the processor's cache, t
 what stood before each activation, and threads wait for nothing but the end.
 
 The loops are in C (``pmtlib/networks/_loops.c``). They are built for the processor at hand when they are first needed,
-in a second or two, and kept in the cache; without a C compiler torch does it all. Frozen weights alone are served, and
-arranged once for how they are gone through: there is no derivative by them. Plain convolutions of 3x3 are found from
-products of tiles, in 16 multiplications for 36 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-CVPR 2016). What comes of an image depends neither on the others of its batch nor on the number of threads.
+in a second or two, and kept in the cache; without a C compiler torch does it all, and a warning says so. Frozen weights
+alone are served, and arranged once for how they are gone through: there is no derivative by them. Plain convolutions of
+3x3 are found from products of tiles, in 16 multiplications for 36 (Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks", CVPR 2016). What comes of an image depends neither on the others of its batch nor on the number of
+threads.
 
 Served are units of 1x1 convolutions and of depthwise and plain ones of 3x3, and maxima over windows, behind one
 convolution of the picture: MobileFaceNet with parametric ReLUs, SFace, and dlib's ResNet-29 up to the first block that
@@ -21,6 +22,7 @@ its reference in the tests, and is taken everywhere else.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import importlib.resources
@@ -46,6 +48,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pmtlib import cache as caches
+from pmtlib.errors import SlowWarning
 from pmtlib.images import write_atomic
 from pmtlib.networks import sface
 from pmtlib.networks.base import FaceNetwork
@@ -116,9 +119,15 @@ class Loops:
 
 @cache
 def loops() -> Loops | None:
-    """The loops, built where they are not yet; None where they cannot be, with a warning where a compiler failed."""
+    """The loops, built where they are not yet; None where they cannot be, with a warning."""
     compiler = _compiler()
     if compiler is None:
+        warnings.warn(
+            "the transform is slower than it could be: there is no C compiler here to build its loops. Remedy: install "
+            "one such as gcc, or name one in CC",
+            SlowWarning,
+            stacklevel=2,
+        )
         return None
     try:
         library = ctypes.CDLL(str(_built(compiler)))
@@ -127,7 +136,8 @@ def loops() -> Loops | None:
         reason = (said.strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
             f"the transform is slower than it could be: {shlex.join(compiler)} cannot build its loops "
-            f"({reason[:200]}). Remedy: name another C compiler in CC, or in PMT_CACHE a folder that can be written to",
+            f"({reason[:200]}). Remedy: name another C compiler in CC, or in PMT_CACHE a folder for libraries",
+            SlowWarning,
             stacklevel=2,
         )
         return None
@@ -147,6 +157,8 @@ def _compiler() -> list[str] | None:
 def _built(compiler: Sequence[str]) -> Path:
     """The library for this processor, from the cache where it is there.
 
+    Where the cache cannot be written to, it lies in a folder of its own until the process ends, and a warning says so.
+
     Raises:
         OSError: the compiler does not start, or there is nowhere to put what it makes.
         subprocess.SubprocessError: it fails, or takes too long.
@@ -159,7 +171,8 @@ def _built(compiler: Sequence[str]) -> Path:
     key = hashlib.sha256("\n".join([source, *compiler, *flags, platform.machine(), _processor()]).encode())
     folder = caches.folder("loops")
     made = folder / f"{key.hexdigest()[:32]}.so"
-    if made.is_file():
+    # Unlike pathlib's, it raises nothing where the cache may not be looked into.
+    if os.path.isfile(made):  # noqa: PTH113
         return made
     with tempfile.TemporaryDirectory() as place:
         file, library = Path(place) / "loops.c", Path(place) / "loops.so"
@@ -169,7 +182,20 @@ def _built(compiler: Sequence[str]) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=not extra)
             if done.returncode == 0:
                 break
-        write_atomic(made, library.read_bytes())
+        content = library.read_bytes()
+    try:
+        write_atomic(made, content)
+    except OSError as error:
+        warnings.warn(
+            f"the transform's loops are built anew by each process: {folder} cannot be written to "
+            f"({error.strerror}). Remedy: name in PMT_CACHE a folder that can",
+            SlowWarning,
+            stacklevel=3,
+        )
+        own = Path(tempfile.mkdtemp(prefix="pmtlib-loops-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        made = own / made.name
+        made.write_bytes(content)
     return made
 
 
