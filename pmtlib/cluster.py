@@ -537,6 +537,7 @@ class _Optimise:
             return self.optimise(crops)
         except Exception as error:
             if len(crops) == 1:
+                _end_without_a_gpu(self.optimise.device)
                 return [pipeline.Made(reason=_why(error))]
             half = len(crops) // 2
             return [*self._made(crops[:half]), *self._made(crops[half:])]
@@ -562,6 +563,21 @@ class _Optimise:
             return row.model_copy(update={"reason": f"cannot be written ({_said(error)}); {remedy}"})
         digests = {name: _sha256(one) for name, one in zip(names, made.contents, strict=True)}
         return row.model_copy(update={"status": "done", "reason": None, "outputs": digests, **made.about})
+
+
+def _end_without_a_gpu(device: torch.device) -> None:
+    """End an actor's process where its GPU does nothing any more, as after an illegal access: all faces would fail.
+
+    Ray starts another in its place, and hands its work to that.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        print(f"the GPU is lost to this process, which ends: {_why(error)}", file=sys.stderr, flush=True)
+        # No interpreter's end, which would ask the GPU once more.
+        os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

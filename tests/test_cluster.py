@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from pmtlib import cluster, faces, intake, pipeline
 from pmtlib.errors import ConfigError, PhotoError, ResultError
@@ -283,7 +284,7 @@ def test_a_photograph_that_fails_is_told_in_the_words_of_one_machine_and_without
     assert str(tmp_path) not in str(row.reason)
 
 
-def _raise(error: Exception) -> NoReturn:
+def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
@@ -303,6 +304,32 @@ def test_what_cannot_be_written_is_told_without_a_folder(
     worker = object.__new__(cluster._Optimise)
     worker.job, worker.store = job(folder, "none"), cluster._Store(str(folder / "none"))
     assert worker._keep(row, "0", [], pipeline.Made((b"x",))).reason == said
+
+
+def test_a_worker_whose_gpu_is_lost_ends_and_one_whose_face_fails_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Optimiser:
+        device = torch.device("cuda", 0)
+
+        def __call__(self, crops: list[str]) -> list[pipeline.Made]:
+            if "bad" in crops:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return [pipeline.Made((crop.encode(),)) for crop in crops]
+
+    worker, asked = object.__new__(cluster._Optimise), []
+    worker.optimise = Optimiser()  # type: ignore[assignment]
+    monkeypatch.setattr(os, "_exit", lambda code: _raise(SystemExit(code)))
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    made = worker._made(["a", "bad", "b"])
+    assert [bool(one.reason) for one in made] == [False, True, False]
+    assert asked == [Optimiser.device]
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: _raise(RuntimeError("CUDA error")))
+    with pytest.raises(SystemExit) as left:
+        worker._made(["a", "bad", "b"])
+    assert left.value.code == 1
+    monkeypatch.setattr(Optimiser, "device", torch.device("cpu"))
+    assert len(worker._made(["bad"])) == 1
 
 
 def test_ray_tells_its_makers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
