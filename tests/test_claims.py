@@ -49,6 +49,20 @@ def test_the_verdict_over_parts() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"white": [1, 1], "black": [-1, -1]}, "holds for white, reversed for black"),
+        ({"white": [1, 1], "black": [0, -1]}, "holds for white, reversed for black on 1 of 2 sets"),
+        ({"white": [1, 1], "black": [0, 0]}, ""),
+        ({"white": [-1, -1], "black": [-1, 0]}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_part_that_is_reversed_is_not_told_as_one_that_is_unsure(parts: dict[str, list[int]], words: str) -> None:
+    assert claims.reversals(parts) == words
+
+
 def test_a_mean_is_of_all_sets_together() -> None:
     sets = [np.array([0.0, 1.0, 1.0]), np.array([1.0])]
     interval = metrics.bootstrap(np.array([0, 100, 100, 100]), seed=0)

@@ -48,6 +48,25 @@ def overall(right: Sequence[bool]) -> str:
     return HOLDS if all(right) else IN_PART if any(right) else NOT
 
 
+def reversals(parts: Mapping[str, Sequence[int]]) -> str:
+    """Where a claim holds and where its opposite does, in words; empty unless there are both.
+
+    :func:`overall` says of both alike that it holds in part, as where on the other part nothing can be told.
+
+    Args:
+        parts: 1 where it holds, -1 where the opposite does, 0 where neither is sure: for each set, by the part's name.
+    """
+    said = {
+        sign: [
+            name if all(found == sign for found in signs) else f"{name} on {signs.count(sign)} of {len(signs)} sets"
+            for name, signs in parts.items()
+            if sign in signs
+        ]
+        for sign in (1, -1)
+    }
+    return f"holds for {listed(said[1])}, reversed for {listed(said[-1])}" if all(said.values()) else ""
+
+
 def graded(value: float, most: float, in_part: float) -> str:
     """A verdict on what is to be small: at most ``most``, or at most ``in_part``."""
     return HOLDS if value <= most else IN_PART if value <= in_part else NOT
@@ -178,7 +197,10 @@ def listed(words: Sequence[str]) -> str:
 
 
 def mean(values: Sequence[ArrayLike], places: int = 2, *, percent: bool = False) -> str:
-    """The mean of the values of all sets together with its bootstrap interval, ``0.62 [0.60, 0.64]``, ``62% [60, 64]``.
+    """The mean of the values of all sets together with its 95% interval, ``0.62 [0.60, 0.64]``, ``62% [60, 64]``.
+
+    The interval is a bootstrap, and Wilson's for the rate of one network, see
+    :func:`pmtlib.experiments.common.share_interval`.
 
     Args:
         values: a set's values, one for each pair or photograph; several for each set are to be averaged before.
