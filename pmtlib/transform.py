@@ -760,7 +760,8 @@ class Run:
         from kornia.geometry.transform import get_affine_matrix2d
 
         config, x = self.config, self.original
-        draws = torch.stack([torch.rand(4, generator=g, device=x.device) * 2 - 1 for g in self.generators]).to(x)
+        draws = torch.stack([torch.rand(4, generator=g, dtype=torch.float32, device=x.device) for g in self.generators])
+        draws = (draws * 2 - 1).to(x)
         height, width = x.shape[-2:]
         size = draws.new_tensor([width, height])
         matrix: Tensor = get_affine_matrix2d(

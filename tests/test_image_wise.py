@@ -11,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -427,6 +428,23 @@ def test_what_is_of_another_kind_is_left_to_torch(monkeypatch: pytest.MonkeyPatc
     assert shallow.fused(drawn(1), 29, "float32") is None
     monkeypatch.setattr(image_wise, "loops", lambda: None)
     assert not served(network("sirius"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"stop_error": 1e-9}, {"rule": "adam", "aggregate": False}])
+def test_torchs_default_dtype_changes_no_bit(changes: dict[str, Any]) -> None:
+    """The loops read and write float32, whatever numbers are where nobody says so."""
+    config = pmtlib.PMTConfig(steps=2, batch_size=2, **changes)
+    images, shallow = drawn(2), [ShallowModel(network(name), 3, layout="channels_last") for name in ("sface", "sirius")]
+    others = copy.deepcopy(shallow)
+    usual = pmtlib.protect(images, shallow, config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = pmtlib.protect(images, others, config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.images, usual.images)
+    assert all(torch.equal(one, other) for one, other in zip(found.features, usual.features, strict=True))
+    assert torch.equal(found.error, usual.error)
 
 
 def test_a_copy_of_a_model_makes_its_own() -> None:

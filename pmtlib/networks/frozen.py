@@ -194,7 +194,7 @@ class _InFloat32(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         # Its shape and its layout are looked at, and nothing that is in it.
-        like = torch.empty(ctx.given, memory_format=torch.channels_last)
+        like = torch.empty(ctx.given, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
         found = torch.ops.aten.convolution_backward(
             gradient.float(), like, weight.float(), None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight),
             (True, False, False),

@@ -68,7 +68,7 @@ def _works(index: int) -> bool:
         return False
     try:
         some = torch.zeros(1, dtype=torch.int64, device=device)
-        drawn = normal_rows(some, some, torch.empty((1, 4), device=device), 1.0)
+        drawn = normal_rows(some, some, torch.empty((1, 4), dtype=torch.float32, device=device), 1.0)
         return bool(torch.isfinite(drawn).all())
     except Exception as error:
         # A GPU that is full now may not be later.
@@ -255,7 +255,7 @@ def slopes_of(activation: nn.Module, channels: int, like: Tensor) -> Tensor | No
         return activation.weight.detach().float().expand(channels).contiguous()
     slopes = {nn.ReLU: 0.0, nn.Identity: 1.0}
     value = slopes.get(type(activation))
-    return None if value is None else torch.full((channels,), value, device=like.device)
+    return None if value is None else torch.full((channels,), value, dtype=torch.float32, device=like.device)
 
 
 def _matrix(layer: ConvLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -309,8 +309,8 @@ class FusedMobileFaceNet(FusedUnits):
         assert stem.conv.bias is not None
         self.bias = stem.conv.bias.detach().float()
         mean, std = (torch.tensor(one, dtype=torch.float32).repeat_interleave(9) for one in normalised)
-        self.scale = torch.ones(_TAPS)
-        self.shift = torch.zeros(_TAPS)
+        self.scale = torch.ones(_TAPS, dtype=torch.float32)
+        self.shift = torch.zeros(_TAPS, dtype=torch.float32)
         self.scale[: len(std)], self.shift[: len(std)] = 1 / std, -mean / std
         self.scale, self.shift = self.scale.to(device), self.shift.to(device)
         self.spread = _spread().to(device, dtype)
@@ -471,7 +471,7 @@ class FusedMobileFaceNet(FusedUnits):
 
     def _means(self, x: Tensor, size: tuple[int, int], window: int) -> Tensor:
         rows, columns, channels = *(side // window for side in size), x.shape[2]
-        made = torch.empty((len(x), rows * columns * channels), device=x.device)
+        made = torch.empty((len(x), rows * columns * channels), dtype=torch.float32, device=x.device)
         _launch(
             "window_means", (-(-rows * columns // MEANS.block), len(x)), x, made, *size, rows, columns, WINDOW=window,
             BLOCK=MEANS.block, CHANNELS=channels, **MEANS.options(),
@@ -804,7 +804,7 @@ def move_(current: Tensor, gradient: Tensor, factor: Tensor, smoothing: Tensor) 
 
 def _row_sums(kind: str, own: Tensor, goal: Tensor) -> Tensor:
     blocks = -(-own.shape[1] // _ROW_BLOCK)
-    parts = torch.empty((len(own), blocks), device=own.device)
+    parts = torch.empty((len(own), blocks), dtype=torch.float32, device=own.device)
     _launch("row_sums", (blocks, len(own)), own, goal, parts, own.shape[1], blocks, KIND=kind, BLOCK=_ROW_BLOCK)
     return parts.sum(1, dtype=torch.float64)
 

@@ -74,6 +74,9 @@ _PROCESSOR: tuple[list[str], ...] = (["-march=native", "-mprefer-vector-width=51
 """What makes the most of the processor, as far as a compiler knows it. Of vectors of 512 bits it may use a half
 otherwise, to keep the clock high, which the products of matrices bring down anyway."""
 _TILED = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+_NUMBERS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""What the loops read and write, whatever torch's defaults are."""
+_SUMS: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 _LONGEST = 120
 """Seconds that a compiler may take."""
 
@@ -534,7 +537,7 @@ class ImageWise(FusedUnits):
                 matrix = name in ("weight", "flipped") and numbers.size and layer.kind != "depthwise"
                 parts.append((built.panels(numbers) if matrix else numbers).ravel())
             self.places.append(place)
-        self.weights: Numbers = np.concatenate(parts)
+        self.weights: Numbers = np.concatenate(parts, dtype=np.float32)
         self._programs: dict[Any, _Program] = {}
         self._rooms: dict[tuple[int, int], deque[_Room]] = {}
 
@@ -545,8 +548,8 @@ class ImageWise(FusedUnits):
             program = self.program(prepared, tuple(wanted), window)
             return Means(_Means.apply(prepared, self, program, window))  # type: ignore[no-untyped-call]
         program = self.program(prepared, tuple(wanted), window, keep=False)
-        pictures, made = prepared.detach(), torch.empty((len(images), sum(program.parts)))
-        squares = torch.empty(len(images), dtype=torch.float64)
+        pictures, made = prepared.detach(), torch.empty((len(images), sum(program.parts)), **_NUMBERS)
+        squares = torch.empty(len(images), **_SUMS)
 
         def take(place: int, room: _Room) -> None:
             own = made[place].numpy()
@@ -660,7 +663,7 @@ class ImageWise(FusedUnits):
 class _Means(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prepared: Tensor, model: ImageWise, program: _Program, window: int) -> Any:
-        made = torch.empty((len(prepared), sum(program.parts)))
+        made = torch.empty((len(prepared), sum(program.parts)), **_NUMBERS)
         signs = np.empty((len(prepared), program.signs), np.uint8)
         pictures = prepared.detach()
 
@@ -673,7 +676,7 @@ class _Means(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found, given = torch.empty(ctx.shape), torch.cat(gradients, 1)
+        found, given = torch.empty(ctx.shape, **_NUMBERS), torch.cat(gradients, 1)
 
         def take(place: int, room: _Room) -> None:
             room.backward(given[place].numpy(), found[place], ctx.signs[place])
@@ -687,8 +690,8 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, prepared: Tensor, model: ImageWise, program: _Program, goal: Tensor, window: int) -> Tensor:
-        squares = torch.empty(len(prepared), dtype=torch.float64)
-        pictures, half = prepared.detach(), torch.empty(prepared.shape)
+        squares = torch.empty(len(prepared), **_SUMS)
+        pictures, half = prepared.detach(), torch.empty(prepared.shape, **_NUMBERS)
 
         def take(place: int, room: _Room) -> None:
             room.forward(pictures[place], room.means)
@@ -726,7 +729,7 @@ def noised(first: Tensor, second: Tensor, generators: Sequence[torch.Generator],
 
 def row_sizes(rows: Tensor) -> Tensor:
     """Sums of absolute values of rows (N, ...), (N,) in float64; what is not finite stays so."""
-    built, found = _there(), torch.empty(len(rows), dtype=torch.float64)
+    built, found = _there(), torch.empty(len(rows), **_SUMS)
 
     def take(place: int) -> None:
         own = rows[place]
