@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
-from pmtlib import metrics, zoo
+from pmtlib import datasets, metrics, zoo
 from pmtlib.attacks.adaptive.stitch import HeadConfig, StitchedNetwork, train_head
 from pmtlib.attacks.adaptive.translate import TranslatorConfig, train_translator
-from pmtlib.attacks.reconstruction import training_people
-from pmtlib.errors import AssetError
-from pmtlib.experiments import audit, audit_again, audit_beyond, audit_frontier, audit_nobody
+from pmtlib.attacks.reconstruction import RecFaceConfig, split_people, training_people
+from pmtlib.errors import AssetError, DatasetError
+from pmtlib.experiments import audit, audit_again, audit_beyond, audit_frontier, audit_nobody, common
 from pmtlib.experiments import audit_numbers as numbers
 from pmtlib.experiments.common import Outcome
+from pmtlib.experiments.trade_off import identities
 from pmtlib.experiments.variants import Photographs
 from pmtlib.figures import audit as figures
 from pmtlib.images import to_uint8
@@ -489,6 +490,32 @@ def test_whom_stored_decoys_are_taken_for_is_what_the_book_says(monkeypatch: pyt
         "dlib's network takes decoys for people of a gallery more often than strangers (of CFP-FF); so do it and the "
         "MobileFaceNet that they are made for with uploads, for others than these show" in page
     )
+
+
+def test_who_of_the_evaluated_people_the_learners_saw_is_what_the_book_says() -> None:
+    if not (datasets.available("lfw") and datasets.available("cfp_ff")):
+        pytest.skip("LFW or CFP-FF is not in PMT_DATA")
+    settings = audit.audit_settings("paper")
+    try:
+        learned = common.first_pictures(480 + 32, settings.tuning_seed)
+        everybody = datasets.load_people(common.PEOPLE, identities=common.PEOPLE_LIST)
+    except DatasetError as error:
+        pytest.skip(str(error))
+    assert (settings.pair_people, settings.held_people) == (480, 32)
+    rebuilt = everybody.subset(split_people(everybody, RecFaceConfig()).training)
+    seen = [set(datasets.comparable_names(common.PEOPLE, people.names)) for people in (rebuilt, learned)]
+    bench = audit.Audit(settings, torch.device("cpu"))
+    others = audit_again._others(bench, settings.again_seed)
+    found = {}
+    for name in ("lfw", "cfp_ff"):
+        for kind, sample in (("pairs", bench.sample(name)), ("again", others.sample(name))):
+            assert isinstance(sample, datasets.PairSet)
+            who = identities(sample)
+            asked = set(datasets.comparable_names(name, sorted({who[int(index)] for index in np.unique(sample.pairs)})))
+            found[name, kind] = (len(asked), *(len(asked & one) for one in seen))
+    assert found["lfw", "pairs"][1:] == found["lfw", "again"][1:] == (0, 0)
+    assert found["cfp_ff", "pairs"] == (139, 4, 1)
+    assert found["cfp_ff", "again"][::2] == (132, 2)
 
 
 def again(service: float, others: float, ssim: float) -> Outcome:
