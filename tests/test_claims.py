@@ -64,11 +64,13 @@ def test_a_part_that_is_reversed_is_not_told_as_one_that_is_unsure(parts: dict[s
 
 
 def test_a_mean_is_of_all_sets_together() -> None:
-    sets = [np.array([0.0, 1.0, 1.0]), np.array([1.0])]
-    interval = metrics.bootstrap(np.array([0, 100, 100, 100]), seed=0)
-    assert claims.mean(sets, 1, percent=True) == f"75.0% [{interval.low:.1f}, {interval.high:.1f}]"
+    several = [np.array([0.0, 0.5, 1.0]), np.array([1.0])]
+    interval = metrics.bootstrap(np.array([0, 50, 100, 100]), seed=0)
+    assert claims.mean(several, 1, percent=True) == f"62.5% [{interval.low:.1f}, {interval.high:.1f}]"
     assert claims.mean([np.array([-0.25, -0.25])]) == "\N{MINUS SIGN}0.25 [\N{MINUS SIGN}0.25, \N{MINUS SIGN}0.25]"
-    # A bootstrap of values that are all alike has no width.
+    # Of one network each is right or wrong: a rate. A bootstrap of values that are all alike has no width.
+    sets = [np.array([0.0, 1.0, 1.0]), np.array([1.0])]
+    assert claims.mean(sets, percent=True) == claims.share(sets, 2)
     low, high = metrics.wilson(4, 4)
     assert claims.mean([np.ones(4)], percent=True) == f"100.00% [{100 * low:.2f}, {100 * high:.2f}]"
     low, high = metrics.wilson(3, 4)

@@ -138,9 +138,12 @@ def test_the_sets_together_are_their_pairs_in_a_loop(block: audit.AuditBlock) ->
     assert "gaussian, median" in html
 
 
-def test_where_all_are_alike_the_interval_is_wilsons() -> None:
+def test_where_each_is_right_or_wrong_the_interval_is_wilsons() -> None:
     assert common.share_interval([1.0] * 8) == metrics.wilson(8, 8)
     assert common.share_interval([0.0] * 8, groups=[0, 0, 1, 1, 2, 2, 3, 3]) == metrics.wilson(0, 4)
+    # One network's outcomes are a rate, whether it is right of all pairs or of some.
+    assert common.share_interval([1.0, 1.0, 0.0, 1.0]) == metrics.wilson(3, 4)
+    assert common.share_interval([1.0, 1.0, 0.0, 1.0], groups=["a", "a", "b", "c"]) == metrics.wilson(2, 3)
     assert common.share_interval([0.5] * 8) == (0.5, 0.5)
     shares = [0.0, 0.5, 1.0, 1.0]
     assert common.share_interval(shares) == metrics.bootstrap(shares, seed=0)

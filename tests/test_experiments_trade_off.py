@@ -120,6 +120,12 @@ def test_the_difference_is_that_of_the_same_photograph():
                 total += ours["lpips"][i] - theirs["lpips"][i]
         assert line["difference"] == pytest.approx(total / PHOTOGRAPHS)
         assert line["low"] <= line["difference"] <= line["high"]
+        if line["term"] == "utility":
+            pairs = [
+                (a > line["kappa"], b > line["kappa"]) for a, b in zip(ours["cosine"], theirs["cosine"], strict=True)
+            ]
+            counts = [pairs.count(one) for one in ((True, True), (True, False), (False, True), (False, False))]
+            assert (line["low"], line["high"]) == metrics.newcombe(*counts)
 
 
 def test_every_measure_is_what_a_loop_gives():

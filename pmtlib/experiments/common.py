@@ -536,20 +536,26 @@ def rate(correct: NDArray[np.bool_]) -> dict[str, Any]:
     return {"successes": successes, "n": n, "accuracy": successes / n, "low": interval.low, "high": interval.high}
 
 
+def binary(values: ArrayLike) -> bool:
+    """Whether all values are 0 or 1, as those of one network are that is right or wrong."""
+    return bool(np.isin(np.asarray(values, dtype=np.float64), (0.0, 1.0)).all())
+
+
 def share_interval(shares: ArrayLike, groups: Sequence[Any] | None = None) -> metrics.Interval:
     """95% interval of the mean of shares in [0, 1], one for each pair or image: bootstrap, or Wilson's.
 
-    Where all are 0, or all 1, resampling finds nothing else, as if nothing else could be; Wilson's interval of as many
-    independent units stands in its place.
+    Where each is 0 or 1, the mean is a rate, and has Wilson's interval. Those of one network are so; and those of
+    several where they agree on all pairs, which resampling takes for all that could be. Near 0 and 1 the bootstrap of
+    several that do not is too narrow as well, for it sees few refusals or few acceptances.
 
     Args:
         shares: (N,), at least one.
-        groups: as in :func:`pmtlib.metrics.bootstrap`.
+        groups: as in :func:`pmtlib.metrics.bootstrap`; Wilson's interval is of as many independent units.
     """
     values = np.asarray(shares, dtype=np.float64)
-    if values.min() == values.max() and values[0] in (0.0, 1.0):
+    if binary(values):
         units = len(values) if groups is None else len(set(groups))
-        return metrics.wilson(units * int(values[0]), units)
+        return metrics.wilson(round(units * float(values.mean())), units)
     return metrics.bootstrap(values, seed=0, groups=groups)
 
 

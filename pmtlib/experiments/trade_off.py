@@ -17,7 +17,7 @@ from pmtlib.errors import DatasetError
 from pmtlib.experiments.claims import Claim, overall
 from pmtlib.experiments.claims import rate as written
 from pmtlib.experiments.common import TITLES, Floats, Outcome, Source, rate, rounded, section_settings, with_interval
-from pmtlib.experiments.variants import CALIBRATED, LPIPS, PAPER, Variants, VariantSettings, recomputed, up_lines
+from pmtlib.experiments.variants import CALIBRATED, LPIPS, PAPER, Gap, Variants, VariantSettings, recomputed, up_lines
 from pmtlib.experiments.variants import not_run as _not_run
 from pmtlib.images import add_noise, quantise
 
@@ -282,7 +282,7 @@ def curves(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.Da
 
     Returns:
         DataFrame as of :func:`pmtlib.experiments.variants.up_lines`, with columns dataset, images, threshold
-        (``paper`` for ``up_kappa``, or ``calibrated``) in front; the interval of Utility, a rate, is Wilson's.
+        (``paper`` for ``up_kappa``, or ``calibrated``) in front.
     """
     parts = []
     for block in blocks:
@@ -292,9 +292,7 @@ def curves(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> pd.Da
     columns = ["dataset", "images", "threshold", "bound", "kappa", "n"]
     if not any(map(len, parts)):
         return pd.DataFrame(columns=columns)
-    lines = pd.concat(parts, ignore_index=True)
-    ends = [metrics.wilson(round(share * n), int(n)) for share, n in zip(lines["utility"], lines["n"], strict=True)]
-    return lines.assign(utility_low=[end.low for end in ends], utility_high=[end.high for end in ends])
+    return pd.concat(parts, ignore_index=True)
 
 
 def thresholds(clean: Outcome, kappa: float, network: str) -> list[tuple[str, float]]:
@@ -333,7 +331,7 @@ def comparison(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> p
 
     Returns:
         DataFrame with columns dataset, threshold, bound, kappa, term (``utility`` or ``privacy``), difference (mean of
-        upload minus original), low, high (95% bootstrap over photographs), n.
+        upload minus original), low, high (95%: Newcombe's for utility, a bootstrap over photographs for privacy), n.
     """
     lines = []
     for block in blocks:
@@ -344,10 +342,9 @@ def comparison(blocks: Sequence[TradeOffBlock], settings: TradeOffSettings) -> p
                 upload = block.uploads.result.values[bound]
                 ours, theirs = (metrics.up(entry["cosine"], entry[LPIPS], kappa) for entry in (upload, original))
                 for term in ("utility", "privacy"):
-                    apart = np.asarray(getattr(ours, term), float) - np.asarray(getattr(theirs, term), float)
-                    interval = metrics.bootstrap(apart, seed=0)
+                    apart = Gap.of(getattr(ours, term), getattr(theirs, term))
                     line = {"dataset": block.dataset, "threshold": threshold, "bound": float(bound), "kappa": kappa}
-                    rest = {"difference": apart.mean(), "low": interval.low, "high": interval.high, "n": len(apart)}
+                    rest = {"difference": apart.mean, "low": apart.low, "high": apart.high, "n": len(ours.total)}
                     lines.append({**line, "term": term, **rest})
     columns = ["dataset", "threshold", "bound", "kappa", "term", "difference", "low", "high", "n"]
     return pd.DataFrame(lines, columns=columns)
@@ -489,9 +486,9 @@ def reading(
     if not said:
         return "Nothing was measured."
     said.append(
-        "*What counts as what.* Higher: the 95% interval of the mean difference over the same photographs lies above "
-        f"zero. Almost 0: at most {100 * ALMOST_ZERO:.0f}%. Drops, rises: the intervals lie apart. A claim holds where "
-        "it does on every set, and in part where on one."
+        "*What counts as what.* Higher: the 95% interval of the mean difference over the same photographs (Newcombe's "
+        f"for Utility, a bootstrap for Privacy) lies above zero. Almost 0: at most {100 * ALMOST_ZERO:.0f}%. Drops, "
+        "rises: the intervals lie apart. A claim holds where it does on every set, and in part where on one."
     )
     return "\n".join(f"- {line}" for line in said)
 

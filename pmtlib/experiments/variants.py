@@ -12,13 +12,14 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from pmtlib import metrics
 from pmtlib.errors import DatasetError
+from pmtlib.experiments.abuse import KEPT_WITHIN
 from pmtlib.experiments.claims import listed
 from pmtlib.experiments.common import (
     Bench,
@@ -27,6 +28,7 @@ from pmtlib.experiments.common import (
     Outcome,
     SectionSettings,
     Source,
+    binary,
     rate,
     rounded,
     same_data,
@@ -286,10 +288,10 @@ def role_means(
     thresholds: Mapping[str, Outcome],
     settings: SectionSettings,
 ) -> pd.DataFrame:
-    """Mean accuracy (Eq. 10) over authorised and over unauthorised networks, with a bootstrap over pairs.
+    """Mean accuracy (Eq. 10) over authorised and over unauthorised networks, with intervals over pairs.
 
     A pair counts with the share of the networks that got it right; pairs are resampled, so that networks that fail on
-    the same pairs do not make the interval look narrow.
+    the same pairs do not make the interval look narrow. One network alone has a rate, with Wilson's interval.
 
     Returns:
         DataFrame with the identifying columns, threshold, role, accuracy, low, high (95%), n, and ssim (mean).
@@ -329,17 +331,32 @@ def role_shares(
 
 
 class Gap(NamedTuple):
-    """A mean difference over the same pairs or photographs, and its 95% bootstrap interval."""
+    """A mean difference over the same pairs or photographs, and its 95% interval.
+
+    The interval is Newcombe's where both sides are right or wrong, as one network is; otherwise, as for a mean over
+    several networks, a bootstrap.
+    """
 
     mean: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, one: Floats, other: Floats) -> Gap:
-        """Of ``one`` minus ``other``, both (n,)."""
-        difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
-        return cls(float(difference.mean()), *metrics.bootstrap(difference, seed=0))
+    def of(cls, one: ArrayLike, other: ArrayLike, groups: Sequence[Any] | None = None) -> Gap:
+        """Of ``one`` minus ``other``.
+
+        Args:
+            one: (n,), at least one value.
+            other: (n,), of the same pairs or photographs.
+            groups: as in :func:`pmtlib.metrics.bootstrap`; outcomes of one network count as independent regardless.
+        """
+        ours, theirs = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+        mean = float((ours - theirs).mean())
+        if binary(ours) and binary(theirs):
+            first, second = ours == 1, theirs == 1
+            cells = (first & second, first & ~second, ~first & second, ~first & ~second)
+            return cls(mean, *metrics.newcombe(*(int(cell.sum()) for cell in cells)))
+        return cls(mean, *metrics.bootstrap(ours - theirs, seed=0, groups=groups))
 
     @property
     def sign(self) -> int:
@@ -353,6 +370,14 @@ class Gap(NamedTuple):
     def plain(self) -> str:
         """As it is: ``+0.31 [+0.10, +0.52]``."""
         return _signed(f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]")
+
+
+def keeps(change: float) -> bool:
+    """Whether a service keeps its accuracy: a mean change, a share, of no loss beyond :data:`KEPT_WITHIN` points.
+
+    The margin of the page on data abuse, by the mean alone: an interval of a hundred pairs would hold most losses.
+    """
+    return 100 * change >= -KEPT_WITHIN
 
 
 def _signed(text: str) -> str:
@@ -375,7 +400,7 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
 
     Returns:
         DataFrame with the identifying columns, bound, kappa, n and, for each of utility, privacy and total, the mean
-        and its 95% bootstrap interval (``total``, ``total_low``, ``total_high``).
+        and its 95% interval (``total``, ``total_low``, ``total_high``): Wilson's for utility, a rate, else a bootstrap.
     """
     lines = []
     for identity, outcome in outcomes:
@@ -386,7 +411,7 @@ def up_lines(outcomes: Iterable[tuple[Mapping[str, Any], Outcome]], kappa: float
             line: dict[str, Any] = {**identity, "bound": float(bound), "kappa": kappa, "n": len(terms.total)}
             for name, term in zip(terms._fields, terms, strict=True):
                 numbers: Floats = np.asarray(term, dtype=np.float64)
-                low, high = metrics.bootstrap(numbers, seed=0)
+                low, high = share_interval(numbers) if name == "utility" else metrics.bootstrap(numbers, seed=0)
                 line |= {name: float(numbers.mean()), f"{name}_low": low, f"{name}_high": high}
             lines.append(line)
     return pd.DataFrame(lines)

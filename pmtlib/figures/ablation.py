@@ -35,8 +35,9 @@ def ablation_table(frame: pd.DataFrame, dataset: str, settings: AblationSettings
     return styled(
         table,
         f"{TITLES.get(dataset, dataset)}: authorised {settings.authorised}; unauthorised: mean over the other "
-        f"networks, at thresholds of their own; 95% bootstrap over n = {count} pairs; UP({settings.up_bound}, "
-        f"{settings.up_kappa}) over the distinct photographs. The paper's columns: LFW, IR50-Softmax authorised, "
+        f"networks, at thresholds of their own; 95% intervals over n = {count} pairs; UP({settings.up_bound}, "
+        f"{settings.up_kappa}) over the distinct photographs; intervals are Wilson's for one network and for utility, "
+        "and else a bootstrap. The paper's columns: LFW, IR50-Softmax authorised, "
         "MobileFace unauthorised.",
         slug("table 10", dataset),
         frame[frame["dataset"] == dataset].drop(columns="components"),

@@ -34,8 +34,9 @@ def option_table(frame: pd.DataFrame, table: str, settings: ParameterSettings) -
     count = int(part["n"].max()) if len(part) else 0
     caption = (
         f"{_NUMBERS[table]}: authorised {settings.authorised}, unauthorised: mean over the other networks, at "
-        f"thresholds of their own; 95% bootstrap over n = {count} pairs. The paper's columns are of AgeDB-30, "
-        "with IR50-Softmax authorised and MobileFace unauthorised."
+        f"thresholds of their own; 95% intervals over n = {count} pairs, Wilson for one network and a bootstrap for a "
+        "mean of several. The paper's columns are of AgeDB-30, with IR50-Softmax authorised and MobileFace "
+        "unauthorised."
     )
     shown = pd.DataFrame(rows)
     if len(shown) and shown["of"].nunique() == 1:

@@ -71,7 +71,10 @@ def up_table(frame: pd.DataFrame, column: str, title: str) -> Styler:
         for line in frame.to_dict("records")
     ]
     kappa = f", κ = {frame['kappa'].iloc[0]:g}" if len(frame) else ""
-    caption = f"{title}: UP(δ, κ) of Eq. 9 and its terms{kappa}; 95% bootstrap over n photographs"
+    caption = (
+        f"{title}: UP(δ, κ) of Eq. 9 and its terms{kappa}; 95% intervals over n photographs, Wilson for utility and "
+        "else a bootstrap"
+    )
     return styled(pd.DataFrame(lines), caption, slug("up", column), frame).hide(axis="index")
 
 
@@ -106,7 +109,10 @@ def role_table(frame: pd.DataFrame, column: str, label: str, title: str) -> Styl
             line[f"{row['role']} %"] = percent(row)
             line |= {"mean SSIM": f"{row['ssim']:.3f}", "n": str(row["n"])}
         lines.append(line)
-    caption = f"{title}: accuracy (Eq. 10, own thresholds), 95% bootstrap over n pairs"
+    caption = (
+        f"{title}: accuracy (Eq. 10, own thresholds), 95% intervals over n pairs, Wilson for one network and a "
+        "bootstrap for a mean of several"
+    )
     return styled(pd.DataFrame(lines), caption, slug("against", column), part).hide(axis="index")
 
 
