@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pmtlib import results
+from pmtlib import metrics, results
 from pmtlib.experiments import ablation, common, parameters, scalability, variants
 from pmtlib.experiments.common import Outcome
 from pmtlib.experiments.variants import VariantSettings, variant_name
@@ -99,6 +99,44 @@ def test_up_is_equation_9_in_a_loop() -> None:
         assert line["total"] == pytest.approx(total / len(entry["cosine"]))
         assert line["utility"] + line["privacy"] == pytest.approx(line["total"])
         assert line["total_low"] <= line["total"] <= line["total_high"]
+
+
+def test_rates_of_one_network_have_wilsons_interval() -> None:
+    outcome = recognised(1, ["mobilefacenet"])
+    means = variants.role_means([({"dataset": "lfw"}, outcome)], thresholds(), SETTINGS)
+    cells = variants.recognition_cells([({"dataset": "lfw"}, outcome)], thresholds(), SETTINGS)
+    for kind in ("paper", "calibrated"):
+        one, own = (
+            frame[(frame["threshold"] == kind) & (frame["role"] == "authorised")].iloc[0] for frame in (means, cells)
+        )
+        assert (one["low"], one["high"]) == (own["low"], own["high"])
+    several = means[(means["role"] == "unauthorised") & (means["threshold"] == "calibrated")].iloc[0]
+    shares = variants.role_shares(outcome, thresholds()["lfw"], SETTINGS)["unauthorised"]
+    assert (several["low"], several["high"]) == metrics.bootstrap(shares, seed=0)
+    for line in variants.up_lines([({}, noisy(2))], 0.3).to_dict("records"):
+        successes = round(line["utility"] * line["n"])
+        assert (line["utility_low"], line["utility_high"]) == metrics.wilson(successes, line["n"])
+    # Where all are recognised at any noise, not all of any other pairs need be.
+    sure = variants.up_lines([({}, noisy(2))], -1.0)
+    assert (sure["utility"] == 1).all()
+    assert (sure["utility_low"] < 1).all()
+
+
+def test_the_difference_of_one_network_has_newcombes_interval() -> None:
+    before, after = np.ones(104), np.ones(104)
+    after[:4] = 0
+    gap = variants.Gap.of(before, after)
+    assert gap[1:] == metrics.newcombe(100, 4, 0, 0)
+    assert (gap.mean, gap.sign) == (4 / 104, 0)
+    turned = variants.Gap.of(after, before)
+    assert turned == pytest.approx((-gap.mean, -gap.high, -gap.low))
+    after[4:6] = 0
+    assert variants.Gap.of(before, after).sign == 1
+    # Means over several networks, and UP, are resampled.
+    half = after - 0.5 * (np.arange(104) == 50)
+    assert variants.Gap.of(before, half)[1:] == metrics.bootstrap(before - half, seed=0)
+    groups = np.arange(104) // 2
+    assert variants.Gap.of(before, half, list(groups))[1:] == metrics.bootstrap(before - half, seed=0, groups=groups)
 
 
 def test_results_of_other_data_are_not_joined() -> None:
@@ -222,6 +260,22 @@ def test_the_ablation_verdict_follows_the_differences() -> None:
 
     assert said(-9, 9) == "holds"
     assert said(9, -9) == "does not hold: the reverse is measured"
+    # Without them the service loses more than it may: what that leaves the others is not held against all three.
+    rows = [
+        dataclasses.replace(
+            row,
+            recognised=shifted(
+                shifted(row.recognised, "sface", 9 if all(row.components) else -9),
+                "mobilefacenet",
+                9 if all(row.components) else -9,
+            ),
+        )
+        for row in ablation_rows()
+    ]
+    claim = ablation.claims(thresholds(), rows, settings)[0]
+    assert claim.verdict == "is not established"
+    assert "without them the service loses more than 5 points" in claim.measured
+    assert "the least is that of ✓/✓/✓ (LFW)" in claim.measured
     assert ablation.verdict([1, 0], 1) == "holds in part"
     assert ablation.verdict([0, 0], 1) == "is not established: the intervals include no change"
     assert ablation.verdict([0, -1], 1) == "does not hold"
@@ -312,6 +366,11 @@ def test_only_options_that_keep_the_service_count_against_a_choice() -> None:
     assert parameters.judged({"a": option(level, up), "b": option(down, down)}) == ("holds", ["b"])
     assert parameters.judged({"b": option(down, down)}) == ("is not established", ["b"])
     assert parameters.judged({"a": option(level, down)}) == ("does not hold", [])
+    # A loss of some points is none to speak of, whether or not the interval holds zero.
+    some = variants.Gap(-0.04, -0.06, -0.01)
+    assert parameters.judged({"a": option(some, down)}) == ("does not hold", [])
+    assert parameters.judged({"a": option(variants.Gap(-0.06, -0.13, 0.01), down)}) == ("is not established", ["a"])
+    assert [variants.keeps(change) for change in (0.2, 0.0, -0.05, -0.051)] == [True, True, True, False]
     assert parameters.judged({"a": option(level, level)}) == ("holds by the means alone", [])
     assert parameters.judged({"a": option(level, variants.Gap(-0.01, -0.03, 0.02))}) == ("is not established", [])
 

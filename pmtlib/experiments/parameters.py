@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from pmtlib.experiments.abuse import KEPT_WITHIN
 from pmtlib.experiments.claims import HOLDS, IN_PART, NOT, UNESTABLISHED, Claim, listed, mean
 from pmtlib.experiments.common import TITLES, Outcome, Source, paper_table, section_settings
 from pmtlib.experiments.variants import (
@@ -18,6 +19,7 @@ from pmtlib.experiments.variants import (
     Variants,
     VariantSettings,
     by_bound,
+    keeps,
     role_means,
     role_shares,
     up_gaps,
@@ -307,10 +309,9 @@ def gaps(
 def judged(options: Mapping[str, Mapping[str, Gap]]) -> tuple[str, list[str]]:
     """Whether a choice leaves the others least among the options that keep the service, and which options do not.
 
-    An option keeps the service where its authorised accuracy is not below that of the choice beyond the 95% interval
-    of the difference.
+    What keeps the service, :func:`~pmtlib.experiments.variants.keeps` says, by its accuracy against that of the choice.
     """
-    lost = [name for name, gap in options.items() if gap["authorised"].sign < 0]
+    lost = [name for name, gap in options.items() if not keeps(gap["authorised"].mean)]
     signs = [gap["unauthorised"].sign for name, gap in options.items() if name not in lost]
     means = [gap["unauthorised"].mean for name, gap in options.items() if name not in lost]
     if not signs:
@@ -372,7 +373,8 @@ def claims(
                     for role in roles
                 }
                 gap = f", unauthorised {pooled[name]['unauthorised'].points()} points"
-                gap += " at a cost to the service" if pooled[name]["authorised"].sign < 0 else ""
+                kept = keeps(pooled[name]["authorised"].mean)
+                gap += "" if kept else f", and the service loses more than {KEPT_WITHIN:g} points"
             told.append(f"{name} {numbers}%{gap}")
         said.append(
             Claim(
@@ -431,16 +433,20 @@ def reading(
                     text += f" (unauthorised {options[line['option']]['unauthorised'].points()} points)"
                 numbers.append(text)
             verdict, lost = judged(options)
-            costs = f"{listed(lost)} cost{'s' if len(lost) == 1 else ''} the service accuracy; " if lost else ""
+            costs = ""
+            if lost:
+                costs = f"{listed(lost)} cost{'s' if len(lost) == 1 else ''} the service over {KEPT_WITHIN:g} points; "
             said.append(f"{title} (n = {int(rows['n'].max())}): {', '.join(numbers)}; {costs}the claim {verdict}")
         lines.append(f"- **{group}** (authorised/unauthorised, mean over networks). {'. '.join(said)}.")
     lines.append(
-        "- *What counts as what.* An option counts where the service keeps its accuracy: where it is not below that of "
-        "the paper's choice beyond the 95% interval of the difference over the same pairs. The claim holds where every "
-        "such option leaves the unauthorised networks more, beyond that interval; it does not where one leaves them "
-        "less; by the means alone, where all have higher means; otherwise, or where no option counts, it is not "
+        "- *What counts as what.* An option counts where the service keeps its accuracy: where the mean is at most "
+        f"{KEPT_WITHIN:g} points below that with the paper's choice, the margin for data abuse and for the ablation, "
+        "whatever the interval of that difference. The claim holds where every such option leaves the unauthorised "
+        "networks more, beyond the 95% interval of the difference over the same pairs; it does not where one leaves "
+        "them less; by the means alone, where all have higher means; otherwise, or where no option counts, it is not "
         "established. The paragraph above judges all sets together, and says in part where a claim holds on one set "
-        "and does not on another. Intervals are not widened for the number of options."
+        "and does not on another. Intervals are not widened for the number of options; those of differences are "
+        "Newcombe's for one network, and a bootstrap for the mean of several and for UP."
     )
     return "\n".join(lines)
 
