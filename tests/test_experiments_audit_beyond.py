@@ -400,6 +400,10 @@ def test_linkage_and_its_table() -> None:
         assert list(table[f"{gallery}: D_sys, mean"]) == [f"{entry['d_sys']:.2f}"] * 2
         assert list(table[f"{gallery}: rank 1 %"]) == ["100.0"] * 2
     assert figures.filtered_linkage_table(filtered.head(0)) is not None
+    # What chance gives stands beside intervals that lie too high, in this table's caption.
+    shown = filtered[~filtered["condition"].isin([audit.PHOTOGRAPH, audit.UPLOAD])]["chance"]
+    said = figures.filtered_linkage_table(filtered).to_html()
+    assert "near 0 lies too high. By chance " + f"{shown.min():.2f} to {shown.max():.2f}." in said
 
 
 def test_translations_are_linked_with_what_the_network_itself_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,7 +297,7 @@ def linkage_table(frame: pd.DataFrame) -> Styler:
 
 _LINKED = (
     "D_sys: 0 unlinkable, 1 fully linkable; mean over the networks, and the highest of them with a 95% bootstrap over "
-    "people."
+    "people, which near 0 lies too high."
 )
 
 
@@ -327,10 +327,11 @@ def filtered_linkage_table(frame: pd.DataFrame) -> Styler:
             row |= {f"{gallery}: {name}": cell for name, cell in _linked(lines).items()}
         rows.append(row)
     strangers = int(frame["distractors"].max()) if len(frame) else 0
+    chance = f"By chance {shown['chance'].min():.2f} to {shown['chance'].max():.2f}. " if len(shown) else ""
     caption = (
-        f"The same after every filter, each at the strength that was tuned on other people. {_LINKED} {_probes(frame)} "
-        f"probes are compared with photographs, {strangers} strangers among them, and with uploads that were filtered "
-        "likewise"
+        f"The same after every filter, each at the strength that was tuned on other people. {_LINKED} {chance}"
+        f"{_probes(frame)} probes are compared with photographs, {strangers} strangers among them, and with uploads "
+        "that were filtered likewise"
     )
     return styled(pd.DataFrame(rows), caption, "linkage-after-filters", frame).hide(axis="index")
 

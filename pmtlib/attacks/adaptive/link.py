@@ -130,7 +130,8 @@ def unlinkability(
 
     The 95% interval is a percentile bootstrap over people (Bolle et al.): people are drawn with replacement, and a
     score of two persons counts as often as both were drawn, in product. It does not take the upward bias away that
-    ``chance`` measures.
+    ``chance`` measures, and adds some: a sample has fewer different people than there are. Near 0 the interval thus
+    lies too high, with the estimate in its lower half, and is to be read beside ``chance``.
 
     Args:
         scores: mated and non-mated, one or more of each.
