@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pmtlib import transform
+from pmtlib.errors import SlowWarning
 from pmtlib.networks import fused
 from pmtlib.networks.mobilefacenet import SIRIUS, MobileFaceNet
 from pmtlib.shallow import ShallowModel
@@ -135,6 +136,22 @@ def test_without_a_gpu_nothing_is_fused():
     assert shallow.fused(torch.rand(1, 3, 112, 112), 2, "bfloat16") is None
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_without_a_gpu_triton_is_not_asked_for(broken):
+    """It takes a while to import, and one that is broken is in nobody's way."""
+    script = """
+import sys, torch
+if sys.argv[1] == "True":
+    sys.modules["triton"] = None
+from pmtlib.networks import fused
+assert not fused.usable(torch.device("cpu"))
+assert sys.modules.get("triton") is None
+assert sys.argv[1] == "False" or fused.kernels() is None
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", script, str(broken)], check=True, env=environment)
+
+
 def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
     def broken(*given):
         raise RuntimeError("Failed to find C compiler\nand more")
@@ -145,13 +162,19 @@ def test_a_gpu_that_cannot_build_kernels_is_used_without_them(monkeypatch):
     monkeypatch.setattr(fused.torch, "zeros", lambda *given, **others: None)
     monkeypatch.setattr(fused.torch, "empty", lambda *given, **others: None)
     fused._works.cache_clear()
-    with pytest.warns(UserWarning, match=r"A GPU is used without fused kernels.*Failed to find C compiler.*Remedy"):
+    with pytest.warns(SlowWarning, match=r"A GPU is used without fused kernels.*Failed to find C compiler.*Remedy"):
         assert not fused.usable(torch.device("cuda", 0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not fused.usable(torch.device("cuda", 0))  # told once
     monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not fused.usable(torch.device("cuda", 1))
+    fused._works.cache_clear()
+    monkeypatch.setattr(fused.torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with monkeypatch.context() as patched:
+        patched.setattr(fused, "kernels", lambda: None)
+        with pytest.warns(SlowWarning, match="A GPU is used without fused kernels.*Triton cannot be imported"):
+            assert not fused.usable(torch.device("cuda", 0))
     fused._works.cache_clear()
 
     def full(*given):

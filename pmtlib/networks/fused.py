@@ -11,7 +11,6 @@ and is taken everywhere else. The draws, sums and moves of a step that are kerne
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -40,11 +39,11 @@ _TAPS = 32
 
 @cache
 def kernels() -> Any:
-    """The kernels, or None where there is no Triton."""
-    if importlib.util.find_spec("triton") is None:
+    """The kernels, or None where there is no Triton, or one that cannot be imported."""
+    try:
+        from pmtlib.networks import _kernels as found
+    except ImportError:
         return None
-    from pmtlib.networks import _kernels as found
-
     return found
 
 
@@ -53,11 +52,10 @@ def usable(device: torch.device) -> bool:
 
     Triton's interpreter runs them on a processor, for the tests.
     """
-    if kernels() is None:
-        return False
-    if device.type != "cuda":
-        return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    return _works(torch.cuda.current_device() if device.index is None else device.index)
+    # The device first: Triton takes a third of a second to import.
+    if device.type == "cuda":
+        return _works(torch.cuda.current_device() if device.index is None else device.index)
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" and kernels() is not None
 
 
 @cache
@@ -65,6 +63,14 @@ def _works(index: int) -> bool:
     """Whether a GPU runs a small kernel; a warning says why not."""
     device = torch.device("cuda", index)
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    if kernels() is None:
+        warnings.warn(
+            f"{torch.cuda.get_device_name(device)} is used without fused kernels, several times slower: Triton cannot "
+            "be imported. Remedy: install it anew, pip install triton",
+            SlowWarning,
+            stacklevel=2,
+        )
         return False
     try:
         some = torch.zeros(1, dtype=torch.int64, device=device)
