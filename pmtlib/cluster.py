@@ -109,9 +109,7 @@ def run(job: Job, photos: Sequence[str], out: str, *, show: bool = True) -> Summ
         with Report(Path(out)) as report:
             summary = _run(ray, job, key, entries, ignored, store, begun, show, manifest, report.rows)
             known = {row.model_dump_json() for row in report.rows}
-            for row in summary.rows:
-                if row.model_dump_json() not in known:
-                    report.add(row)
+            report.extend([row for row in summary.rows if row.model_dump_json() not in known])
     except (OSError, ResultError) as error:
         if summary is None:
             raise

@@ -575,7 +575,7 @@ def test_a_cluster_without_a_gpu_is_told_from_one_that_failed(folder: Path, monk
         cluster._run(engine, job(folder, "none", device="cuda"), "key", [entry], 0, store, 0.0, False, [])
 
 
-@pytest.mark.parametrize("where", ["add", "__exit__"])
+@pytest.mark.parametrize("where", ["extend", "__exit__"])
 def test_a_report_that_cannot_be_written_in_the_end_hides_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -583,7 +583,7 @@ def test_a_report_that_cannot_be_written_in_the_end_hides_nothing(
     summary = pipeline.Summary(rows=[_done(1, "digest")], photographs=1)
     monkeypatch.setattr(cluster, "_run", lambda *_: summary)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    error = full if where == "add" else ResultError("report.jsonl: No space left on device; make room")
+    error = full if where == "extend" else ResultError("report.jsonl: No space left on device; make room")
     leave = cluster.Report.__exit__
 
     def fail(self: Any, *arguments: Any) -> None:

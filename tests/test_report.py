@@ -51,6 +51,17 @@ def test_rows_are_on_the_disk_before_the_run_ends(tmp_path: Path) -> None:
         assert read(tmp_path / LINES)[0] == [row()]
 
 
+def test_many_rows_are_forced_to_the_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[int] = []
+    with Report(tmp_path) as report:
+        monkeypatch.setattr(module.os, "fsync", forced.append)
+        report.extend([row("a.jpg"), row("b.jpg")])
+        report.extend([])
+        assert len(forced) == 1
+        assert read(tmp_path / LINES)[0] == report.rows == [row("a.jpg"), row("b.jpg")]
+        monkeypatch.undo()
+
+
 def test_a_torn_last_line_is_passed_over_and_the_next_row_is_whole(tmp_path: Path) -> None:
     with Report(tmp_path) as report:
         report.add(row("a.jpg"))
