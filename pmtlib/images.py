@@ -130,13 +130,10 @@ def write_atomic(path: Path, content: bytes) -> None:
     # Named before it is made: an interruption between the two would leave it behind.
     temporary = path.parent / f".{path.name[:_SHOWN]}.{secrets.token_hex(4)}.part"
     try:
-        with os.fdopen(_make(temporary), "wb") as file:
+        with os.fdopen(_make(temporary, 0o600 if is_cached(path) else 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o600 if is_cached(path) else 0o666 & ~umask)
         temporary.replace(path)
     except FileExistsError:
         # Somebody else's of the same name.
@@ -146,9 +143,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
-def _make(path: Path) -> int:
-    """Make a file that nobody but the user may read, and give its descriptor."""
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
+def _make(path: Path, mode: int) -> int:
+    """Make a file of a mode, from which the system takes the process's umask, and give its descriptor."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode)
 
 
 def sweep(folder: Path, beginnings: Collection[str]) -> None:

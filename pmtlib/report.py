@@ -257,7 +257,7 @@ class Report:
         self.extend([row])
 
     def extend(self, rows: Sequence[Row]) -> None:
-        """Append rows, which are all on the disk when this returns: forcing them there takes as long for one as for all.
+        """Append rows, which are all on the disk when this returns: forcing them there takes as long as for one.
 
         Raises:
             OSError: they cannot be written.

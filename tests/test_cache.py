@@ -74,6 +74,10 @@ def test_folders_and_files_that_others_can_open_are_closed_to_them(
     finally:
         os.umask(umask)
     assert {mode(mine / "file"), mode(tmp_path / "file")} == {0o644}
+    # The umask is the whole process's: to look at it is to change it, for other threads too.
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "umask", lambda _: pytest.fail("changed for all threads"))
+        write_atomic(mine / "file", b"x")
     # The platform's own folder for the cache holds nothing else.
     monkeypatch.delenv("PMT_CACHE")
     monkeypatch.setattr(paths, "cache_dir", lambda: empty)

@@ -69,8 +69,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_an_interruption_just_when_a_file_is_made_leaves_none(tmp_path, monkeypatch):
     make = images._make
 
-    def interrupted(path):
-        os.close(make(path))
+    def interrupted(path, mode):
+        os.close(make(path, mode))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(images, "_make", interrupted)
