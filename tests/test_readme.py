@@ -11,7 +11,7 @@ import typer
 
 from pmtlib import cli
 from pmtlib.experiments import abuse as experiments
-from pmtlib.experiments import audit, audit_again, audit_frontier, audit_numbers, reconstruction
+from pmtlib.experiments import audit, audit_again, audit_frontier, audit_fused, audit_numbers, reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -112,6 +112,10 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     loops = {dataset: [audit_frontier.guarded(bench, dataset, strongest)] for dataset in settings.datasets}
     learned = audit_frontier.loop_summary(audit_frontier.points(loops, settings))["loop_deep_k40_learned"]
     assert f"deep's uploads, and {learned:.1f}% where the head has learned" in words
+    together = audit_fused.summary(audit_fused.table(blocks, {}, {}, settings), {})
+    assert f"needs no filter: {together['fused_pmt_upload']:.1f}% of the uploads as they are." in words
+    assert f"added up, {together['fused_deep_translated']:.1f}% without that" in words
+    assert f"where the service itself recognises {summary['deep_service']:.1f}%" in words
     found = re.search(r"service recognises (\S+)% of its uploads \(of photographs (\S+)%\)", words)
     assert found
     expected = [round(summary[f"deep_{name}"], 1) for name in ("service", "clean_service")]
@@ -139,13 +143,19 @@ def test_what_it_says_of_the_test_on_other_people_is_stored(monkeypatch):
     _, least, most_others, most_ssim = audit_again.GOALS[audit_again.RESTORED]
     assert (least, most_others, round(most_ssim, 2)) == (0.9, 0.5, 0.67)
     assert (
-        "narrowly reach on both sets the goal against filters and two networks trained to restore faces: the service "
-        "recognises at least 90% of what it does of photographs, others at most half, at two thirds of the SSIM, of "
+        "narrowly reach on both sets the goal against filters and two networks trained to restore faces, by the mean "
+        "over networks: the service recognises at least 90% of what it does of photographs, others at most half, at two thirds of the SSIM, of "
         "what PMT leaves" in words
     )
     assert settings.again_steps == 2 * bench.config("deep").steps
     assert judged["reached"].tolist() == [True, True]
     assert not judged["surely"].any()
+    frame = audit_fused.table([], {dataset: [outcome] for dataset, outcome in outcomes.items()}, {}, settings)
+    by_fusion = audit_fused.verdicts(frame, judged, audit_again.RESTORED)
+    assert by_fusion["reached"].tolist() == [False, False]
+    lfw, cfp_ff = 100 * by_fusion["fused"]
+    assert f"reverses that verdict on both sets:** of the same images they recognise {lfw:.1f}% (LFW)" in words
+    assert f"and {cfp_ff:.1f}% (CFP-FF) together" in words
     # What the book says in words of the goal without learning.
     assert settings.again_filter_steps == 120 == 3 * bench.config("deep").steps
     goal = audit_again.FILTERS

@@ -424,6 +424,10 @@ def advice(
                 f"recognise: {others}."
             )
     lines.append(
+        "- These are means over networks that recognise by themselves, as the goals were set; whoever adds up what "
+        "several say recognises more (*One attacker, all the networks*)."
+    )
+    lines.append(
         "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Against filters and "
         "networks that restore a face, prefer a variant, which leaves less to them, where the service shares deep "
         "enough: `pmt protect --variant deep`, with `--steps` for another K than its own."
@@ -514,8 +518,8 @@ def _key_advice(
     )
     return [
         f"- {verdict}. {numbers}. A filter that matches features of a public model decides which software an upload "
-        "*fits*, not who can link it. Against those who do not hold the model, filters are what is left: a service "
-        "that gives it to its users alone keeps outsiders out, but no user, and nobody to whom a user passes it on."
+        "*fits*, not who can link it. Somebody without the model cannot translate; what else they can learn from "
+        "uploads alone was not measured, and every user holds the model, and whoever a user passes it on to."
     ]
 
 

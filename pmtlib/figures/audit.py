@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 
 from pmtlib.attacks.adaptive.purify import PURIFIERS
 from pmtlib.experiments.audit import DEOBFUSCATOR, PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, best_strengths, label
+from pmtlib.experiments.audit_fused import shown
 from pmtlib.experiments.audit_numbers import AGE, ENOUGH, GOALS, attacker, chosen_steps
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
@@ -532,6 +533,34 @@ def together_table(frame: pd.DataFrame) -> Styler:
         "on each set in the attacker's favour: which"
     )
     return styled(pd.DataFrame(rows), caption, "together", frame).hide(axis="index")
+
+
+def fused_table(frame: pd.DataFrame) -> Styler:
+    """What the networks recognise together, beside what they do one by one.
+
+    Args:
+        frame: of :func:`pmtlib.experiments.audit_fused.table`; of its settings a choice is shown.
+    """
+    rows = [
+        {
+            "set": TITLES.get(line["dataset"], line["dataset"]),
+            "pairs": line["pairs"],
+            "uploads": line["uploads"],
+            "attack": line["attack"],
+            "mean of all %": f"{100 * line['mean']:.0f}",
+            "the best one %": f"{100 * line['single']:.0f}",
+            "together %": f"{100 * line['fused']:.0f} [{100 * line['low']:.0f}, {100 * line['high']:.0f}]",
+            "false %": f"{100 * line['false']:.0f}",
+        }
+        for line in shown(frame).to_dict("records")
+    ]
+    caption = (
+        f"TAR of uploads as they are and under the attack that gives most, n = {_pairs_of_one(frame)} pairs of one "
+        "person a set. Mean of all: each network by itself, thresholds of photographs, as in the rest of this page. "
+        "The best one, and together: thresholds of a FAR of 10⁻² from pairs of two people of the other set under the "
+        "same attack, with 95% Wilson interval; false: what of as many pairs of two people all together accept here"
+    )
+    return styled(pd.DataFrame(rows), caption, "together-by-fusion", frame).hide(axis="index")
 
 
 def stitching_table(frame: pd.DataFrame) -> Styler:
