@@ -36,7 +36,7 @@ from pmtlib.paths import check_regular, file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel, fast_layout
-from pmtlib.transform import PMTConfig, Protected, image_seed, model_weights, protect
+from pmtlib.transform import PMTConfig, Protected, image_seeds, model_weights, protect
 
 CARD = "model-card.json"
 CARD_KEY = "model-card"
@@ -354,7 +354,7 @@ class Optimiser:
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job = job
         self.device = device
-        self.services = [_Service(name, job.cut_of(name), device) for name in job.authorised]
+        self.services = [_Service(name, job.cut_of(name), device, job.features) for name in job.authorised]
         self.batch_size = job.config.batch_size
 
     def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[float], Any] | None = None) -> list[Made]:
@@ -424,6 +424,7 @@ class Optimiser:
         ]
         cosines = [metrics.cosine(a, b) for a, b in pairs]
         seconds = (time.monotonic() - begun) / len(crops)
+        seeds = image_seeds(config.seed, originals)
         made = []
         for i in range(len(crops)):
             if not bool(result.finite[i]):
@@ -443,7 +444,7 @@ class Optimiser:
                 "ssim": similarity[i],
                 "steps": int(result.steps[i]),
                 "seconds": round(seconds, 3),
-                "seed": image_seed(config.seed, originals[i]),
+                "seed": seeds[i],
                 "device": devices.describe(self.device),
                 "batch_size": self.batch_size if halved else None,
             }
@@ -845,14 +846,15 @@ class _Work:
 
 
 class _Service:
-    """An authorised network: what it shares, what it keeps, and its threshold."""
+    """An authorised network: what it shares, what it keeps where ``features`` are uploaded, and its threshold."""
 
-    def __init__(self, name: str, cut: int | str, device: torch.device) -> None:
+    def __init__(self, name: str, cut: int | str, device: torch.device, features: bool) -> None:
         self.name = name
         self.cut = cut
         self.network: FaceNetwork = zoo.load(name, device)
         self.shallow = ShallowModel(self.network, cut, name=name, layout=fast_layout(device))
-        self.server = ServerModel(self.network, cut)
+        # A copy of most of the network.
+        self.server = ServerModel(self.network, cut) if features else None
         stored = zoo.calibration(name)
         self.threshold = None if stored is None else stored.threshold_accuracy
 
@@ -863,6 +865,7 @@ class _Service:
 
     def finish(self, features: Tensor) -> Tensor:
         """Embeddings of uploaded features (N, C, h, w), by the units behind the cut."""
+        assert self.server is not None
         found: Tensor = self.server(features.float())
         return found.float().cpu()
 
