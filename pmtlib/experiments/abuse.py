@@ -484,7 +484,7 @@ def abuse_claims(blocks: Sequence[AbuseBlock], cells: pd.DataFrame, settings: Ab
     cost = 100 * float(clean - np.mean(np.concatenate(shares["authorised", ""])))
     before = {(line["dataset"], line["network"]): 100 * line["accuracy"] for line in photographs.to_dict("records")}
 
-    def cell(line: Mapping[str, Any]) -> str:
+    def cell(line: Mapping[Any, Any]) -> str:
         where = f"{line['network']}, {TITLES.get(line['dataset'], line['dataset'])}"
         return f"{written(line)} ({where}; photographs {before[line['dataset'], line['network']]:.1f}%)"
 
