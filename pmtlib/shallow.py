@@ -99,6 +99,7 @@ class ShallowModel(nn.Module):
         self.network.truncate(self.cut)
         freeze(self)
         self._fused: dict[tuple[torch.device, str], FusedUnits | None] = {}
+        self.register_load_state_dict_post_hook(_forget)
         self.layout = layout
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -151,6 +152,11 @@ class ShallowModel(nn.Module):
     def card(self) -> dict[str, Any]:
         """What a receiver must know to use features of this model: network, cut and units."""
         return {"network": self.name, "cut": self.cut, "units": list(self.unit_names)}
+
+
+def _forget(model: ShallowModel, _keys: object) -> None:
+    """Have what was built of a model's weights built anew: they have been replaced."""
+    model._fused.clear()
 
 
 class ServerModel(nn.Module):

@@ -178,6 +178,24 @@ def test_the_distance_and_its_derivative_are_those_of_the_means() -> None:
     assert off(seen.grad, own.grad) < CLOSE
 
 
+def test_means_come_in_the_order_asked_for() -> None:
+    found, _ = model("sirius", 4)
+    images = drawn(2).requires_grad_(True)
+    usual, turned = found.means(images, [0, 2, 3], 2), found.means(images, [3, 0, 2], 2)
+    assert all(torch.equal(one, usual[place]) for one, place in zip(turned, (2, 0, 1), strict=True))
+    assert all(
+        torch.equal(one, usual[place])
+        for one, place in zip(found.means(images.detach(), [3, 0, 2], 2), (2, 0, 1), strict=True)
+    )
+    gradients = [
+        torch.autograd.grad(found.distance(images, found.means(drawn(2, seed=1), wanted, 2), wanted, 2).sum(), images)[
+            0
+        ]
+        for wanted in ([0, 2, 3], [3, 0, 2])
+    ]
+    assert torch.equal(*gradients)
+
+
 def test_what_is_no_number_is_not_lost_in_a_maximum() -> None:
     found, exact = model("dlib", 2)
     images = drawn(1)
@@ -447,6 +465,24 @@ def test_torchs_default_dtype_changes_no_bit(changes: dict[str, Any]) -> None:
     assert torch.equal(found.error, usual.error)
 
 
+def test_weights_that_are_loaded_later_count() -> None:
+    shallow, other = (ShallowModel(network("sface"), 2, layout="channels_last") for _ in range(2))
+    images = drawn(1)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(0.9)
+    before = shallow.fused(images, 2, "float32")
+    assert before is not None
+    # As a part of another module too.
+    nn.Sequential(copy.deepcopy(shallow), shallow).load_state_dict(nn.Sequential(other, other).state_dict())
+    after, wanted = shallow.fused(images, 2, "float32"), other.fused(images, 2, "float32")
+    assert after is not None
+    assert wanted is not None
+    assert torch.equal(after.feature(images), wanted.feature(images))
+    assert not torch.equal(after.feature(images), before.feature(images))
+    assert pickle.loads(pickle.dumps(shallow)).fused(images, 2, "float32") is not None
+
+
 def test_a_copy_of_a_model_makes_its_own() -> None:
     shallow = ShallowModel(network("sface"), 2, layout="channels_last")
     found = shallow.fused(drawn(1), 2, "float32")
@@ -574,6 +610,31 @@ def test_a_compiler_that_knows_nothing_of_the_processor_will_do(
     monkeypatch.setenv("CC", str(plain))
     assert image_wise.loops() is not None
     assert len(list(unbuilt.iterdir())) == 1
+
+
+def test_a_compiler_whose_name_is_no_command_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = image_wise._compiler()
+    monkeypatch.setenv("CC", "'clang")
+    assert image_wise._compiler() in (usual, ["cc"], ["gcc"], ["clang"])
+
+
+def test_processors_are_told_apart_where_the_system_has_no_list_of_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*given: object, **more: object) -> str:
+        raise OSError
+
+    found = []
+    monkeypatch.setattr(image_wise.Path, "read_text", refuse)
+    for brand in "Apple M1\n", "Apple M4\n":
+        monkeypatch.setattr(
+            image_wise.subprocess, "run", lambda *_, brand=brand, **__: subprocess.CompletedProcess([], 0, brand)
+        )
+        found.append(image_wise._processor())
+    assert "Apple M1" in found[0]
+    assert found[0] != found[1]
+    monkeypatch.setattr(image_wise.subprocess, "run", refuse)
+    assert image_wise._processor().strip() == image_wise.platform.processor()
 
 
 def test_a_compiler_that_fails_is_told_in_one_line(

@@ -151,7 +151,11 @@ def loops() -> Loops | None:
 def _compiler() -> list[str] | None:
     """The words that start a C compiler: those of ``CC``, else the first that is there; None without one."""
     for words in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        command = shlex.split(words)
+        try:
+            command = shlex.split(words)
+        except ValueError:
+            # A quotation that does not end.
+            continue
         if command and shutil.which(command[0]):
             return command
     return None
@@ -207,8 +211,17 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor()
+        return f"{platform.processor()} {_brand()}"
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
+
+
+def _brand() -> str:
+    """What macOS calls the processor: M1 and M4 are both ``arm``, and do not have the same instructions."""
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @dataclass(frozen=True)
@@ -611,7 +624,7 @@ class ImageWise(FusedUnits):
         self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
     ) -> _Program:
         lines, sizes, rooms = [], [], []
-        parts = dict.fromkeys(wanted, 0)
+        parts, ends = dict.fromkeys(wanted, 0), {}
         signs = row = 0
         reading = _Reading(height, width)
         if self.preparation is not None:
@@ -633,7 +646,7 @@ class ImageWise(FusedUnits):
                     "first": position == 0, "last": last, "residual": unit.residual, "means": -1, **next(places),
                 }  # fmt: skip
                 if last and number in parts:
-                    line["means"] = sum(parts.values())
+                    ends[number] = len(lines)
                     parts[number] = rows // window * (columns // window) * outputs
                 if layer.kind == "picture":
                     padded = (height + top + below, width + left + behind, channels)
@@ -648,6 +661,11 @@ class ImageWise(FusedUnits):
                 rooms.append(rows * columns * outputs)
                 signs += rows * columns * outputs
             sizes.append((height, width, channels))
+        begin = 0
+        for unit in wanted:
+            # In the order asked for, which need not be that of the units.
+            lines[ends[unit]][FIELDS.index("means")] = begin
+            begin += parts[unit]
         return _Program(
             np.array(lines, np.int64),
             sizes,
