@@ -368,10 +368,11 @@ def claims(
             numbers = "/".join(f"{100 * np.mean(np.concatenate([one[role] for one in values])):.0f}" for role in roles)
             gap = ""
             if name != choice:
-                pooled[name] = {
-                    role: Gap.of(*(np.concatenate([shares[one, d][role] for d in by_set]) for one in (name, choice)))
-                    for role in roles
-                }
+                ours, theirs = (
+                    {role: np.concatenate([shares[one, dataset][role] for dataset in by_set]) for role in roles}
+                    for one in (name, choice)
+                )
+                pooled[name] = {role: Gap.of(ours[role], theirs[role]) for role in roles}
                 gap = f", unauthorised {pooled[name]['unauthorised'].points()} points"
                 kept = keeps(pooled[name]["authorised"].mean)
                 gap += "" if kept else f", and the service loses more than {KEPT_WITHIN:g} points"

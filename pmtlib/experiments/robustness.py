@@ -491,11 +491,11 @@ _MOST = "holds in most cells"
 
 
 class _Count(NamedTuple):
-    """In how many of ``count`` comparisons UP of uploads is above and below that of originals, beyond the interval."""
+    """In how many of ``size`` comparisons UP of uploads is above and below that of originals, beyond the interval."""
 
     higher: int
     lower: int
-    count: int
+    size: int
 
     @classmethod
     def of(cls, gaps: pd.DataFrame) -> _Count:
@@ -508,7 +508,7 @@ def _overall(*parts: _Count) -> str:
     A part needs most of its cells, and the verdict says so where it is not all.
     """
     said = {
-        HOLDS if one.higher == one.count else _MOST if 2 * one.higher > one.count else NOT for one in parts if one.count
+        HOLDS if one.higher == one.size else _MOST if 2 * one.higher > one.size else NOT for one in parts if one.size
     }
     if NOT in said:
         return NOT if said == {NOT} else IN_PART
@@ -595,8 +595,8 @@ def claims(up: pd.DataFrame, lines: pd.DataFrame) -> list[Claim]:
                 "UP of uploads is overall above that of photographs (Fig. 10)",
                 "",
                 "where both have a Utility of 100%, so that κ does not matter, it is higher at "
-                f"{each(lambda one: f'{one.alike.higher} of {one.alike.count} noise bounds')}; in the other cells "
-                f"higher in {each(lambda one: f'{one.told.higher} and lower in {one.told.lower} of {one.told.count}')}",
+                f"{each(lambda one: f'{one.alike.higher} of {one.alike.size} noise bounds')}; in the other cells "
+                f"higher in {each(lambda one: f'{one.told.higher} and lower in {one.told.lower} of {one.told.size}')}",
                 _overall(_total([one.alike for one in grids]), _total([one.told for one in grids])),
             ),
             Claim(
@@ -720,8 +720,8 @@ def _reading_of_grid(dataset: Any, up: pd.DataFrame) -> str:
     return (
         f"**{_title(dataset)}, images (Fig. 10).** *UP of uploads above that of originals, overall:* "
         f"{_overall(found.alike, found.told)}: where both have a Utility of 100% (UP is 1 + LPIPS there whatever κ is) "
-        f"it is higher at {found.alike.higher} of {found.alike.count} noise bounds and lower at {found.alike.lower}; "
-        f"in the other cells it is higher in {found.told.higher} of {found.told.count} and lower in "
+        f"it is higher at {found.alike.higher} of {found.alike.size} noise bounds and lower at {found.alike.lower}; "
+        f"in the other cells it is higher in {found.told.higher} of {found.told.size} and lower in "
         f"{found.told.lower}, beyond the 95% interval of the difference on the same photographs (n = {found.n})"
         f"{beyond}. "
         f"*UP of uploads stable up to κ = 0.6:* {overall([found.stable == found.bounds])}: between κ = "
