@@ -62,10 +62,6 @@ class Machine:
     flops: float
     bandwidth: float
 
-    def seconds(self, cost: Cost) -> float:
-        """The least time for a cost: the larger of arithmetic at that rate and traffic at that bandwidth."""
-        return max(cost.flops / self.flops, cost.traffic / self.bandwidth)
-
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of every operation's tensors, in and out."""

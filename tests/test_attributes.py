@@ -277,7 +277,6 @@ def test_estimates_come_in_the_order_of_the_images(constant: None) -> None:
         assert row == pytest.approx([value / sum(first) for value in first], rel=1e-5)
         assert year == pytest.approx(100 * row[0], rel=1e-5)
         assert label == ("red", "green", "blue")[first.index(max(first))]
-    assert found.undetected("one") == 0
     assert attack.estimate(images[:0], ["one"]).probabilities["one"]["colour"].shape == (0, 3)
 
 
@@ -465,10 +464,9 @@ def test_deepface_probabilities_are_in_the_labels_order(fake: FakeDeepFace) -> N
     assert found.years["deepface"][[0, 2]].tolist() == [60, 30]
 
 
-def test_an_image_without_a_face_is_counted_and_never_analysed_whole(fake: FakeDeepFace) -> None:
+def test_an_image_without_a_face_is_told_and_never_analysed_whole(fake: FakeDeepFace) -> None:
     found = attack.deepface_estimate(colours(), "yunet")
     assert found.detected["deepface"].tolist() == [True, False, True]
-    assert found.undetected("deepface") == 1
     for rows in found.probabilities["deepface"].values():
         assert np.isnan(rows).all(1).tolist() == [False, True, False]
     assert np.isnan(found.years["deepface"]).tolist() == [False, True, False]
@@ -482,7 +480,6 @@ def test_without_a_detector_nothing_is_said_about_detection(fake: FakeDeepFace) 
     assert list(found.probabilities["deepface"]) == ["gender"]
     assert found.detected == {}
     assert found.years == {}
-    assert found.undetected("deepface") == 0
 
 
 def test_another_failure_of_deepface_is_not_taken_for_a_missing_face(

@@ -14,7 +14,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from pmtlib.datasets import People
 from pmtlib.errors import ConfigError, DatasetError, NetworkError, ResultError, interrupt
 from pmtlib.training import recogniser
 from pmtlib.training.corpora import load_corpus
-from pmtlib.training.heads import HEADS, build_head
+from pmtlib.training.heads import Head, build_head
 from pmtlib.training.recogniser import RecogniserConfig, rate, train_recogniser
 
 
@@ -198,7 +198,7 @@ def test_malformed_corpora_get_one_line(tmp_path: Path) -> None:
 # Losses ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", get_args(Head))
 def test_each_loss_is_its_papers_formula_in_plain_loops(kind: Any) -> None:
     torch.manual_seed(0)
     margin = {"softmax": None, "sphereface": 3, "cosface": 0.2, "arcface": 0.4}[kind]

@@ -64,10 +64,6 @@ class AttributeEstimates:
         rows = self.probabilities[network][attribute]
         return [None if np.isnan(row).any() else labels[int(row.argmax())] for row in rows]
 
-    def undetected(self, network: str) -> int:
-        """In how many images the network's own detector found no face; 0 where none looked."""
-        return int((~self.detected[network]).sum()) if network in self.detected else 0
-
 
 @torch.no_grad()
 def estimate(

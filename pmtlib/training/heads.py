@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 Head = Literal["softmax", "sphereface", "cosface", "arcface"]
-HEADS: tuple[Head, ...] = get_args(Head)
 
 
 class Softmax(nn.Module):

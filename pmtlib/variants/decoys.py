@@ -11,11 +11,9 @@ of theirs. Nothing of a decoy depends on a photograph but its seed, not even the
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pmtlib.faces import SIZE
 from pmtlib.randomness import derived_generator
@@ -30,18 +28,6 @@ SHIFT = (11.38, 16.29)
 
 The least-squares fit of :data:`pmtlib.faces.TEMPLATE` to the medians of the landmarks that the detector finds in 95 of
 the crops, enlarged: eyes, nose and mouth fall within 2.6 pixels of the template."""
-
-
-class Nearest(NamedTuple):
-    """The enrolled person whom a network finds most similar to each image.
-
-    Attributes:
-        cosine: of the two embeddings, (N,).
-        person: row of the enrolled one, (N,).
-    """
-
-    cosine: Tensor
-    person: Tensor
 
 
 def decoy(seed: int, count: int = 1) -> Tensor:
@@ -64,21 +50,6 @@ def decoy(seed: int, count: int = 1) -> Tensor:
     for image in decoys:
         image.copy_(_one(generator))
     return decoys
-
-
-def nearest_identity(decoys: Tensor, enrolled: Tensor, network: nn.Module) -> Nearest:
-    """Whether a network matches decoys to enrolled people: compare ``cosine`` with the network's threshold.
-
-    Args:
-        decoys: images (N, 3, 112, 112) in [0, 1]; uploads made with decoys may be asked about as well.
-        enrolled: embeddings (M, D) by the same network, M at least 1.
-        network: gives embeddings (N, D) of images.
-    """
-    with torch.inference_mode():
-        embeddings = network(decoys).double()
-        cosines = F.normalize(embeddings) @ F.normalize(enrolled.to(embeddings)).T
-    cosine, person = cosines.max(1)
-    return Nearest(cosine, person)
 
 
 def _one(generator: torch.Generator) -> Tensor:
