@@ -92,7 +92,8 @@ class PMTConfig(BaseModel):
             by it, so it is part of what must be equal for equal bits, as is the number of threads. Neither is, and
             nothing is filled up, where all is computed an image at a time: on a processor in float32, with networks
             that :mod:`pmtlib.networks.image_wise` serves in ``channels_last``, a smoothed step by a norm (``l1``,
-            ``mean-abs``) or ``adam``, noise or no augmentation, no rule to stop, and any start but ``blur``.
+            ``mean-abs``) or ``adam``, noise or no augmentation, no rule to stop, any start but ``blur``, and no variant
+            with a :class:`Run` of its own.
         seed: base of all randomness, with the image's own pixels.
     """
 
