@@ -99,7 +99,7 @@ class ShallowModel(nn.Module):
         self.network.truncate(self.cut)
         freeze(self)
         self._fused: dict[tuple[torch.device, str], FusedUnits | None] = {}
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
         self.layout = layout
         if layout == "channels_last":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -623,7 +623,8 @@ class ImageWise(FusedUnits):
     def _program(
         self, channels: int, height: int, width: int, wanted: tuple[int, ...], window: int, keep: bool
     ) -> _Program:
-        lines, sizes, rooms = [], [], []
+        lines: list[list[int]] = []
+        sizes, rooms = [], []
         parts, ends = dict.fromkeys(wanted, 0), {}
         signs = row = 0
         reading = _Reading(height, width)
@@ -662,10 +663,10 @@ class ImageWise(FusedUnits):
                 signs += rows * columns * outputs
             sizes.append((height, width, channels))
         begin = 0
-        for unit in wanted:
+        for number in wanted:
             # In the order asked for, which need not be that of the units.
-            lines[ends[unit]][FIELDS.index("means")] = begin
-            begin += parts[unit]
+            lines[ends[number]][FIELDS.index("means")] = begin
+            begin += parts[number]
         return _Program(
             np.array(lines, np.int64),
             sizes,
