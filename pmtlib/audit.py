@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pmtlib import attribute_zoo, cache, devices, faces, metrics, variants, zoo
-from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, make_pairs, train_deobfuscator
+from pmtlib.attacks.adaptive.deobfuscate import DeobfuscatorConfig, Pairs, make_pairs, train_deobfuscator
 from pmtlib.attacks.adaptive.purify import PURIFIERS, Purification, candidates
 from pmtlib.attacks.adaptive.translate import (
     TranslatorConfig,
+    Uploads,
     enough_held_out,
     train_translator,
     translation_thresholds,
@@ -53,8 +54,9 @@ NOT_TRIED = (
     "better than filters, so that a low figure here is no protection against them."
 )
 NEVER_TRIED = (
-    "Not part of this command: averages of several uploads of one photograph, inversion of the features with priors, "
-    "search among many people. The book's audit has them."
+    "Not part of this command: networks trained to restore whose face it is, averages of several uploads of one "
+    "photograph, inversion of the features with priors, several networks added up, search among many people. The "
+    "book's audit has them."
 )
 _RECOGNISERS = "the networks whose weights are here, or --networks"
 
@@ -356,11 +358,12 @@ def run(
         if steps is not None:
             restoring = restoring.model_copy(update={"steps": steps})
             translating = translating.model_copy(update={"steps": steps})
-        images = _learned(kind, uploads, people, restoring, place, show=show)
+        pairs = _to_learn_from(kind, people, place, show=show)
+        images = _learned(kind, pairs, uploads, people, restoring, place, show=show)
         best[LEARNED] = (judged(LEARNED, None, "", images), images)
         teachers = {name: loaded[name] for name in attackers}
         if enough_held_out(people, translating):
-            cosines, limits = _translated(kind, uploads, people, teachers, known, translating, place, show=show)
+            cosines, limits = _translated(kind, pairs, uploads, people, teachers, known, translating, place, show=show)
             translated = {name: float((cosines[name] > limits[name]).mean()) for name in teachers}
         else:
             count = len(people.names)
@@ -435,8 +438,17 @@ def _kind(cases: Sequence[Case]) -> _Kind:
         raise ConfigError(f"the report names a setting that cannot be ({where}); make the uploads again") from error
 
 
+def _to_learn_from(kind: _Kind, people: People, place: torch.device, *, show: bool = False) -> Pairs:
+    """Other people's uploads that are made as those under audit, with seeds that none of these has."""
+    config, services = kind
+    shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
+    with progress_bar("uploads to learn from", len(people), show=show) as advance:
+        return make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size, progress=advance)
+
+
 def _learned(
     kind: _Kind,
+    pairs: Pairs,
     uploads: Tensor,
     people: People,
     training: DeobfuscatorConfig,
@@ -446,9 +458,6 @@ def _learned(
 ) -> Tensor:
     """What a de-obfuscator makes of the uploads that was trained on other people's, made in the same way."""
     config, services = kind
-    shared = [ShallowModel(zoo.load(name, place), cut, name=name) for name, cut in services]
-    with progress_bar("uploads to learn from", len(people), show=show) as advance:
-        pairs = make_pairs(people, shared, [config], seeds=(1, 2, 3, 4), chunk=config.batch_size, progress=advance)
     asked = [services, config.model_dump(mode="json"), people.fingerprint, training.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps([*asked, torch.__version__], sort_keys=True).encode()).hexdigest()[:24]
     with progress_bar("learning to restore", training.steps, show=show) as advance:
@@ -462,6 +471,7 @@ def _learned(
 
 def _translated(
     kind: _Kind,
+    pairs: Pairs,
     uploads: Tensor,
     people: People,
     teachers: Mapping[str, FaceNetwork],
@@ -471,16 +481,22 @@ def _translated(
     *,
     show: bool = False,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network."""
+    """Cosines of the uploads' translations with the photographs' embeddings, and thresholds, for each network.
+
+    The translator learns from other people's photographs and from their uploads.
+    """
     name, cut = kind[1][0]
     shared = ShallowModel(zoo.load(name, place), cut, name=name)
     weights = {one: zoo.weights_checksum(one) for one in (*teachers, name)}
-    folder = translator_folder(shared, people, config, weights)
+    examples = Uploads(pairs.protected, pairs.rows)
+    folder = translator_folder(shared, people, config, weights) / examples.digest[:24]
     with progress_bar("learning to translate", config.steps, show=show) as advance:
-        translator = train_translator(shared, people, teachers, config, folder=folder, progress=advance).to(place)
+        translator = train_translator(
+            shared, people, teachers, config, uploads=examples, folder=folder, progress=advance
+        ).to(place)
     said = translations(translator, uploads)
     cosines = {one: metrics.cosine(said[one], known[one]) for one in teachers}
-    return cosines, translation_thresholds(translator, people, teachers, config)
+    return cosines, translation_thresholds(translator, people, teachers, config, uploads=examples)
 
 
 def _attributes(
