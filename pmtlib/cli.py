@@ -287,7 +287,13 @@ def protect(
         str | None, typer.Option(metavar="NUMBER", help="Change of a step (alpha); fractions as 4/255.")
     ] = None,
     rule: Annotated[str | None, typer.Option(help="raw, sign, l1, mean-abs or adam.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Base of all randomness, with the photograph's pixels.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Base of all randomness, with the photograph's pixels. A secret one, another for each service, keeps "
+            "others from telling of which photograph an upload is by the noise that it starts from."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     batch_size: Annotated[
         int | None,

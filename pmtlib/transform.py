@@ -94,7 +94,8 @@ class PMTConfig(BaseModel):
             that :mod:`pmtlib.networks.image_wise` serves in ``channels_last``, a smoothed step by a norm (``l1``,
             ``mean-abs``) or ``adam``, noise or no augmentation, no rule to stop, any start but ``blur``, and no variant
             with a :class:`Run` of its own.
-        seed: base of all randomness, with the image's own pixels.
+        seed: base of all randomness, with the image's own pixels. Whoever knows it and has the photograph can make the
+            same upload; two uploads with one seed start from the same noise, whatever they are for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

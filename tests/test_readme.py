@@ -144,8 +144,8 @@ def test_what_it_says_of_the_test_on_other_people_is_stored(monkeypatch):
     assert (least, most_others, round(most_ssim, 2)) == (0.9, 0.5, 0.67)
     assert (
         "narrowly reach on both sets the goal against filters and two networks trained to restore faces, by the mean "
-        "over networks: the service recognises at least 90% of what it does of photographs, others at most half, at two thirds of the SSIM, of "
-        "what PMT leaves" in words
+        "over networks: the service recognises at least 90% of what it does of photographs, others at most half, at "
+        "two thirds of the SSIM, of what PMT leaves" in words
     )
     assert settings.again_steps == 2 * bench.config("deep").steps
     assert judged["reached"].tolist() == [True, True]

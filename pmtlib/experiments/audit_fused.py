@@ -210,7 +210,7 @@ def verdicts(frame: pd.DataFrame, judged: pd.DataFrame, goal: str) -> pd.DataFra
         theirs = part[part["uploads"] == PLAIN] if len(part) else part
         if not len(mine) or not len(theirs):
             continue
-        best = mine.loc[mine["fused"].idxmax()].to_dict()
+        best = max(mine.to_dict("records"), key=lambda one: float(one["fused"]))
         shares = (
             share_of(line["service"], line["clean"]),
             share_of(best["fused"], float(theirs["fused"].max())),
