@@ -14,15 +14,17 @@ import itertools
 import json
 import math
 import os
+import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import cv2
 import safetensors
 import safetensors.torch
 import torch
@@ -534,16 +536,33 @@ _Photo = TypeVar("_Photo")
 _Prepared = TypeVar("_Prepared")
 
 
+MOST_FINDERS = 16
+"""Threads that find faces beside a GPU, at most."""
+
+
+def finders(device: torch.device) -> int:
+    """How many threads find faces.
+
+    One on a processor, which has little to do beside the optimisation. A GPU optimises faster than one thread finds:
+    beside it every processor but one does.
+    """
+    if device.type == "cpu":
+        return 1
+    known = getattr(os, "sched_getaffinity", None)
+    processors = (len(known(0)) if known is not None else os.cpu_count()) or 1
+    return max(min(processors - 1, MOST_FINDERS), 1)
+
+
 def _ahead(
-    prepare: Callable[[_Photo], _Prepared], photos: Iterable[_Photo], count: int
+    prepare: Callable[[_Photo], _Prepared], photos: Iterable[_Photo], count: int, workers: int = 1
 ) -> Generator[tuple[_Photo, Callable[[], _Prepared]], None, None]:
     """Each photograph with a call that gives what ``prepare`` makes of it, or raises what it raised.
 
-    They are prepared one after the other in a thread of their own, at most ``count`` ahead. Reading and finding faces
-    is not Python's work, nor is optimising, so both go on at once. Leaving the loop prepares no further ones.
+    They are prepared in ``workers`` threads of their own, at most ``count`` ahead, and given in order. Reading and
+    finding faces is not Python's work, nor is optimising, so all go on at once. Leaving the loop prepares no more.
     """
     left = iter(photos)
-    with ThreadPoolExecutor(1, thread_name_prefix="pmt-photographs") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="pmt-photographs") as pool:
         waiting: deque[tuple[_Photo, Future[_Prepared]]] = deque()
         try:
             while True:
@@ -555,6 +574,17 @@ def _ahead(
                 yield photo, future.result
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _threads_of_opencv(threads: int) -> Iterator[None]:
+    """Where several threads find faces, none of them has OpenCV's threads as well."""
+    usual = cv2.getNumThreads()
+    cv2.setNumThreads(usual if threads == 1 else 1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(usual)
 
 
 class _DiskError(Exception):
@@ -574,8 +604,12 @@ class _Work:
         self.advance: Callable[[int], Any] = lambda _count: None
         self.device = devices.resolve(job.device)
         self._optimiser: Optimiser | None = None
-        self._find = Finder(job)
-        self._finding = threading.Lock()
+        # A detector serves one thread at a time; whoever finds faces takes one, and gives it back.
+        self._finders: queue.SimpleQueue[Finder] = queue.SimpleQueue()
+        self._count = finders(self.device)
+        for _ in range(self._count):
+            self._finders.put(Finder(job))
+        self._timing = threading.Lock()
         self._queue: list[_Queued] = []
         self._written: set[str] = set()
         self._taken: set[tuple[str, int]] = set()
@@ -624,7 +658,8 @@ class _Work:
 
     def do(self) -> None:
         """Every photograph, then what is left in the queue."""
-        with contextlib.closing(_ahead(self._prepare, self.photos, self.job.at_once)) as prepared:
+        ahead = _ahead(self._prepare, self.photos, self.job.at_once, self._count)
+        with contextlib.closing(ahead) as prepared, _threads_of_opencv(self._count):
             for photo, wait in prepared:
                 try:
                     self._take(photo, wait())
@@ -647,17 +682,19 @@ class _Work:
         return digest, None if self._all_done(photo, digest) else self._faces(photo)
 
     def _faces(self, photo: intake.Photo) -> list[Face]:
-        with self._finding:
-            begun = time.monotonic()
-            try:
-                return self._find(faces.read_photo(photo.path), str(photo.path))
-            except PMTError:
-                raise
-            except Exception as error:
-                # One photograph must not end the work on all others, whatever the libraries make of it.
-                why = " ".join(str(error).split())[:120] or type(error).__name__
-                raise PhotoError(f"cannot be searched for faces ({why}); save it anew as PNG") from error
-            finally:
+        find = self._finders.get()
+        begun = time.monotonic()
+        try:
+            return find(faces.read_photo(photo.path), str(photo.path))
+        except PMTError:
+            raise
+        except Exception as error:
+            # One photograph must not end the work on all others, whatever the libraries make of it.
+            why = " ".join(str(error).split())[:120] or type(error).__name__
+            raise PhotoError(f"cannot be searched for faces ({why}); save it anew as PNG") from error
+        finally:
+            self._finders.put(find)
+            with self._timing:
                 self.summary.stages["finding"] += time.monotonic() - begun
 
     def _take(self, photo: intake.Photo, prepared: tuple[str, list[Face] | None]) -> None:

@@ -5,10 +5,13 @@ import hashlib
 import json
 import os
 import struct
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -661,7 +664,8 @@ def test_default_settings_are_accepted_and_have_a_low_ssim(tmp_path: Path) -> No
         assert row.ssim < 0.15, row
 
 
-def test_photographs_are_prepared_in_order_and_only_so_far_ahead() -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_photographs_are_given_in_order_and_prepared_only_so_far_ahead(workers: int) -> None:
     prepared: list[int] = []
 
     def prepare(number: int) -> int:
@@ -671,7 +675,7 @@ def test_photographs_are_prepared_in_order_and_only_so_far_ahead() -> None:
         return -number
 
     seen: list[object] = []
-    steps = pipeline._ahead(prepare, range(20), 4)
+    steps = pipeline._ahead(prepare, range(20), 4, workers)
     for number, wait in steps:
         try:
             seen.append(wait())
@@ -682,8 +686,52 @@ def test_photographs_are_prepared_in_order_and_only_so_far_ahead() -> None:
             steps.close()
             break
     assert seen == [0, -1, -2, "three", *range(-4, -10, -1)]
-    assert prepared == list(range(len(prepared)))
+    # One thread prepares them in their order, too.
+    assert (prepared if workers == 1 else sorted(prepared)) == list(range(len(prepared)))
     assert len(prepared) <= 14
+
+
+def test_several_threads_that_find_faces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        photographs.portrait(tmp_path / "in" / f"{number}.png", brightness=1 - number / 9)
+    photographs.pair(tmp_path / "in" / "pair.png")
+    photographs.empty(tmp_path / "in" / "none.png")
+    one = go(tmp_path, out="one")
+    at_once, most, usual = 0, 0, pipeline.Finder.__call__
+    lock, threads = threading.Lock(), cv2.getNumThreads()
+
+    def counted(self: pipeline.Finder, picture: Any, name: str) -> Any:
+        nonlocal at_once, most
+        assert cv2.getNumThreads() == 1
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.2)
+        try:
+            return usual(self, picture, name)
+        finally:
+            with lock:
+                at_once -= 1
+
+    monkeypatch.setattr(pipeline.Finder, "__call__", counted)
+    monkeypatch.setattr(pipeline, "finders", lambda _: 3)
+    three = go(tmp_path, out="three")
+    assert most == 3
+    assert cv2.getNumThreads() == threads
+    assert [row.model_dump(exclude={"seconds"}) for row in three.rows] == [
+        row.model_dump(exclude={"seconds"}) for row in one.rows
+    ]
+    assert (three.done, three.failed) == (7, 1)
+
+
+def test_beside_a_gpu_every_processor_but_one_finds_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert pipeline.finders(torch.device("cpu")) == 1
+    assert pipeline.finders(torch.device("cuda")) == 7
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert pipeline.finders(torch.device("cuda")) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert pipeline.finders(torch.device("cuda")) == pipeline.MOST_FINDERS
 
 
 def test_it_is_told_where_the_time_went(tmp_path: Path) -> None:
