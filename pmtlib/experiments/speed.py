@@ -32,10 +32,11 @@ from pmtlib.experiments.common import Floats, Outcome, Source
 from pmtlib.experiments.variants import Variants, VariantSettings
 from pmtlib.images import UInt8Image, png_bytes, to_uint8, write_atomic
 from pmtlib.progress import progress_bar
-from pmtlib.shallow import ShallowModel
+from pmtlib.shallow import ShallowModel, fast_layout
 from pmtlib.transform import protect
 
-VERSION = 2
+VERSION = 3
+"""2 had maps in torch's own layout, which ``pmt protect`` does not take on processors."""
 BATCH, STEPS, CUT, SIDE = "batch", "steps", "cut", "side"
 
 
@@ -122,8 +123,9 @@ def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str,
         taken = costs.timed(lambda: protect(originals[:batch], [model], config), bench.device)
         return taken / (steps * batch)
 
-    shared = bench.shallow(settings.authorised)
-    cut_models = {cut: bench.shallow(settings.authorised, cut) for cut in settings.cuts}
+    layout = fast_layout(bench.device)
+    shared = bench.shallow(settings.authorised, layout=layout)
+    cut_models = {cut: bench.shallow(settings.authorised, cut, layout) for cut in settings.cuts}
     photographs = {side: _photograph(side) for side in settings.sides}
     detector = faces.Detector()
     tasks: list[tuple[str, int, Callable[[], float]]] = [
@@ -133,6 +135,7 @@ def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str,
         *((SIDE, n, lambda n=n: _found(photographs[n], detector, settings.images)) for n in settings.sides),
     ]
     step(settings.images, 1, shared)
+    before = costs.measure(bench.device)
     crops = list(to_uint8(originals[: max(settings.batches)]))
     config = settings.pmt.model_copy(update={"batch_size": len(crops)})
     job = pipeline.Job((), Path(), [settings.authorised], config, cut=settings.cut)
@@ -148,7 +151,8 @@ def _timed(bench: Variants[SpeedSettings], settings: SpeedSettings) -> dict[str,
                 beside.setdefault(part, []).append(round(seconds, 6))
             advance(1)
     writing = _written(png_bytes(crops[0]), settings.images)
-    machine = costs.measure(bench.device)
+    # Something else may be busy at one of the two times; nothing makes a machine faster than it is.
+    machine = max(before, costs.measure(bench.device), key=lambda one: one.flops)
     arithmetic = {}
     for cut, model in cut_models.items():
         forward, backward = costs.step_cost(model, originals[:4])
