@@ -67,11 +67,15 @@ def test_the_benchmark_ends_well_where_all_ways_give_the_same_images(tmp_path: P
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
     entry = found["networks"]["mobilefacenet"]
-    assert set(entry["ratios"]) - {"torchattacks PGD"} == set(entry["equality"]) == {"literal", "batched", "truncated"}
+    assert (
+        set(entry["ratios"]) - {"torchattacks PGD"}
+        == set(entry["equality"])
+        == {"literal", "batched", "truncated", "channels last"}
+    )
     for same in entry["equality"].values():
         assert same["cosine"] == pytest.approx(1, abs=1e-3)
         assert same["ssim"] == pytest.approx(1, abs=1e-3)
-    assert set(entry["float64"]) == {"literal", "batched", "truncated", "pmtlib"}
+    assert set(entry["float64"]) == {"literal", "batched", "truncated", "channels last", "pmtlib"}
     assert all(same["cosine"] > 0.999 for same in entry["float64"].values())
     assert "early" not in entry
     # Images a second hold for the steps that were made; the machine is one for all networks.
@@ -228,7 +232,7 @@ def test_bfloat16_is_timed_in_the_same_rounds_and_held_against_float32(
     mixed, seconds = entry["mixed"], entry["seconds"]
     assert "bfloat16" not in entry["ratios"]
     assert "bfloat16" not in entry["equality"]
-    for way in ("literal", "batched", "truncated", "pmtlib"):
+    for way in ("literal", "batched", "truncated", "channels last", "pmtlib"):
         by_round = sorted(slow / fast for slow, fast in zip(seconds[way], seconds["bfloat16"], strict=True))
         # Ratios are stored to three places, and small where a processor has no instructions for bfloat16.
         assert mixed["ratios"][way]["low"] == pytest.approx(by_round[0], rel=0.02, abs=6e-4)
