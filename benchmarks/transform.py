@@ -5,7 +5,7 @@
 Five ways to the same images, timed in turns, round by round, each round beginning with another; ratios are formed
 within a round:
 
-    literal        Algorithm 1 as it stands: an image at a time, the whole network in the graph, with gradients of weights
+    literal        Algorithm 1 as it stands: an image at a time, the whole network in the graph, gradients of weights
     batched        the same for a batch at once: a plain loop over the steps
     truncated      the batched loop on the shallow model alone, frozen
     channels last  the truncated loop with maps in the layout that torch's layers are faster in on processors
