@@ -290,8 +290,8 @@ def protect(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Base of all randomness, with the photograph's pixels. A secret one, another for each service, keeps "
-            "others from telling of which photograph an upload is by the noise that it starts from."
+            help="Base of all randomness, with the photograph's pixels and the networks' names. A secret one keeps who "
+            "has a photograph from telling its upload by the noise that it starts from."
         ),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,

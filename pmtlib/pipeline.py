@@ -38,7 +38,7 @@ from pmtlib.paths import check_regular, file_sha256
 from pmtlib.progress import progress_bar
 from pmtlib.report import LINES, TABLE, Agreement, Report, Row, Shard, cannot_write, suffix
 from pmtlib.shallow import ServerModel, ShallowModel, fast_layout
-from pmtlib.transform import PMTConfig, Protected, image_seeds, model_weights, protect
+from pmtlib.transform import PMTConfig, Protected, image_seeds, model_weights, protect, service_seed
 
 CARD = "model-card.json"
 CARD_KEY = "model-card"
@@ -357,6 +357,8 @@ class Optimiser:
         self.job = job
         self.device = device
         self.services = [_Service(name, job.cut_of(name), device, job.features) for name in job.authorised]
+        # Uploads for other services shall not start from the same noise.
+        self.config = job.config.model_copy(update={"seed": service_seed(job.config.seed, job.authorised)})
         self.batch_size = job.config.batch_size
 
     def __call__(self, crops: Sequence[UInt8Image], progress: Callable[[float], Any] | None = None) -> list[Made]:
@@ -402,7 +404,7 @@ class Optimiser:
     def _together(self, crops: Sequence[UInt8Image], progress: Callable[[int], Any]) -> list[Made]:
         begun = time.monotonic()
         halved = self.batch_size < self.job.config.batch_size
-        config = self.job.config.model_copy(update={"batch_size": self.batch_size}) if halved else self.job.config
+        config = self.config.model_copy(update={"batch_size": self.batch_size}) if halved else self.config
         originals = to_tensor(list(crops), self.device)
         result = protect(originals, [service.shallow for service in self.services], config, progress=progress)
         pixels = to_uint8(result.images)

@@ -12,8 +12,9 @@ with those of the photograph. It never sees a whole network, an attacker, or ano
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class PMTConfig(BaseModel):
             ``mean-abs``) or ``adam``, noise or no augmentation, no rule to stop, any start but ``blur``, and no variant
             with a :class:`Run` of its own.
         seed: base of all randomness, with the image's own pixels. Whoever knows it and has the photograph can make the
-            same upload; two uploads with one seed start from the same noise, whatever they are for.
+            same upload; two uploads with one seed start from the same noise, whatever for: see :func:`service_seed`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -184,6 +185,15 @@ def image_seed(seed: int, image: Tensor) -> int:
     they compute on devices of one kind.
     """
     return image_seeds(seed, image[None])[0]
+
+
+def service_seed(seed: int, services: Iterable[str]) -> int:
+    """The base seed for uploads to some services: a hash of a base seed and of the services' names, in any order.
+
+    ``pmt protect`` goes by it: with one seed for all, uploads of a photograph for two services would start from the
+    same noise, by which anybody can tell that they are of one photograph.
+    """
+    return derived_seed(f"services:{seed}:", json.dumps(sorted(services)).encode())
 
 
 def image_seeds(seed: int, images: Tensor) -> list[int]:

@@ -24,8 +24,9 @@ from pmtlib.images import to_tensor
 from pmtlib.pipeline import CARD, Job, read_features, run
 from pmtlib.report import LINES, LOCK, TABLE, Report, Row, read
 from pmtlib.shallow import ServerModel, ShallowModel
-from pmtlib.transform import PMTConfig, Protected, image_seed, protect
+from pmtlib.transform import PMTConfig, Protected, image_seed, protect, service_seed
 from tests import photographs
+from tests.oracles import network_or_skip
 from tests.photographs import NETWORK
 
 QUICK = PMTConfig(steps=2, batch_size=2)
@@ -106,12 +107,13 @@ def test_every_face_gets_an_image_and_a_row_that_tells_the_truth(tmp_path: Path)
         picture = Image.open(out / name)
         assert (picture.mode, picture.size, picture.info) == ("RGB", (112, 112), {})
         uploaded = to_tensor([np.array(picture)])
-        assert row.seed == image_seed(0, original[0])
+        assert row.seed == image_seed(service_seed(0, [NETWORK]), original[0])
         assert row.ssim == pytest.approx(metrics.ssim(original, uploaded)[0], abs=1e-6)
         (agreement,) = row.networks
         cosine = torch.cosine_similarity(network(original), network(uploaded)).item()
         assert agreement.cosine == pytest.approx(cosine, abs=1e-4)
-        result = protect(original, [ShallowModel(network, layout="channels_last")], QUICK)
+        config = QUICK.model_copy(update={"seed": service_seed(0, [NETWORK])})
+        result = protect(original, [ShallowModel(network, layout="channels_last")], config)
         assert agreement.feature_cosine == pytest.approx(result.cosine.item(), abs=1e-4)
         assert agreement.feature_error == pytest.approx(result.error.item(), abs=1e-4)
     assert set(rows[1].outputs) == {"sub/two.png"}
@@ -575,7 +577,32 @@ def test_aligned_crops_are_taken_as_they_are(tmp_path: Path) -> None:
     summary = go(tmp_path, aligned=True)
     assert [(row.input, row.status) for row in summary.rows] == [("a.png", "done"), ("large.png", "failed")]
     assert summary.rows[0].box is None
-    assert summary.rows[0].seed == image_seed(0, to_tensor([crop])[0])
+    assert summary.rows[0].seed == image_seed(service_seed(0, [NETWORK]), to_tensor([crop])[0])
+
+
+def test_uploads_for_other_services_start_from_other_noise(tmp_path: Path) -> None:
+    other_service = "sface"
+    network_or_skip(other_service)
+    photographs.portrait(tmp_path / "in" / "a.png")
+    start = PMTConfig(steps=0, batch_size=1)
+    made = {}
+    for services in ((NETWORK,), (other_service,), (NETWORK, other_service), (other_service, NETWORK)):
+        out = "-".join(services)
+        assert go(tmp_path, out=out, authorised=list(services), config=start).done == 1
+        made[services] = np.array(Image.open(tmp_path / out / "a.png")).astype(float).ravel()
+    one, other, both, turned = made.values()
+    for first, second in ((one, other), (one, both), (other, both)):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    # In any order they are the same services.
+    assert (both == turned).all()
+
+
+def test_a_seed_for_services_is_a_hash_of_all_that_it_is_for() -> None:
+    given = [(0, ["a"]), (1, ["a"]), (0, ["b"]), (0, ["a", "b"]), (0, ["ab"]), (0, ['a", "b'])]
+    seeds = [service_seed(seed, names) for seed, names in given]
+    assert len(set(seeds)) == len(given)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert service_seed(0, ["b", "a"]) == service_seed(0, ("a", "b"))
 
 
 def test_two_networks_are_both_in_the_report(tmp_path: Path) -> None:

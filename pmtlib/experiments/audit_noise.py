@@ -1,10 +1,11 @@
 """What the start of an upload tells: who has the seed needs no network to follow a photograph.
 
 A seed follows from the photograph's pixels and a base seed (:func:`pmtlib.transform.image_seed`), so that a laptop and
-a cluster make the same images. The noise that the optimisation starts from is then the same for every service, variant
-and number of steps, and much of it is left in the upload. Plain correlation of pixels is asked here what it tells: no
-network, no shallow model, no photograph. (Torch's generator on processors takes 32 bits of a seed, so that all starts
-there are can be listed.)
+a cluster make the same images. Of one base seed the noise that the optimisation starts from is the same for every
+service, variant and number of steps, and much of it is left in the upload; ``pmt protect`` has another base seed for
+each service since this was measured (:func:`pmtlib.transform.service_seed`). Plain correlation of pixels is asked here
+what it tells: no network, no shallow model, no photograph. (Torch's generator on processors takes 32 bits of a seed, so
+that all starts there are can be listed.)
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def reading(frame: pd.DataFrame) -> str:
         return "*Not run: nobody followed the noise of uploads here.*"
     return (
         "**Without any network.** The start of an upload is noise whose seed follows from the photograph and a base "
-        "seed, by default the same for everybody, service, variant and K; much of it stays in the upload. How many "
+        "seed, and much of it stays in the upload. With one base seed for all, it is the same for every service; "
+        "`pmt protect` therefore mixes the services' names into it, as *another base seed* here does. How many "
         "uploads are by plain correlation of pixels nearest to what came of the same photograph "
         f"({OTHER_SERVICE} the other service):\n\n" + "\n".join(lines)
     )
