@@ -298,16 +298,20 @@ TOLD: Mapping[str, str] = {
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Of each data set and kind of uploads: as they are, and after the attack by which fusion gets most.
 
-    Of the settings, which have a cut in their names, those of :data:`TOLD`.
+    Of the settings, which have a cut in their names, the latter, for those of :data:`TOLD`.
 
     Args:
         frame: of :func:`table`.
     """
     if not len(frame):
         return frame
-    part = frame[~frame["uploads"].str.contains("x|units") | frame["uploads"].str.startswith(tuple(TOLD.values()))]
+    # Other numbers of steps than a variant's own are told where it was tested with them.
+    tested = set(frame[frame["pairs"] == AGAIN]["uploads"])
+    own = ~frame["uploads"].str.contains("x|units|K = ") | frame["uploads"].isin(tested)
+    part = frame[own | frame["uploads"].str.startswith(tuple(TOLD.values()))]
     best = part.loc[part.groupby(["dataset", "pairs", "uploads"], sort=False)["fused"].idxmax()]
-    found: pd.DataFrame = part[part.index.isin(best.index) | (part["attack"] == UPLOAD)]
+    plain = (part["attack"] == UPLOAD) & ~part["uploads"].str.startswith(tuple(TOLD.values()))
+    found: pd.DataFrame = part[part.index.isin(best.index) | plain]
     return found
 
 
