@@ -151,7 +151,7 @@ def test_the_table_shows_uploads_as_they_are_and_the_strongest_attack() -> None:
         for seed, name in enumerate(("lfw", "cfp_ff"))
     ]
     frame = audit_fused.table(blocks, {}, {}, SETTINGS)
-    assert list(audit_fused.shown(frame)["attack"]) == ["upload", "upload", "strong", "strong"]
+    assert list(audit_fused.shown(frame)["attack"]) == ["upload", "strong", "upload", "strong"]
     html = figures.fused_table(frame).to_html()
     assert "n = 200 pairs of one person" in html
     for line in audit_fused.shown(frame).to_dict("records"):

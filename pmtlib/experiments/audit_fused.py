@@ -312,7 +312,12 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
     best = part.loc[part.groupby(["dataset", "pairs", "uploads"], sort=False)["fused"].idxmax()]
     plain = (part["attack"] == UPLOAD) & ~part["uploads"].str.startswith(tuple(TOLD.values()))
     found: pd.DataFrame = part[part.index.isin(best.index) | plain]
-    return found
+    places = {name: {one: place for place, one in enumerate(dict.fromkeys(frame[name]))} for name in _ORDER}
+    return found.sort_values(list(_ORDER), key=lambda column: column.map(places[str(column.name)]), kind="stable")
+
+
+_ORDER = ("pairs", "uploads", "dataset")
+"""What is shown together: kinds of uploads as they come, of one set after the other."""
 
 
 def _title(line: Mapping[Any, Any]) -> str:
