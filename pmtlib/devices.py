@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 
 import torch
@@ -33,6 +34,12 @@ def resolve(device: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device cpu") from error
     return chosen
+
+
+def processors() -> int:
+    """How many processors this process may use, at least one."""
+    known = getattr(os, "sched_getaffinity", None)
+    return (len(known(0)) if known is not None else os.cpu_count()) or 1
 
 
 def for_process(device: str, environment: Mapping[str, str]) -> str:

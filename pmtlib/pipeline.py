@@ -550,9 +550,7 @@ def finders(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 1
-    known = getattr(os, "sched_getaffinity", None)
-    processors = (len(known(0)) if known is not None else os.cpu_count()) or 1
-    return max(min(processors - 1, MOST_FINDERS), 1)
+    return max(min(devices.processors() - 1, MOST_FINDERS), 1)
 
 
 def _ahead(

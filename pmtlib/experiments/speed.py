@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from pmtlib import costs, faces, paths, pipeline
+from pmtlib import costs, devices, faces, paths, pipeline
 from pmtlib.errors import DatasetError
 from pmtlib.experiments.common import Floats, Outcome, Source
 from pmtlib.experiments.variants import Variants, VariantSettings
@@ -105,8 +104,7 @@ def measure(bench: Variants[SpeedSettings], settings: SpeedSettings) -> Outcome:
 def _threads(wanted: int) -> Iterator[None]:
     """So many threads, or for 0 as many as ``pmt protect`` has of itself, whatever this process was started with."""
     threads = torch.get_num_threads()
-    known = getattr(os, "sched_getaffinity", None)
-    torch.set_num_threads(wanted or (len(known(0)) if known is not None else os.cpu_count()) or 1)
+    torch.set_num_threads(wanted or devices.processors())
     try:
         yield
     finally:
