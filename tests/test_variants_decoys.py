@@ -86,5 +86,10 @@ def test_decoys_are_nobody_among_the_sample_people(name: str) -> None:
     with torch.inference_mode():
         enrolled = network(people)
         asked = network(torch.cat([decoy(seed) for seed in range(12)]))
+        again = network(people[:1])
     found = torch.cosine_similarity(asked[:, None], enrolled[None], dim=2).amax(1)
     assert (found < calibration.threshold_far_1e3).all(), found.max()
+    # The measure itself can say yes: a person is found among the enrolled.
+    known = torch.cosine_similarity(again[:, None], enrolled[None], dim=2)
+    assert known.argmax(1).tolist() == [0]
+    assert float(known.max()) > calibration.threshold_far_1e3
