@@ -1,7 +1,7 @@
 """Tables of the book's prose pages that come from code and stored results, as Markdown files that the pages include.
 
-``python -m pmtlib.runner tables`` writes them below ``book/_tables``; a test fails when one of them is not what the
-code says. The pages of results are notebooks and need none of this.
+``python -m pmtlib.runner tables`` writes them below ``book/_tables``, and those of the README into it; a test fails
+when one of them is not what the code says. The pages of results are notebooks and need none of this.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pmtlib import assets, attribute_zoo, calibration, paths, zoo
+from pmtlib import assets, attribute_zoo, calibration, glance, paths, zoo
 from pmtlib.experiments.abuse import abuse_settings
 from pmtlib.experiments.common import TITLES
 from pmtlib.images import write_atomic
@@ -225,12 +225,23 @@ def folder() -> Path:
     return paths.project_dir() / "book" / "_tables"
 
 
+def readme() -> str:
+    """The README with the tables of :mod:`pmtlib.glance` from the committed pages, each between its two comments."""
+    text = (paths.project_dir() / "README.md").read_text("utf-8")
+    for name, table in glance.tables(paths.project_dir() / "book" / "results").items():
+        before, begin, rest = text.partition(f"<!-- glance-{name} -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        text = f"{before}{begin}\n{markdown(table.headings, table.rows)}\n{table.note}\n\n{end}{after}"
+    return text
+
+
 def write() -> list[Path]:
     """Write every table, and say which files now hold something else."""
     changed = []
     folder().mkdir(exist_ok=True)
-    for name, table in TABLES.items():
-        path, content = folder() / f"{name}.md", table().encode()
+    files = {folder() / f"{name}.md": table() for name, table in TABLES.items()}
+    for path, text in {**files, paths.project_dir() / "README.md": readme()}.items():
+        content = text.encode()
         if not path.is_file() or path.read_bytes() != content:
             write_atomic(path, content)
             changed.append(path)

@@ -1,7 +1,8 @@
-"""What the runner writes beside the executed pages: the table of the paper's claims, and that of every stored result.
+"""What the runner writes beside the executed pages: what was found at a glance, every claim, and every stored result.
 
-Both are made from files, so that neither is typed: the claims from what each page published of its own
-(:func:`pmtlib.experiments.claims.publish`), the provenance from ``results/`` and its ledger. The book includes them.
+All are made from files, so that none is typed: the first by :mod:`pmtlib.glance`, the claims from what each page
+published of its own (:func:`pmtlib.experiments.claims.publish`), the provenance from ``results/`` and its ledger. The
+book includes them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pmtlib import page_data, reproduction, results
+from pmtlib import glance, page_data, reproduction, results
 from pmtlib.experiments.claims import HOLDS, NOT, UNESTABLISHED, UNJUDGED
 
 CLAIMS = "claims.md"
+GLANCE = "glance-{}.md"
+"""By the name of a table of :func:`pmtlib.glance.tables`."""
 PROVENANCE = "provenance.md"
 PROVENANCE_DATA = "data/provenance.csv"
 
@@ -48,6 +51,10 @@ def files(folder: Path, manifest: Mapping[str, Mapping[str, Any]], names: Iterab
     sections = [name for name in SECTIONS if name in set(names)]
     lines = provenance()
     return {
+        **{
+            GLANCE.format(name): f"{_table(table.headings, table.rows, 'glance')}\n{table.note}\n".encode()
+            for name, table in glance.tables(folder).items()
+        },
         CLAIMS: claims_table(folder, sections).encode(),
         PROVENANCE: provenance_tables(lines, manifest).encode(),
         PROVENANCE_DATA: _csv(lines).encode(),
