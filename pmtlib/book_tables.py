@@ -16,7 +16,7 @@ from pmtlib import assets, attribute_zoo, calibration, glance, paths, zoo
 from pmtlib.experiments.abuse import abuse_settings
 from pmtlib.experiments.common import TITLES
 from pmtlib.images import write_atomic
-from pmtlib.publication import markdown
+from pmtlib.page_data import markdown
 from pmtlib.results import Result, everything
 from pmtlib.transform import PMTConfig
 

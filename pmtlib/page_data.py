@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def keep(name: str, frame: pd.DataFrame) -> str | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
     return f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Args:
+        columns: the head.
+        rows: lines of as many cells; a vertical bar in a cell is escaped, and a cell stands on one line.
+
+    Raises:
+        ValueError: a line has another number of cells.
+    """
+    lines = [list(columns), ["---"] * len(columns)]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(row)} cells for {len(columns)} columns: {row}")
+        lines.append([" ".join(cell.replace("|", "\\|").split()) for cell in row])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def slug(*parts: object) -> str:

@@ -246,26 +246,8 @@ def _letters(place: int) -> str:
     return (_letters(before - 1) if before else "") + string.ascii_uppercase[last]
 
 
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table.
-
-    Args:
-        columns: the head.
-        rows: lines of as many cells; a vertical bar in a cell is escaped, and a cell stands on one line.
-
-    Raises:
-        ValueError: a line has another number of cells.
-    """
-    lines = [list(columns), ["---"] * len(columns)]
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"{len(row)} cells for {len(columns)} columns: {row}")
-        lines.append([" ".join(cell.replace("|", "\\|").split()) for cell in row])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
-    return f":::{{table}}\n:class: {style}\n\n{markdown(headings, rows)}:::\n"
+    return f":::{{table}}\n:class: {style}\n\n{page_data.markdown(headings, rows)}:::\n"
 
 
 def _csv(lines: Sequence[Mapping[str, str]]) -> str:

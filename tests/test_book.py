@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from pmtlib import book_tables, publication, runner, transform, zoo
+from pmtlib import book_tables, page_data, publication, runner, transform, zoo
 from pmtlib.figures import diagrams
 from tests.built import ROOT, toc_entries
 
@@ -267,9 +267,9 @@ def test_the_papers_choices_are_of_fields_that_there_are() -> None:
 
 
 def test_a_table_escapes_bars_and_refuses_a_line_of_another_length() -> None:
-    assert publication.markdown(["a", "b"], [["1|2", "3"]]) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    assert page_data.markdown(["a", "b"], [["1|2", "3"]]) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
-        publication.markdown(["a", "b"], [["1"]])
+        page_data.markdown(["a", "b"], [["1"]])
 
 
 @pytest.mark.parametrize("name", sorted(diagrams.DRAWINGS))

@@ -1,4 +1,4 @@
-"""The paragraph that says what the paper claims, what was measured and whether it holds."""
+"""The table that says what the paper claims, what was measured and whether it holds."""
 
 import numpy as np
 import pandas as pd
@@ -15,21 +15,24 @@ TWO = [
 ]
 
 
-def test_the_paragraph_names_claims_numbers_and_verdicts() -> None:
-    text = claims.paragraph(TWO, {"lfw": 104, "cfp_ff": 104})
-    assert text == (
-        "**The paper claims** (1) that it serves (99%); (2) that others fail; (3) that they always do. **Measured** on "
-        "LFW and CFP-FF (n = 104 pairs each) together, with 95% intervals: (1) it has 98% [95, 99]; (2) they have 60% "
-        "[55, 65]; (3) they do at 1 of 5. **Verdict: (1) holds; (2) and (3) do not hold.**"
+def test_the_table_has_claims_numbers_and_verdicts() -> None:
+    assert claims.in_short(TWO, {"lfw": 104, "cfp_ff": 104}, beyond="More.") == (
+        "Measured on LFW and CFP-FF (n = 104 pairs each) together, with 95% intervals.\n\n"
+        "|  | The paper claims that | the paper's number | measured here | verdict |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| (1) | it serves | 99% | it has 98% [95, 99] | **holds** |\n"
+        "| (2) | others fail |  | they have 60% [55, 65] | **does not hold** |\n"
+        "| (3) | they always do |  | they do at 1 of 5 | **does not hold** |\n\n"
+        "**Beyond the paper:** More."
     )
-    assert "LFW (n = 102 photographs) and CFP-FF (n = 103) together, with K = 9 steps and 95%" in claims.paragraph(
+    assert "LFW (n = 102 photographs) and CFP-FF (n = 103) together, with K = 9 steps and 95%" in claims.in_short(
         TWO, {"lfw": 102, "cfp_ff": 103}, "photographs", steps=9
     )
 
 
 @pytest.mark.parametrize("sizes", [{"samples": 104}, {"lfw": 20}, {"lfw": 104, "cfp_ff": 4}])
 def test_no_verdict_is_drawn_from_a_handful_of_pairs(sizes: dict[str, int]) -> None:
-    text = claims.paragraph(TWO, sizes)
+    text = claims.in_short(TWO, sizes)
     assert "No verdict is drawn" in text
     assert "hold" not in text
     assert "60% [55, 65]" in text
@@ -38,7 +41,7 @@ def test_no_verdict_is_drawn_from_a_handful_of_pairs(sizes: dict[str, int]) -> N
 
 
 def test_without_claims_or_sets_nothing_was_measured() -> None:
-    assert claims.paragraph([], {"lfw": 104}) == claims.paragraph(TWO, {}) == "Nothing was measured."
+    assert claims.in_short([], {"lfw": 104}) == claims.in_short(TWO, {}) == "Nothing was measured."
     assert claims.sizes(pd.DataFrame()) == {}
     assert claims.sizes(pd.DataFrame({"dataset": ["a", "a", "b"], "n": [3, 5, 2]})) == {"a": 5, "b": 2}
 

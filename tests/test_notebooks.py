@@ -127,7 +127,7 @@ def test_a_source_has_the_parts_of_a_section(source: Path) -> None:
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert "**Question.**" in prose
     assert re.search(r"^\*\*(?:What is done here|Who attacks)\.\*\*", prose, re.MULTILINE)
-    assert re.search(r"^## (?:In one paragraph|What comes out)$", prose, re.MULTILINE)
+    assert re.search(r"^## (?:In short|What comes out)$", prose, re.MULTILINE)
     assert "\n## Limits\n" in prose
     assert f"\n$ python -m pmtlib.runner execute --only {source.stem}\n" in prose
     if source.stem != "speed":  # times are never the same twice

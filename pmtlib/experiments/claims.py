@@ -1,4 +1,4 @@
-"""What the paper claims, what was measured and whether it holds: one paragraph a page, made from the numbers.
+"""What the paper claims, what was measured and whether it holds: one table a page, made from the numbers.
 
 A page's details are tables and readings of its own; this is what they come to. A verdict needs people and pairs enough:
 on the handful of sample photographs none is drawn (:func:`judged`).
@@ -32,7 +32,7 @@ class Claim:
         says: the claim, a clause that follows "that", without a full stop.
         paper: the paper's own number for it; empty where it gives none.
         measured: ours, with 95% intervals, a clause.
-        verdict: such as :data:`HOLDS`; follows the claim's number in the paragraph.
+        verdict: such as :data:`HOLDS`.
     """
 
     says: str
@@ -81,7 +81,7 @@ def judged(sizes: Mapping[str, int]) -> bool:
     return bool(sizes) and all(name != "samples" and size >= ENOUGH for name, size in sizes.items())
 
 
-def paragraph(
+def in_short(
     claims: Sequence[Claim],
     sizes: Mapping[str, int],
     unit: str = "pairs",
@@ -89,7 +89,7 @@ def paragraph(
     steps: int | None = None,
     beyond: str = "",
 ) -> str:
-    """The paper's claims, what was measured and the verdicts, in one paragraph (Markdown).
+    """The paper's claims, what was measured and the verdicts, a line each (Markdown).
 
     Args:
         claims: of a page, in order; they are numbered.
@@ -100,11 +100,6 @@ def paragraph(
     """
     if not claims or not sizes:
         return "Nothing was measured."
-    said = "; ".join(
-        f"({place}) that {claim.says}" + (f" ({claim.paper})" if claim.paper else "")
-        for place, claim in enumerate(claims, 1)
-    )
-    measured = "; ".join(f"({place}) {claim.measured}" for place, claim in enumerate(claims, 1))
     titles = {name: TITLES.get(name, name) for name in sizes}
     if len(sizes) > 1 and len(set(sizes.values())) == 1:
         where = f"{listed(list(titles.values()))} (n = {next(iter(sizes.values()))} {unit} each)"
@@ -120,22 +115,22 @@ def paragraph(
     if steps is not None:
         where += f", with K = {steps} steps"
     where += ", with 95% intervals" if steps is None else " and 95% intervals"
-    if beyond:
-        beyond = f" **Beyond the paper:** {beyond}"
-    if judged(sizes):
-        grouped: dict[str, list[str]] = {}
-        for place, claim in enumerate(claims, 1):
-            grouped.setdefault(claim.verdict, []).append(f"({place})")
-        verdict = "; ".join(
-            f"{listed(places)} {_plural(text) if len(places) > 1 else text}" for text, places in grouped.items()
-        )
-        verdict = f"**Verdict: {verdict}.**"
-    else:
-        verdict = (
-            "No verdict is drawn: these are too few people to judge a claim by. The published page has the numbers of "
+    headings = ["", "The paper claims that", "the paper's number", "measured here", "verdict"]
+    rows = [
+        [f"({place})", claim.says, claim.paper, claim.measured, f"**{claim.verdict}**"]
+        for place, claim in enumerate(claims, 1)
+    ]
+    parts = [f"Measured on {where}."]
+    if not judged(sizes):
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+        parts[0] += (
+            " No verdict is drawn: these are too few people to judge a claim by. The published page has the numbers of "
             "the paper profile, which needs the research data."
         )
-    return f"**The paper claims** {said}. **Measured** on {where}: {measured}. {verdict}{beyond}"
+    parts.append(page_data.markdown(headings, rows))
+    if beyond:
+        parts.append(f"**Beyond the paper:** {beyond}")
+    return "\n\n".join(part.strip() for part in parts)
 
 
 def publish(
@@ -183,12 +178,6 @@ def details(text: str, sizes: Mapping[str, int]) -> str:
     if judged(sizes):
         return text
     return "*Not put into words: these are too few people to judge a claim by.*"
-
-
-def _plural(verdict: str) -> str:
-    first, _, rest = verdict.partition(" ")
-    words = {"holds": "hold", "does": "do", "is": "are", "was": "were"}
-    return " ".join([words.get(first, first), rest]).strip()
 
 
 def listed(words: Sequence[str]) -> str:

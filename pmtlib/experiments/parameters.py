@@ -445,7 +445,7 @@ def reading(
         "whatever the interval of that difference. The claim holds where every such option leaves the unauthorised "
         "networks more, beyond the 95% interval of the difference over the same pairs; it does not where one leaves "
         "them less; by the means alone, where all have higher means; otherwise, or where no option counts, it is not "
-        "established. The paragraph above judges all sets together, and says in part where a claim holds on one set "
+        "established. The table above judges all sets together, and says in part where a claim holds on one set "
         "and does not on another. Intervals are not widened for the number of options; those of differences are "
         "Newcombe's for one network, and a bootstrap for the mean of several and for UP."
     )
