@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -910,6 +911,36 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     outcomes += [measure(bench, "samples", [best]) for measure in (audit_frontier.guarded, audit_frontier.projected)]
     outcomes += audit_beyond.run(bench, "samples", "pmt", [best]).values()
     assert all(one.result is None and one.note.startswith("not run: this profile") for one in outcomes)
+
+
+def test_a_page_runs_what_it_shows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("linkage", "linkage after filters", "linkage by translation", "attributes", "stitching", "service")
+    asked: list[str] = []
+
+    def noted(name: str) -> Callable[..., Outcome]:
+        def measure(*_: object) -> Outcome:
+            asked.append(name)
+            return Outcome(None, "")
+
+        return measure
+
+    functions = ("linked", "linked_after", "linked_by_translation", "read", "stitched", "received")
+    for function, name in zip(functions, parts, strict=True):
+        monkeypatch.setattr(audit_beyond, function, noted(name))
+    update = {"datasets": ("samples",), "pair_people": 0, "strengths": {"gaussian": 1.5}, "copies": ()}
+    bench = audit.Audit(SETTINGS.model_copy(update=update), torch.device("cpu"))
+    for name in ("purified", "averaged"):
+        monkeypatch.setattr(bench, name, noted(name))
+    _, (whole,) = bench.run()
+    assert asked == ["purified", "averaged", *parts]
+    assert tuple(whole.beyond) == parts
+    assert "steps (pmt)" in [row for _, row, _ in whole.rows()]
+    asked.clear()
+    _, (some,) = bench.run(steps=False, beyond=["service"])
+    assert asked == ["purified", "averaged", "service"]
+    assert (some.steps, tuple(some.beyond)) == (None, ("service",))
+    assert "steps (pmt)" not in [row for _, row, _ in some.rows()]
+    assert not len(numbers.frontier([some], SETTINGS, STEPS))
 
 
 def test_nobody_is_learned_from_who_is_attacked_under_another_sets_name(

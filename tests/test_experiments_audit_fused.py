@@ -156,3 +156,20 @@ def test_the_table_shows_uploads_as_they_are_and_the_strongest_attack() -> None:
     assert "n = 200 pairs of one person" in html
     for line in audit_fused.shown(frame).to_dict("records"):
         assert f"{100 * line['fused']:.0f} [{100 * line['low']:.0f}, {100 * line['high']:.0f}]" in html
+
+
+def test_lines_are_of_the_audited_variants_or_of_what_was_made_to_leave_less() -> None:
+    attacks = {"photograph": said(0, 3.0), "upload": said(1, 1.0), "K = 15, upload": said(2, 1.0)}
+    blocks = [block(name, attacks) for name in ("lfw", "cfp_ff")]
+    tests = {name: [other_people({"pmt": {"upload": said(3, 1.0)}})] for name in ("lfw", "cfp_ff")}
+    frame = audit_fused.table(blocks, tests, {}, SETTINGS)
+    audited, rest = audit_fused.divided(frame)
+    assert list(audited["uploads"]) == ["photograph", "photograph", "pmt", "pmt"]
+    assert list(zip(rest["pairs"], rest["uploads"], strict=True)) == [
+        *[(audit_fused.HERE, "pmt, K = 15")] * 2,
+        *[(audit_fused.AGAIN, "pmt")] * 2,
+    ]
+    # No number hangs on what else is asked.
+    alone, _ = audit_fused.divided(audit_fused.table(blocks, {}, {}, SETTINGS))
+    pd.testing.assert_frame_equal(alone, audited)
+    assert not any(map(len, audit_fused.divided(audit_fused.table([], {}, {}, SETTINGS))))

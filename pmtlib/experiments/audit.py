@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -214,6 +214,17 @@ def audit_settings(profile: str, **overrides: Any) -> AuditSettings:
     return section_settings(AuditSettings, profile, **overrides)
 
 
+class FiltersSettings(AuditSettings):
+    """The same for the page on filters that leave less, whose results are the audit's too."""
+
+    section: ClassVar[str] = "filters"
+
+
+def filters_settings(profile: str, **overrides: Any) -> FiltersSettings:
+    """Settings of a profile, see :func:`pmtlib.experiments.common.section_settings`."""
+    return section_settings(FiltersSettings, profile, **overrides)
+
+
 @dataclass(frozen=True)
 class AuditBlock:
     """Every attack on one variant's uploads of one data set.
@@ -222,19 +233,20 @@ class AuditBlock:
         dataset: its name.
         variant: how the uploads were made.
         attacks: what was done, and its result: ``values["attacks"]`` has one entry a row of the audit's table.
-        steps: uploads of other numbers of steps, for the frontier; entries likewise.
+        steps: uploads of other numbers of steps, for the frontier; entries likewise. None where nobody asked for them.
         beyond: what is measured in numbers of its own: see :mod:`pmtlib.experiments.audit_beyond`.
     """
 
     dataset: str
     variant: str
     attacks: Mapping[str, Outcome]
-    steps: Outcome
+    steps: Outcome | None
     beyond: Mapping[str, Outcome]
 
     def rows(self) -> list[tuple[str, str, Outcome]]:
         """Set, row and outcome, for the provenance table."""
-        parts = {**self.attacks, "steps": self.steps, **self.beyond}
+        steps = {} if self.steps is None else {"steps": self.steps}
+        parts = {**self.attacks, **steps, **self.beyond}
         return [(self.dataset, f"{name} ({self.variant})", outcome) for name, outcome in parts.items()]
 
 
@@ -277,20 +289,28 @@ class Audit(Variants[AuditSettings]):
         profile: the profile's name, for the command in manifests.
     """
 
-    def run(self) -> tuple[dict[str, Outcome], list[AuditBlock]]:
+    def run(
+        self, *, steps: bool = True, beyond: Collection[str] | None = None
+    ) -> tuple[dict[str, Outcome], list[AuditBlock]]:
         """How the filters were tuned for each variant, and all blocks.
 
         Each result is stored when done, so an interrupted run goes on where it was.
+
+        Args:
+            steps: whether blocks have uploads of other numbers of steps too.
+            beyond: what of :func:`pmtlib.experiments.audit_beyond.run` they have; None for all.
         """
         tuned = {variant: self.tuning(variant) for variant in self.settings.variants}
         return tuned, [
-            self.block(dataset, variant, tuned[variant])
+            self.block(dataset, variant, tuned[variant], steps=steps, beyond=beyond)
             for dataset in self.settings.datasets
             for variant in self.settings.variants
         ]
 
-    def block(self, dataset: str, variant: str, tuning: Outcome) -> AuditBlock:
-        """One variant's uploads of one data set under every attack."""
+    def block(
+        self, dataset: str, variant: str, tuning: Outcome, *, steps: bool = True, beyond: Collection[str] | None = None
+    ) -> AuditBlock:
+        """One variant's uploads of one data set under every attack; what else there is, as :meth:`run` has it."""
         from pmtlib.experiments import audit_beyond
 
         settings, filters = self.settings, chosen_filters(tuning, self.settings)
@@ -299,7 +319,7 @@ class Audit(Variants[AuditSettings]):
             "learning": self.learned(dataset, variant),
             "translation": audit_beyond.translated(self, dataset, variant),
         }
-        beyond: dict[str, Outcome] = {}
+        numbers: dict[str, Outcome] = {}
         if variant in settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
             attacks["averaging of all"] = self.averaged_of_all(dataset, variant, filters[-1])
@@ -309,10 +329,10 @@ class Audit(Variants[AuditSettings]):
                 of_many = audit_beyond.averages_translated(self, dataset, variant, many=True)
                 attacks["translated averages of many"] = of_many
             attacks["inversion"] = self.inverted(dataset, variant)
-            beyond = audit_beyond.run(self, dataset, variant, filters)
-        steps = not_yet(self.other_steps(dataset, variant, filters[-1]))
-        attacks, beyond = ({name: not_yet(one) for name, one in part.items()} for part in (attacks, beyond))
-        return AuditBlock(dataset, variant, attacks, steps, beyond)
+            numbers = audit_beyond.run(self, dataset, variant, filters, beyond)
+        others = not_yet(self.other_steps(dataset, variant, filters[-1])) if steps else None
+        attacks, numbers = ({name: not_yet(one) for name, one in part.items()} for part in (attacks, numbers))
+        return AuditBlock(dataset, variant, attacks, others, numbers)
 
     def _entry(self, variant: str) -> tuple[Method, dict[str, Any]]:
         """What a name of the settings stands for, and the fields that it changes."""

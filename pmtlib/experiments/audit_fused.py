@@ -120,6 +120,21 @@ def table(
     return pd.DataFrame(lines)
 
 
+def divided(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The lines of the audited variants and of photographs, and the lines of all that was made to leave less.
+
+    The first are of the evaluated pairs and of each variant's own number of steps; the others of other numbers, of
+    other settings, and of other people.
+
+    Args:
+        frame: of :func:`table`.
+    """
+    if not len(frame):
+        return frame, frame
+    own = (frame["pairs"] == HERE) & ~frame["uploads"].str.contains(",")
+    return frame[own].reset_index(drop=True), frame[~own].reset_index(drop=True)
+
+
 def _rates(mine: Scores, impostors: Mapping[str, Floats]) -> dict[str, Any]:
     alone = {}
     for network, cosines in mine.networks.items():
@@ -145,7 +160,7 @@ def _cases(
     authorised: str,
 ) -> Iterator[tuple[str, Case, Scores]]:
     for block in blocks:
-        for outcome in (*block.attacks.values(), block.steps):
+        for outcome in (*block.attacks.values(), *([] if block.steps is None else [block.steps])):
             for attack, entry, values in _entries(outcome, "attacks"):
                 uploads, name = block.variant, attack
                 if attack.startswith(_STEPS):

@@ -46,8 +46,8 @@ def table(blocks: Sequence[AuditBlock], settings: AuditSettings) -> pd.DataFrame
     return pd.DataFrame(lines.values())
 
 
-def _lines(block: AuditBlock, kind: str, outcome: Outcome, settings: AuditSettings) -> Iterator[dict[str, Any]]:
-    if outcome.result is None:
+def _lines(block: AuditBlock, kind: str, outcome: Outcome | None, settings: AuditSettings) -> Iterator[dict[str, Any]]:
+    if outcome is None or outcome.result is None:
         return
     values = outcome.result.values
     same = np.array(values["same"], dtype=bool)
