@@ -153,6 +153,13 @@ def test_each_profile_fits_the_notebooks(profile: str) -> None:
     assert set(runner.read_profile(profile)) == {path.stem for path in SOURCES}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_page_on_filters_has_the_values_of_the_audit(profile: str) -> None:
+    """They draw from the same stored results, so that a value of one alone would make the other page out of date."""
+    values = runner.read_profile(profile)
+    assert values["filters"] == values["audit"]
+
+
 def test_ruff_finds_nothing_in_the_notebooks(environment: dict[str, str]) -> None:
     for arguments in (["check"], ["format", "--check"]):
         told = run(["ruff", *arguments, "notebooks"], environment)
