@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,7 +107,8 @@ def test_a_translation_competes_by_rates_and_has_no_likeness() -> None:
     bounds = [rows.loc[f"photograph, {name}", "others"] for name in ("translation of features", "RecFace")]
     assert points.loc[25, "bound_best"] == max(bounds)
     assert "nan" not in figures.audit_table(frame, "lfw", "pmt", SETTINGS).to_html()
-    assert "translation of features" in numbers.reading(frame)
+    rate = f"{100 * line['others']:.0f}% [{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}]"
+    assert f"| others, by translation | {rate} |" in numbers.reading(frame)
     told = numbers.translation([one])
     assert set(told["condition"]) == {"upload", "upload, K = 7", "photograph"}
     assert set(told["network"]) == {"sface", "dlib-resnet29"}
@@ -732,10 +734,15 @@ def test_the_summary_and_the_words_have_the_stitched_recogniser_and_each_kind_of
     assert found["pmt_learned_ssim"] == pytest.approx(max(learned["ssim"]), abs=1e-4)
     filters = table.loc[["upload", "gaussian"]]
     assert found["pmt_filters_others"] == pytest.approx(100 * max(filters["others"]), abs=1e-3)
-    assert "recognises 75% [" in numbers.reading(frame, stitched)
-    wrong = stitched.assign(false=[0.5, 0.25])
-    assert "accepts 25% of the pairs of two people here (with photographs 50%)" in numbers.reading(frame, wrong)
-    assert "A stranger's network" not in numbers.reading(frame)
+    row = "| a stranger's network stitched to the shared model, of "
+    assert f"{row}uploads | 75% [" in numbers.reading(frame, stitched)
+    assert f"{row}photographs | 100% [" in numbers.reading(frame, stitched)
+    wrong = numbers.reading(frame, stitched.assign(false=[0.5, 0.25]))
+    assert re.search(rf"^{re.escape(row)}photographs .*; accepts 50% of two people \\|$", wrong, re.MULTILINE)
+    assert re.search(rf"^{re.escape(row)}uploads .*; accepts 25% of two people \\|$", wrong, re.MULTILINE)
+    assert "hardly works" not in wrong
+    assert "hardly works" in numbers.reading(frame, stitched.assign(accuracy=0.4))
+    assert "stranger's network" not in numbers.reading(frame)
 
 
 def test_attacks_on_fewer_pairs_do_not_count_as_the_strongest() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmtlib import metrics
+from pmtlib import metrics, page_data
 from pmtlib.experiments.audit import FAR, PHOTOGRAPH, RECFACE, UPLOAD, AuditBlock, AuditSettings
 from pmtlib.experiments.audit_beyond import LEARNED_TRANSLATION, TRANSLATION
 from pmtlib.experiments.common import TITLES, Outcome, rate, share_interval
@@ -770,8 +770,19 @@ _STANDS, _PARTLY = 0.25, 0.5
 """Shares of what the other networks make of photographs up to which a filter stands, or stands in part."""
 
 
+_STRONGEST = {
+    "purification": "after the strongest filter",
+    "learning": "of what the strongest learner restores",
+    "translation": "by translation",
+    "averaging": "of the mean of several uploads, as it is or filtered",
+    "translated averages": "by translation of the mean of several",
+    "inversion": "of what inversion restores",
+}
+"""Kinds of attack in words that follow *others*."""
+
+
 def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
-    """What the attacks came to, and whether the filter stands, in words (Markdown).
+    """What the strongest attack of each kind came to, and whether the filter stands: a table (Markdown).
 
     Args:
         frame: of :func:`table`.
@@ -779,60 +790,85 @@ def reading(frame: pd.DataFrame, stitched: pd.DataFrame | None = None) -> str:
     """
     if not len(frame):
         return "Nothing was measured."
-    lines = [
-        "**The claim under audit:** an upload hides the face from everybody but the authorised service. The paper "
-        "tested it against parties that know nothing of the filter.",
-        f"*What counts as what.* A filter stands where the strongest attack gives the other networks at most "
-        f"{100 * _STANDS:.0f}% of what photographs give them, in part where at most {100 * _PARTLY:.0f}%.",
-    ]
+    columns: dict[str, dict[str, str]] = {}
+    where = []
     for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
-        by_name = {str(line["attack"]): line for line in part.to_dict("records")}
-        upload, clean = by_name[UPLOAD], by_name[PHOTOGRAPH]
-        worst, closest = (best(part, measure).iloc[0].to_dict() for measure in ("others", "ssim"))
-        nearest = best(part.assign(likest=-part["lpips"].fillna(np.inf)), "likest").iloc[0].to_dict()
-        kinds = (best(rows).iloc[0].to_dict() for _, rows in attacker(part).groupby("kind", sort=False))
-        share = worst["others"] / clean["others"] if clean["others"] else float("nan")
-        verdict = "stands" if share <= _STANDS else "stands in part" if share <= _PARTLY else "does not stand"
-        lines.append(
-            f"**{TITLES.get(str(dataset), dataset)}, {variant}** (TAR at FAR 10⁻², n = {int(upload['n'])} pairs of one "
-            f"person, {int(upload['images'])} photographs): the service recognises {100 * upload['service']:.0f}% of "
-            f"the uploads (of the photographs {100 * clean['service']:.0f}%). The other networks recognise "
-            f"{_rate(upload)} of the uploads as they are, {_rate(clean)} of the photographs, and of what the strongest "
-            f"attack of each kind made of the uploads: {', '.join(_told(line, int(upload['n'])) for line in kinds)}. "
-            f"The likeness is highest after {_named(closest)}: mean SSIM {closest['ssim']:.2f} "
-            f"[{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], for the worst-hidden face "
-            f"{closest['ssim_worst']:.2f}; LPIPS is lowest after {_named(nearest)}: {nearest['lpips']:.2f}, for the "
-            f"worst-hidden face {nearest['lpips_worst']:.2f}. **Verdict: the filter {verdict}** against "
-            f"{_named(worst)}, which gives the other networks {100 * share:.0f}% of what photographs give them."
-            + _stitched_words(stitched, str(dataset), str(variant))
-        )
-    return "\n\n".join(lines)
+        name = f"{TITLES.get(str(dataset), dataset)}, {variant}"
+        columns[name] = _judged(part) | _stitched_words(stitched, str(dataset), str(variant))
+        upload = part[part["attack"] == UPLOAD].iloc[0]
+        where.append(f"{name}: {int(upload['n'])}, {int(upload['images'])}")
+    rows = list(dict.fromkeys(row for cells in columns.values() for row in cells))
+    # The verdict stands below all numbers, whichever column has most of these.
+    rows.sort(key=lambda row: (row == _GIVES) + 2 * (row == _VERDICT))
+    return "\n\n".join(
+        [
+            "**The claim under audit:** an upload hides the face from everybody but the authorised service. The paper "
+            "tested it against parties that know nothing of the filter.",
+            f"*What counts as what.* A filter stands where the strongest attack gives the other networks at most "
+            f"{100 * _STANDS:.0f}% of what photographs give them, in part where at most {100 * _PARTLY:.0f}%.",
+            page_data.markdown(
+                ["TAR at FAR 10⁻²", *columns],
+                [[row, *(cells.get(row, "") for cells in columns.values())] for row in rows],
+            ).strip(),
+            f"The strongest attack of a kind, which is named, is picked in the attacker's favour; *others* is the mean "
+            f"of the other networks. Pairs of one person, and photographs: {'; '.join(where)}.",
+        ]
+    )
+
+
+_GIVES, _VERDICT = "the strongest of all, of what photographs give", "the filter"
+
+
+def _judged(part: pd.DataFrame) -> dict[str, str]:
+    """The cells of one set and variant by their rows' names."""
+    by_name = {str(line["attack"]): line for line in part.to_dict("records")}
+    upload, clean = by_name[UPLOAD], by_name[PHOTOGRAPH]
+    worst, closest = (best(part, measure).iloc[0].to_dict() for measure in ("others", "ssim"))
+    nearest = best(part.assign(likest=-part["lpips"].fillna(np.inf)), "likest").iloc[0].to_dict()
+    share = worst["others"] / clean["others"] if clean["others"] else float("nan")
+    verdict = "stands" if share <= _STANDS else "stands in part" if share <= _PARTLY else "does not stand"
+    cells = {
+        "the service, of photographs": f"{100 * clean['service']:.0f}%",
+        "the service, of uploads": f"{100 * upload['service']:.0f}%",
+        "others, of photographs": _rate(clean),
+        "others, of uploads as they are": _rate(upload),
+    }
+    for kind, rows in attacker(part).groupby("kind", sort=False):
+        line = best(rows).iloc[0].to_dict()
+        told = _told(line, int(upload["n"]))
+        # The row says it already.
+        cells[f"others, {_STRONGEST.get(str(kind), kind)}"] = told.replace(f", {TRANSLATION}", "")
+    return cells | {
+        "most alike by SSIM, mean": f"{closest['ssim']:.2f} [{closest['ssim_low']:.2f}, {closest['ssim_high']:.2f}], "
+        f"{_named(closest)}; for the worst-hidden face {closest['ssim_worst']:.2f}",
+        "most alike by LPIPS, mean": f"{nearest['lpips']:.2f}, {_named(nearest)}; for the worst-hidden face "
+        f"{nearest['lpips_worst']:.2f}",
+        _GIVES: f"{100 * share:.0f}%, {_named(worst)}",
+        _VERDICT: f"**{verdict}**",
+    }
 
 
 _WORKS = 0.5
 """The share of pairs that an attack recognises of photographs, at least, where it is said to work."""
 
 
-def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -> str:
+def _stitched_words(stitched: pd.DataFrame | None, dataset: str, variant: str) -> dict[str, str]:
+    """What a stranger's network recognises that was stitched to the shared model and tuned on another data set."""
     if stitched is None or not len(stitched):
-        return ""
+        return {}
     rows = stitched[(stitched["dataset"] == dataset) & (stitched["variant"] == variant)]
     by_condition = {str(line["condition"]): line for line in rows.to_dict("records")}
     if not {PHOTOGRAPH, UPLOAD} <= set(by_condition):
-        return ""
-    upload, photograph = by_condition[UPLOAD], by_condition[PHOTOGRAPH]
-    mine, theirs = (
-        f"{100 * line['accuracy']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}]"
-        for line in (upload, photograph)
-    )
+        return {}
     # The threshold comes from other people: what it lets in here says how much of the rate is recognition.
-    return (
-        f" A stranger's network stitched to the shared model, tuned on another data set, recognises {mine} "
-        f"of the uploads (of the photographs {theirs}), at a threshold set on other people that accepts "
-        f"{100 * upload['false']:.0f}% of the pairs of two people here (with photographs "
-        f"{100 * photograph['false']:.0f}%)."
-        + ("" if photograph["accuracy"] >= _WORKS else " It hardly works on photographs, and says little of uploads.")
-    )
+    told = {
+        f"a stranger's network stitched to the shared model, of {words}": f"{100 * line['accuracy']:.0f}% "
+        f"[{100 * line['low']:.0f}, {100 * line['high']:.0f}]; accepts {100 * line['false']:.0f}% of two people"
+        for words, line in (("photographs", by_condition[PHOTOGRAPH]), ("uploads", by_condition[UPLOAD]))
+    }
+    if by_condition[PHOTOGRAPH]["accuracy"] < _WORKS:
+        told[next(iter(told))] += "; hardly works, and says little of uploads"
+    return told
 
 
 def _named(line: Mapping[Any, Any]) -> str:
@@ -842,7 +878,7 @@ def _named(line: Mapping[Any, Any]) -> str:
 def _told(line: Mapping[Any, Any], usual: int) -> str:
     """An attack and its rate, and its number of pairs where that is another."""
     fewer = "" if line["n"] == usual else f" (n = {int(line['n'])})"
-    return f"{_named(line)} {_rate(line)}{fewer}"
+    return f"{_rate(line)}, {_named(line)}{fewer}"
 
 
 def _rate(line: Mapping[Any, Any]) -> str:
