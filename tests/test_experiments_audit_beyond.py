@@ -75,6 +75,56 @@ def test_the_frontier_has_the_best_attacker_of_each_number_of_steps() -> None:
     assert len(figures.frontier_figure(points.reset_index()).axes) == 3
 
 
+def test_the_bound_is_that_of_the_better_recface_trained_on_photographs() -> None:
+    one = block()
+    for raised in (0.3, 0.9):
+        made = attacked({"RecFace for identity of photographs": 0.2, "photograph, RecFace for identity": raised})
+        both = dataclasses.replace(one, attacks={**one.attacks, "learning of photographs": made})
+        points = numbers.frontier([both], SETTINGS, {"pmt": 25}).set_index("steps")
+        table = numbers.table([both], SETTINGS).set_index("attack")
+        controls = table.loc[["photograph, RecFace", "photograph, RecFace for identity"]]
+        assert points.loc[25, "bound"] == max(controls["others"])
+        assert points.loc[25, "bound_ssim"] == max(controls["ssim"])
+        assert table.loc["RecFace for identity of photographs", "kind"] == "learning"
+        # A control is no attack.
+        assert not points["attack"].str.startswith("photograph").any()
+
+
+def test_a_recface_for_identity_meets_photographs_as_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = {"datasets": ("samples",), "pair_people": 3, "identity_variants": ("pmt",)}
+    bench = audit.Audit(SETTINGS.model_copy(update=update), torch.device("cpu"))
+    originals, uploads = smooth(2, seed=1), smooth(2, seed=2)
+    asked: list[dict[str, bool]] = []
+
+    def inverter(_: str, **how: bool) -> str:
+        asked.append(how)
+        return "trained"
+
+    monkeypatch.setattr(bench, "inverter", inverter)
+    monkeypatch.setattr(bench, "shared", lambda _: "shared")
+    monkeypatch.setattr(bench, "uploads", lambda *_: uploads)
+    monkeypatch.setattr(bench, "features", lambda shared, images: (shared, images))
+    monkeypatch.setattr(bench, "through", lambda model, given: (model, *given))
+    monkeypatch.setattr(bench, "_judged", lambda _, made: made)
+    kept: dict[str, Any] = {}
+
+    def attack(_: str, __: str, name: str, parameters: dict[str, Any], compute: Callable[..., Any]) -> Outcome:
+        kept.update(compute(SimpleNamespace(originals=originals)), name=name, parameters=parameters)
+        return Outcome(None, "")
+
+    monkeypatch.setattr(bench, "_attack", attack)
+    bench.learned_identity("samples", "pmt")
+    assert asked == [{"clean": True, "identity": True}]
+    for name, seen in (
+        ("RecFace for identity of photographs", uploads),
+        ("photograph, RecFace for identity", originals),
+    ):
+        assert kept[name][:2] == ("trained", "shared")
+        assert kept[name][2] is seen
+    # It hangs on whom it learned from and how, not on uploads of other people.
+    assert set(kept["parameters"]) == {"pair_people", "held_people", "people_seed", "identity"}
+
+
 def translation(raised: float) -> Outcome:
     """A translation of uploads, of photographs and of uploads of 7 steps; without the service, and with no image."""
     made = attacked({"translation of features": raised, "K = 7, translation of features": raised - 0.1,
@@ -913,6 +963,7 @@ def test_what_is_not_asked_for_is_not_run() -> None:
     bench = audit.Audit(SETTINGS.model_copy(update={"datasets": ("samples",), "pair_people": 0}), torch.device("cpu"))
     best = audit.Purification("gaussian", 1.5)
     outcomes: list[Outcome] = [bench.choice(), bench.inverted("samples", "pmt"), bench.learned("samples", "pmt")]
+    outcomes.append(bench.learned_identity("samples", "pmt"))
     outcomes += [bench.averaged_of_all("samples", "pmt", best), audit_frontier.weighed(bench, "samples", [best])]
     outcomes.append(audit_frontier.embedded(bench, "samples", [best]))
     outcomes += [measure(bench, "samples", [best]) for measure in (audit_frontier.guarded, audit_frontier.projected)]

@@ -65,7 +65,7 @@ VERSION = 1
 PHOTOGRAPH, UPLOAD = "photograph", "upload"
 CONTRAST = "contrast"
 DEOBFUSCATOR, RECFACE, CLEAN_RECFACE = "de-obfuscator", "RecFace", "RecFace of photographs"
-IDENTITY_RECFACE = "RecFace for identity"
+IDENTITY_RECFACE, CLEAN_IDENTITY_RECFACE = "RecFace for identity", "RecFace for identity of photographs"
 INVERSION = "inversion with priors"
 AS_IT_IS = Purification("none", 0.0, contrast=False)
 _STARTS: tuple[Start, ...] = ("grey", "mean", "noise")
@@ -319,6 +319,8 @@ class Audit(Variants[AuditSettings]):
             "learning": self.learned(dataset, variant),
             "translation": audit_beyond.translated(self, dataset, variant),
         }
+        if variant in settings.identity_variants:
+            attacks["learning of photographs"] = self.learned_identity(dataset, variant)
         numbers: dict[str, Outcome] = {}
         if variant in settings.thorough:
             attacks["averaging"] = self.averaged(dataset, variant, filters[-1])
@@ -657,6 +659,32 @@ class Audit(Variants[AuditSettings]):
             return {name: self._judged(photographs, one) for name, one in made.items()}
 
         return self._attack(dataset, variant, "learning", parameters, compute)
+
+    def learned_identity(self, dataset: str, variant: str) -> Outcome:
+        """What a RecFace for identity, trained on photographs, makes of uploads and, as a control, of photographs.
+
+        What it makes of photographs' own features shows that the attack works where nothing is protected, and bounds
+        what a RecFace trained for identity gets from a filter that matches the features in full.
+        """
+        settings = self.settings
+        if not settings.pair_people:
+            return Outcome(None, "not run: this profile trains no de-obfuscator")
+        asked = ("pair_people", "held_people", "people_seed")
+        parameters = {name: value for name, value in self.training().items() if name in asked}
+        parameters["identity"] = [settings.identity, settings.identity_training.model_dump(mode="json")]
+
+        def compute(photographs: Photographs) -> dict[str, Any]:
+            inverter, shared = self.inverter(variant, clean=True, identity=True), self.shared(variant)
+            seen = {
+                CLEAN_IDENTITY_RECFACE: self.uploads(dataset, variant),
+                f"{PHOTOGRAPH}, {IDENTITY_RECFACE}": photographs.originals,
+            }
+            return {
+                name: self._judged(photographs, self.through(inverter, self.features(shared, images)))
+                for name, images in seen.items()
+            }
+
+        return self._attack(dataset, variant, "learning-of-photographs", parameters, compute)
 
     def other_steps(self, dataset: str, variant: str, best: Purification) -> Outcome:
         """Uploads of other numbers of steps, of those that the learners saw: as they are, filtered and learned from."""

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmtlib import metrics, page_data
-from pmtlib.experiments.audit import FAR, PHOTOGRAPH, RECFACE, UPLOAD, AuditBlock, AuditSettings
+from pmtlib.experiments.audit import FAR, IDENTITY_RECFACE, PHOTOGRAPH, RECFACE, UPLOAD, AuditBlock, AuditSettings
 from pmtlib.experiments.audit_beyond import LEARNED_TRANSLATION, TRANSLATION
 from pmtlib.experiments.common import TITLES, Outcome, rate, share_interval
 from pmtlib.variants import PLAIN
@@ -238,20 +238,21 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
         and attack: the highest mean TAR of the other networks and what gives it; restored, restored_low, restored_high
         and restored_attack: the same among attacks that make an image; translated: by translation alone (NaN where
         nothing was translated); ssim, ssim_low, ssim_high and ssim_attack: the highest mean SSIM likewise; n: pairs of
-        one person; bound and bound_ssim: what a RecFace trained on photographs makes of the photographs' own features
-        at that cut; bound_best: or their translation, where that is higher. No filter goes below these bounds that
-        matches the features in full.
+        one person; bound and bound_ssim: the most that a RecFace trained on photographs, for likeness or for identity,
+        makes of the photographs' own features at that cut; bound_best: or their translation, where that is higher. No
+        filter goes below these bounds that matches the features in full.
     """
     points = []
     for block in blocks:
         full = [
-            line for kind in _KINDS if kind in block.attacks
+            line for kind in (*_KINDS, "learning of photographs") if kind in block.attacks
             for line in _lines(block, kind, block.attacks[kind], settings)
         ]  # fmt: skip
         by_name = {line["attack"]: line for line in full}
         if UPLOAD not in by_name:
             continue
-        bound = by_name.get(f"{PHOTOGRAPH}, {RECFACE}", {})
+        bounds = [by_name.get(f"{PHOTOGRAPH}, {name}", {}) for name in (RECFACE, IDENTITY_RECFACE)]
+        bound, bound_ssim = (np.fmax.reduce([one.get(name, np.nan) for one in bounds]) for name in ("others", "ssim"))
         translated = by_name.get(f"{PHOTOGRAPH}, {TRANSLATION}", {})
         groups: dict[int, list[dict[str, Any]]] = {}
         for line in [*full, *_lines(block, "steps", block.steps, settings)]:
@@ -281,11 +282,11 @@ def frontier(blocks: Sequence[AuditBlock], settings: AuditSettings, steps: Mappi
                     "restored_low": restored["others_low"], "restored_high": restored["others_high"],
                     "ssim": closest["ssim"], "ssim_attack": closest["attack"],
                     "ssim_low": closest["ssim_low"], "ssim_high": closest["ssim_high"], "n": upload["n"],
-                    "bound": bound.get("others", float("nan")), "bound_ssim": bound.get("ssim", float("nan")),
+                    "bound": float(bound), "bound_ssim": float(bound_ssim),
                     "translated": next(
                         (line["others"] for line in lines if line["attack"] == TRANSLATION), float("nan")
                     ),
-                    "bound_best": np.fmax(bound.get("others", np.nan), translated.get("others", np.nan)),
+                    "bound_best": np.fmax(bound, translated.get("others", np.nan)),
                 }
             )  # fmt: skip
     return pd.DataFrame(points)
