@@ -49,6 +49,14 @@ def block(variant: str = "pmt", raised: float = 0.0, **beyond: dict[str, Any]) -
 STEPS = {"pmt": 25, "deep": 40}
 
 
+def cells(text: str, name: str) -> dict[str, str]:
+    """The cells of the one row of a Markdown table in a text that begins with ``name``, by their columns' headings."""
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
+    (place,) = (place for place, line in enumerate(lines) if line[0] == name)
+    head = max(at for at in range(place) if set(lines[at + 1]) == {"---"})
+    return dict(zip(lines[head][1:], lines[place][1:], strict=True))
+
+
 def goals(blocks: list[audit.AuditBlock]) -> Any:
     return numbers.goals(numbers.table(blocks, SETTINGS), numbers.frontier(blocks, SETTINGS, STEPS))
 
@@ -188,7 +196,15 @@ def test_translation_counts_in_the_third_goal_and_in_the_advice() -> None:
     later = after[~after["own"] & (after["against"] == "all")].iloc[0]
     assert later["others_value"] == points.set_index(["variant", "steps"]).loc[("deep", 7), "translated"]
     text = numbers.advice(after, points)
-    assert f"*deep*, K = 40, LFW: {100 * rates['deep', 'translation of features']:.0f}% by translation" in text
+    told = cells(text, "others, by the best attack")["*deep* (K = 40), LFW"]
+    assert told == f"{100 * rates['deep', 'translation of features']:.0f}% (translation of features)"
+    own = points.set_index(["variant", "steps"])
+    served = cells(text, "the service, uploads as they are")
+    assert served == {
+        f"*{name}* (K = {steps}), LFW": f"{100 * own.loc[(name, steps), 'service']:.0f}%"
+        for name, steps in STEPS.items()
+    }
+    assert "; nor against every attack, translation included." in text
     assert "every attack,<br>translation included" in figures.goals_table(after).to_html()
     # The mean of several uploads, translated, is such an attack too.
     means = translation(0.9)
@@ -201,8 +217,8 @@ def test_translation_counts_in_the_third_goal_and_in_the_advice() -> None:
     assert averaged > line["others_value"]
     assert most[most["own"] & (most["against"] == "all")]["others_value"].iloc[0] == averaged
     assert most[most["against"] != "all"].reset_index(drop=True).equals(before)
-    told = f"*deep*, K = 40, LFW: {100 * averaged:.0f}% by 8 copies, translation"
-    assert told in numbers.advice(most, points, frame)
+    told = f"{100 * averaged:.0f}% (8 copies, translation of features)"
+    assert cells(numbers.advice(most, points, frame), "others, by the best attack")["*deep* (K = 40), LFW"] == told
     assert told not in numbers.advice(most, points)
 
 
@@ -273,10 +289,24 @@ def test_the_advice_follows_the_goals() -> None:
     assert "K = 7 (" not in numbers.advice(frame, points)
     frame["reached"] = True
     seen = (
-        "*deep* at K = 7 (a K of the frontier, seen after; the tests on other people stand further below) reaches "
-        "its goal on every set"
+        "- *deep* at K = 7 (a K of the frontier, seen after; the tests on other people stand further below) reaches "
+        "its goal on every set against filters, and a de-obfuscator and RecFace trained afresh."
     )
-    assert seen in numbers.advice(frame, points)
+    assert seen in numbers.advice(frame, points).splitlines()
+    # A variant's own number is told with every goal: those that it reaches, and those that it does not.
+    frame["reached"] = frame["against"] == "filters"
+    reached, missed = (line for line in numbers.advice(frame, points).splitlines() if "at K = 40 (" in line)
+    assert reached.endswith(" reaches its goal on every set against filters, averages and contrast, without learning.")
+    assert missed.endswith(
+        " does not reach its goal on every set against filters, and a de-obfuscator and RecFace trained afresh."
+    )
+    # What the words leave out stands in the table beside them.
+    html = figures.goals_table(goals(blocks)).to_html()
+    for line in goals(blocks).to_dict("records"):
+        rates = [f"{100 * line[name]:.1f}" for name in ("others_value", "others_low", "others_high")]
+        assert f"{rates[0]}<br>[{rates[1]}, {rates[2]}]" in html
+        assert f"{100 * line['service']:.0f}% (" in html
+        assert f"over {line['n']} pairs of one person" in html
 
 
 def test_the_advice_says_what_copies_and_compression_do() -> None:
@@ -299,10 +329,18 @@ def test_the_advice_says_what_copies_and_compression_do() -> None:
     seen = numbers.service([block(service=received)])
     goal, points = goals([block(), block("deep")]), numbers.frontier([block(), block("deep")], SETTINGS, STEPS)
     words = numbers.advice(goal, points, frame, seen)
-    told = f"*pmt*, LFW: {100 * rates['8 copies']:.0f}% of the mean of 8 copies, {100 * rates['upload']:.0f}% of one"
-    assert told in words
-    assert "*pmt*, LFW: 100% as it is, 50% after JPEG 90" in words
+    assert "- Upload a photograph once" in words
+    column = "*pmt* (K = 25), LFW"
+    assert cells(words, "others, mean of several, no filter") == {column: f"{100 * rates['8 copies']:.0f}% (8 copies)"}
+    assert cells(words, "others, one upload, no filter") == {column: f"{100 * rates['upload']:.0f}%"}
+    assert cells(words, "the service, uploads as they are") == {column: "100%"}
+    worst = cells(words, "the service, at the JPEG quality at which it recognises fewest")
+    assert worst == {column: "50% (JPEG 90)"}
     assert "finds a face in 0% of uploads" in words
+    # Of who was not measured that is said.
+    both = points.assign(translated=points["others"])
+    told = cells(numbers.advice(goal, both, frame, seen), "others, one upload, no filter")
+    assert told == {column: f"{100 * rates['upload']:.0f}%", "*deep* (K = 40), LFW": "not measured"}
     assert "Upload a photograph once" not in numbers.advice(goal, points)
 
 
@@ -313,8 +351,10 @@ def test_what_was_measured_twice_is_told_with_both_rates() -> None:
         + [{"dataset": "lfw", "variant": "deep", "steps": 80, "service": 1.0, "translated": 0.9}]
     )
     words = audit_frontier.repeated(frame, audited, "7x7")
-    assert "LFW, K = 40: the service 87% there, 85% here; translated 75% and 79%." in words
-    assert "K = 80" not in words
+    assert "| LFW | 40 | 87% | 85% | 75% | 79% |" in words
+    assert "| set | K | the service, there | here | others, translated, there | here |" in words
+    assert "rates by up to 4.0 points" in words
+    assert "| 80 |" not in words
     assert (
         audit_frontier.repeated(frame, audited, "14x14") == audit_frontier.repeated(frame.head(0), audited, "7x7") == ""
     )
@@ -524,11 +564,17 @@ def test_a_decoy_that_is_somebody_is_told() -> None:
     }
     frame = audit_nobody.rates(outcome("decoys", values))
     words = audit_nobody.reading(frame)
-    assert "of decoys 5.00%, by dlib-resnet29 10.00% [10.00, 10.00]" in words
-    assert "of photographs of strangers, of CFP-FF 0.00%" in words
-    assert "than the strangers, decoys: by dlib-resnet29 (10.00% to 0.00%); uploads with a decoy: by none." in words
+    assert cells(words, "decoys") == {
+        "mean": "5.00%",
+        "highest": "10.00% [10.00, 10.00], dlib-resnet29",
+        "more often than the strangers": "dlib-resnet29 (10.00% to 0.00%)",
+    }
+    assert cells(words, "photographs of strangers, of CFP-FF")["mean"] == "0.00%"
+    assert cells(words, "uploads with a decoy")["more often than the strangers"] == "none"
+    assert "strangers, decoys are taken for somebody by dlib-resnet29, uploads with a decoy by none. 4 of" in words
+    assert "10 enrolled" in words
     harmless = audit_nobody.reading(frame[frame["network"] == "sface"])
-    assert "than the strangers, decoys: by none; uploads with a decoy: by none." in harmless
+    assert "strangers, decoys are taken for somebody by none, uploads with a decoy by none." in harmless
     assert "not measured" in audit_nobody.reading(audit_nobody.rates(NOTHING))
 
 
@@ -634,14 +680,28 @@ def test_a_goal_is_held_against_what_filters_get_from_the_published_transform(
     words = audit_again.reading(judged)
     assert "K = 80" in words
     # Two pairs leave an interval that no limit is clear of.
-    assert ("**reached**, narrowly" in words) is reached
-    assert ("**not reached**." in words) is not reached
+    assert ("trained afresh: **reached**, narrowly, on LFW." in words) is reached
+    assert ("trained afresh: **not reached** on LFW." in words) is not reached
+    verdict = "**reached**, narrowly: an interval reaches beyond its limit" if reached else "**not reached**"
+    assert cells(words, "the goal") == {"limit": "", "LFW (n = 2)": verdict}
+    line = judged.iloc[0]
+    told = f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}]"
+    assert cells(words, "the service")["LFW (n = 2)"] == f"{told} (of photographs 100%)"
+    told = f"{100 * line['others']:.0f}% [{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}]"
+    assert cells(words, "others, by the best attack")["LFW (n = 2)"] == f"{told} by {line['attack']} (of *pmt* 50%)"
+    assert cells(words, "others, by the best attack")["limit"] == "at most 50% of what *pmt* leaves"
+    assert cells(words, "highest SSIM") == {
+        "limit": "at most 67% of what *pmt* leaves",
+        "LFW (n = 2)": f"{ssim:.2f} (of *pmt* 0.60)",
+    }
     assert not judged["surely"].any()
     assert audit_again.summary(judged)["again_reached"] == int(reached)
     # Without learning half of the pairs are too many.
     without = audit_again.verdicts(frame, audit_again.FILTERS)
     assert without["reached"].tolist() == [False]
-    assert "without learning: the service at least 95%" in audit_again.reading(without, audit_again.FILTERS)
+    words = audit_again.reading(without, audit_again.FILTERS)
+    assert "without learning: **not reached** on LFW." in words
+    assert cells(words, "the service")["limit"] == "at least 95% of photographs"
     assert audit_again.summary(without, audit_again.FILTERS)["again_filters_reached"] == 0
     assert "80" in figures.again_table(frame).to_html()
 
@@ -854,18 +914,45 @@ def test_a_setting_is_told_by_its_best_filter_and_by_translation() -> None:
     assert line["best"] == pytest.approx(2 / 3)
     assert line["ssim"] == pytest.approx(0.5)
     audited = numbers.frontier([block()], SETTINGS, STEPS)
-    assert "no setting keeps 90%" in audit_frontier.reading(frame, audited.assign(clean=1.0))
+    words = audit_frontier.reading(frame, audited.assign(clean=1.0))
+    assert "none of 1 on LFW (n = 3) keep at least 90%" in words
+    assert "|" not in words
     words = audit_frontier.reading(frame, audited.assign(clean=0.7))
-    assert "of 1 settings 1 keep at least 90%" in words
-    assert "*deep, 7x7* at K = 20 leaves least: the service 67%, others 67%" in words
+    assert "1 of 1 on LFW (n = 3) keep at least 90%" in words
+    assert "leaves others at least 67%" in words
+    for kind, what in (("filters", "filters alone"), ("best", "filters and translation")):
+        interval = f"[{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]"
+        assert f"| LFW | {what} | *deep, 7x7* (K = 20) | 67% | 67% {interval} |" in words
     assert "have not been measured yet" in audit_frontier.reading(frame.head(0), audited)
-    assert "where it serves best" not in words
+    assert "at which it serves best" not in words
+    # Each rate and interval in its own place, of the least leaky under each attacker.
+    leaks = {"filters": 0.1, "translated": 0.4, "best": 0.5}
+    apart = {f"{kind}{end}": leak + shift for kind, leak in leaks.items()
+             for end, shift in (("", 0), ("_low", -0.04), ("_high", 0.04))}  # fmt: skip
+    both = {"filters": 0.2, "best": 0.45, "best_low": 0.41, "best_high": 0.49}
+    less_to_both = frame.assign(setting="pmt", **{**apart, **both}, service=0.8)
+    several = pd.concat([frame.assign(**apart), less_to_both, frame.assign(setting="bad", service=0.1, best=0.0)])
+    words = audit_frontier.reading(several, audited.assign(clean=0.7))
+    assert "2 of 3 on LFW (n = 3) keep at least 90%" in words
+    assert "leaves others at least 45%" in words
+    assert "| LFW | filters alone | *deep, 7x7* (K = 20) | 67% | 10% [6, 14] |" in words
+    assert "| LFW | filters and translation | *pmt* (K = 20) | 80% | 45% [41, 49] |" in words
+    of_heads = frame.assign(setting="embedding, 7x7", **apart)
+    words = audit_frontier.reading(of_heads, audited.assign(clean=0.7))
+    served = f"67% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}]"
+    assert f"| LFW | *embedding, 7x7* (K = 20) | {served} | 10% [6, 14] | 40% [36, 44] |" in words
     heads = frame.assign(setting="embedding, 7x7", steps=40, service=0.6)
     less = heads.assign(steps=80, service=0.2)
     words = audit_frontier.reading(pd.concat([frame, heads, less]), audited.assign(clean=0.7))
-    assert "*embedding, 7x7*, where it serves best (K = 40): the service 60%" in words
-    assert "The nearest *deep, 7x7* (K = 20): the service 67%" in words
-    assert "The nearest" not in audit_frontier.reading(pd.concat([frame, less]), audited.assign(clean=0.7))
+    kinds = ("service", "filters", "translated")
+    ends = [f"[{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]" for kind in kinds]
+    assert f"| LFW | *embedding, 7x7* (K = 40) | 60% {ends[0]} | 67% {ends[1]} | 67% {ends[2]} |" in words
+    assert f"| LFW | beside it *deep, 7x7* (K = 20) | 67% {ends[0]} | 67% {ends[1]} | 67% {ends[2]} |" in words
+    assert "(K = 80)" not in words
+    assert "Of uploads that match heads, none keeps 90%" in words
+    assert "beside it" not in audit_frontier.reading(pd.concat([frame, less]), audited.assign(clean=0.7))
+    words = audit_frontier.reading(pd.concat([frame, heads.assign(service=0.7), less]), audited.assign(clean=0.7))
+    assert "Of uploads that match heads, *embedding, 7x7* on LFW keeps 90%" in words
     assert audit_frontier.summary(frame) == audit_frontier.summary(frame.head(0)) == {}
     headline = audit_frontier.summary(pd.concat([frame, heads, less]))
     assert headline["embedding_lfw_service"] == pytest.approx(60)
@@ -1175,15 +1262,28 @@ def test_translations_meet_the_networks_own_embeddings_of_the_other_photograph(
     share = (accepted > entry["learned_at"]["sface"])[np.array(looped.result.values["same"], dtype=bool)].mean()
     assert frame["learned"][2] == pytest.approx(share)
     words = audit_frontier.loop_reading(frame)
-    assert "- *guarded 0.5, 7x7* (K = 2): the service " in words
-    assert "by who learned from such uploads" in words
+    n = int(np.sum(looped.result.values["same"]))
+    title = common.TITLES.get("samples", "samples")
+    assert f"| {title}, n = {n} | *guarded 0.5, 7x7* (K = 2) | " in words
+    assert "learned from such uploads" in words
+    # The rates themselves stand in the table below the words.
+    html = figures.loop_table(frame).to_html()
+    for line in frame.to_dict("records"):
+        for kind in ("service", "translated", "learned"):
+            assert f"{100 * line[kind]:.0f} [{100 * line[f'{kind}_low']:.0f}, {100 * line[f'{kind}_high']:.0f}]" in html
+    assert f"n = {n} pairs of one person" in html
     assert "not been measured" in audit_frontier.loop_reading(frame.head(0))
     # A setting is laid beside the *deep* that serves about as well, and beside none that does not.
     told = frame.assign(service=[0.5, 0.9, 0.8, 0.2], translated=[0.4, 0.7, 0.3, 0.1], learned=[0.5, 0.75, 0.72, 0.2])
     words = audit_frontier.loop_reading(told)
-    assert "Beside it *deep, 7x7* (K = 2): the service 90%" in words
-    assert "40 points under the attacker who was there before, 3 under the one who comes after" in words
-    assert words.count("No *deep* here serves the service about as well") == 1
+    assert "| *guarded 0.5, 7x7* (K = 2) | *deep, 7x7* (K = 2) | 40 | 3 |" in words
+    assert "by 40 points under the translator that was there before, and by 3 under the one that comes after" in words
+    assert words.count("| no *deep* here serves about as well |  |  |") == 1
+    # A gain may be a loss, and that of several is told from the lowest to the highest.
+    words = audit_frontier.loop_reading(told.assign(service=[0.5, 0.9, 0.8, 0.5]))
+    assert "| *projected 3, 7x7* (K = 1) | *deep, 7x7* (K = 1) | 30 | 30 |" in words
+    assert "by 30 to 40 points under the translator that was there before, and by 3 to 30 under the one" in words
+    assert "| \N{MINUS SIGN}7 |" in audit_frontier.loop_reading(told.assign(learned=[0.5, 0.65, 0.72, 0.2]))
     headline = audit_frontier.loop_summary(told)
     assert headline["loop_samples_guarded_k2_learned"] == pytest.approx(72)
     assert (headline["loop_samples_deep_k1_service"], headline["loop_samples_deep_k2_learned"]) == (

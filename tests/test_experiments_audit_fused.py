@@ -12,6 +12,7 @@ from pmtlib.experiments import audit, audit_again, audit_fused
 from pmtlib.experiments.common import Outcome
 from pmtlib.figures import audit as figures
 from tests.test_experiments_audit import NOTHING, outcome
+from tests.test_experiments_audit_beyond import cells
 
 PAIRS = 400
 SCALES = {"mobilefacenet-casia": 1.0, "sface": 0.2, "edgeface-xs": 3.0, "dlib-resnet29": 0.05}
@@ -132,7 +133,24 @@ def test_the_verdict_is_turned_round_and_told() -> None:
     assert list(by_fusion["alone"]) == [True, True]
     assert list(by_fusion["reached"]) == [False, False]
     words = audit_fused.reading(frame, {audit_again.RESTORED: by_fusion})
-    assert words.count("**By fusion not reached**, by the mean over networks reached.") == 2
+    assert words.count("**By fusion not reached** on LFW and CFP-FF, by the mean over networks reached.") == 1
+    for line, title in zip(by_fusion.to_dict("records"), ("LFW", "CFP-FF"), strict=True):
+        rate = f"{100 * line['fused']:.0f}% [{100 * line['low']:.0f}, {100 * line['high']:.0f}]"
+        told = {
+            "together they recognise": f"{rate} by RecFace",
+            "the same of *pmt*": f"{100 * line['published']:.0f}%",
+            "pairs of two people accepted": f"{100 * line['false']:.0f}% of {PAIRS // 2}",
+            "the service": "95%",
+            "the goal, by fusion": "**not reached**",
+            "the goal, by the mean over networks": "reached",
+        }
+        assert {name: cells(words, name)[f"*deep, K = 80*, {title} (n = {PAIRS // 2})"] for name in told} == told
+    # Without goals there is a sentence on the thresholds alone, and no table.
+    alone = audit_fused.reading(frame, {})
+    false = frame["false"].dropna()
+    assert alone == words.split("\n\n")[-1]
+    assert alone.startswith(f"Thresholds found so accept {100 * false.mean():.1f}% of the pairs of two people")
+    assert f"over {len(false)} rows, {100 * false.max():.0f}% at most" in alone
     found = audit_fused.summary(frame, {audit_again.RESTORED: by_fusion})
     assert found["fused_again_reached"] == 0
     assert found["fused_again_lfw"] == pytest.approx(100 * by_fusion["fused"][0])

@@ -15,7 +15,7 @@ from pmtlib.figures import audit as figures
 from pmtlib.transform import Protected
 from pmtlib.variants.decoy import DecoyConfig
 from tests.test_experiments_audit import SETTINGS, attacked, outcome
-from tests.test_experiments_audit_beyond import block
+from tests.test_experiments_audit_beyond import block, cells
 
 
 def settings_of(*lines: tuple[str, float, float]) -> pd.DataFrame:
@@ -42,8 +42,9 @@ def test_a_mixture_lies_on_the_line_between_two_settings() -> None:
     assert line["leak"] == pytest.approx(0.6 * share + 0.1 * (1 - share))
     assert line["leak_high"] == pytest.approx(line["leak"] + 0.1)
     words = audit_frontier.mixed_reading(audit_frontier.mixtures(frame, audited))
-    assert "*a* (K = 40) for 83% of the photographs and *c* (K = 40) for the others leaves 52% [42, 62]" in words
-    assert "*a* (K = 40) alone 60% [50, 70]" in words
+    mixture = "*a* (K = 40) for 83%, *c* (K = 40) for the others"
+    assert f"| LFW, n = 52 | {mixture} | 52% [42, 62] | *a* (K = 40) | 60% [50, 70] |" in words
+    assert "gains 8.3 points at most over the best setting alone" in words
     found = audit_frontier.mixed_summary(audit_frontier.mixtures(frame, audited))
     assert found == {"mixed_lfw": pytest.approx(100 * line["leak"]), "mixed_lfw_alone": pytest.approx(60)}
     assert audit_frontier.mixed_summary(audit_frontier.mixtures(frame.head(0), audited)) == {}
@@ -69,9 +70,9 @@ def test_every_mixture_of_two_settings_is_looked_at() -> None:
 def test_no_mixture_is_made_up_where_none_helps() -> None:
     audited = pd.DataFrame([{"dataset": "lfw", "clean": 1.0}])
     frame = settings_of(("a", 1.0, 0.1), ("b", 0.5, 0.2))
-    assert "no mixture leaves less than *a* (K = 40) alone 10% [0, 20]" in audit_frontier.mixed_reading(
-        audit_frontier.mixtures(frame, audited)
-    )
+    words = audit_frontier.mixed_reading(audit_frontier.mixtures(frame, audited))
+    assert "| LFW, n = 52 | none leaves less |  | *a* (K = 40) | 10% [0, 20] |" in words
+    assert "gains nothing over the best setting alone" in words
     assert not len(audit_frontier.mixtures(settings_of(("b", 0.5, 0.2)), audited))
     assert "Not computed" in audit_frontier.mixed_reading(audit_frontier.mixtures(frame.head(0), audited))
 
@@ -110,9 +111,20 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
     assert "`--variant decoy --cut 14x14`, and in the file of `--config` `steps: 40`" in words
     assert "`purify_weight: 1.0`" in words
     assert "`rule:" not in words
-    assert "The most without learning is 20% of what *pmt* leaves, SSIM 10%" in words
-    assert words.endswith("the goal without learning, but for averages, is reached.")
-    assert "is not reached." in audit_decoy.reading(weighed, points.assign(service=0.5), no, frame, settings)
+    assert cells(words, "the most without learning, of what *pmt* leaves") == {"LFW (n = 52)": "20%, SSIM 10%"}
+    assert cells(words, "the goal without learning") == {"LFW (n = 52)": "reached, but for averages"}
+    assert "The goal without learning is reached, but for averages, on LFW." in words
+    assert cells(words, "others, of means") == {"LFW (n = 52)": "not measured"}
+    clean = float(frame[frame["attack"] == "photograph"]["service"].iloc[0])
+    served = f"100% [90, 100] (of photographs {100 * clean:.0f}%)"
+    assert cells(words, "the service") == {"LFW (n = 52)": served}
+    (line,) = points.to_dict("records")
+    told = f"{100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, {100 * line['filters_high']:.0f}]"
+    told = f"{told}, SSIM {line['ssim']:.2f}".replace("-", "\N{MINUS SIGN}")
+    assert cells(words, "others, after the best filter") == {"LFW (n = 52)": told}
+    assert cells(words, "others, translated") == {"LFW (n = 52)": f"{100 * line['translated']:.0f}%"}
+    worse = audit_decoy.reading(weighed, points.assign(service=0.5), no, frame, settings)
+    assert "The goal without learning is not reached, but for averages, on LFW." in worse
     assert audit_decoy.reading(Outcome(None, "x"), points, no, frame, settings) == "*The decoy was not tuned here.*"
     none = decoys_weighed(("c, K = 40", 0.5, 0.2))
     assert "none lets the service keep 95%" in audit_decoy.reading(none, points, no, frame, settings)
@@ -131,9 +143,12 @@ def test_the_words_on_the_tuned_decoy_hold_it_against_the_goal() -> None:
         ]
     )
     words = audit_decoy.reading(weighed, points, averages, frame, settings)
-    assert f"{30 * left:.0f}% [0, 100] of means (2 copies)" in words
-    assert "The most without learning is 30% of what *pmt* leaves, SSIM 40%" in words
-    assert words.endswith("the goal without learning is not reached.")
+    ssim = 0.4 * float(upload["ssim"].max())
+    told = f"{30 * left:.0f}% [0, 100] (2 copies), SSIM {ssim:.2f}"
+    assert cells(words, "others, of means") == {"LFW (n = 52)": told}
+    assert cells(words, "the most without learning, of what *pmt* leaves") == {"LFW (n = 52)": "30%, SSIM 40%"}
+    assert cells(words, "the goal without learning") == {"LFW (n = 52)": "not reached"}
+    assert "The goal without learning is not reached on LFW." in words
     found = audit_decoy.summary(weighed, points, averages)
     assert found["decoy_lfw_averaged"] == pytest.approx(30 * left)
     other_set = averages.assign(dataset="cfp_ff")

@@ -9,7 +9,7 @@ says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from pmtlib import datasets
+from pmtlib import datasets, page_data
 from pmtlib.errors import DatasetError
+from pmtlib.experiments import claims
 from pmtlib.experiments.audit import (
     DEOBFUSCATOR,
     IDENTITY_RECFACE,
@@ -265,7 +266,7 @@ _MORE = {RESTORED: "learners get more of it, so that this asks for more", FILTER
 
 
 def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
-    """What came of the test, in words.
+    """What came of the test, in words and a table (Markdown).
 
     Args:
         judged: of :func:`verdicts`.
@@ -285,26 +286,34 @@ def reading(judged: pd.DataFrame, goal: str = RESTORED) -> str:
         limits = (
             f"Averages are those of at most {most} uploads of a photograph, filters' strengths those for one upload"
         )
+    verdicts: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {}
+    for line in judged.to_dict("records"):
+        title = str(TITLES.get(str(line["dataset"]), line["dataset"]))
+        narrowly = line["reached"] and not line["surely"]
+        verdict = f"**{'reached' if line['reached'] else 'not reached'}**"
+        verdicts.setdefault(f"{verdict}{', narrowly,' if narrowly else ''}", []).append(title)
+        columns[f"{title} (n = {int(line['n'])})"] = [
+            f"{claims.rate(line, 'service', 0)} (of photographs {100 * line['clean']:.0f}%)",
+            f"{claims.rate(line, 'others', 0)} by {line['attack']} (of *{PLAIN}* {100 * line['published']:.0f}%)",
+            f"{line['ssim']:.2f} (of *{PLAIN}* {line['published_ssim']:.2f})",
+            f"{verdict}{', narrowly: an interval reaches beyond its limit' if narrowly else ''}",
+        ]
+    came = "; ".join(f"{verdict} on {claims.listed(where)}" for verdict, where in verdicts.items())
+    rows = [
+        ["the service", f"at least {100 * least:.0f}% of photographs"],
+        ["others, by the best attack", f"at most {100 * most_others:.0f}% of what *{PLAIN}* leaves"],
+        ["highest SSIM", f"at most {100 * most_ssim:.0f}% of what *{PLAIN}* leaves"],
+        ["the goal", ""],
+    ]
+    cells = [[*row, *(column[place] for column in columns.values())] for place, row in enumerate(rows)]
     return (
         f"**The test of K = {int(judged['steps'].iloc[0])}**, {_BEFORE[goal]}, on people who are in none of the pairs "
-        f"above. The goal against {what}: the service at least {100 * least:.0f}% of what it recognises of "
-        f"photographs; others at most {100 * most_others:.0f}%, and an SSIM of at most {100 * most_ssim:.0f}%, of what "
-        f"*{PLAIN}* leaves here to the best *filter* ({_MORE[goal]}). {limits}. " + " ".join(_told(judged))
+        f"above. The goal against {what}: {came}.\n\n"
+        + page_data.markdown(["", "limit", *columns], cells)
+        + f"\nLimits are shares of what the service recognises of photographs, and of what *{PLAIN}* leaves here to "
+        f"the best *filter* ({_MORE[goal]}). {limits}."
     )
-
-
-def _told(judged: pd.DataFrame) -> Iterator[str]:
-    for line in judged.to_dict("records"):
-        narrowly = "" if line["surely"] else ", narrowly: an interval reaches beyond its limit"
-        verdict = f"reached**{narrowly}" if line["reached"] else "not reached**"
-        yield (
-            f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
-            f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
-            f"photographs {100 * line['clean']:.0f}%), others at most {100 * line['others']:.0f}% "
-            f"[{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}], by {line['attack']} (of *{PLAIN}* "
-            f"{100 * line['published']:.0f}%), SSIM at most {line['ssim']:.2f} (of *{PLAIN}* "
-            f"{line['published_ssim']:.2f}): **{verdict}."
-        )
 
 
 def summary(judged: pd.DataFrame, goal: str = RESTORED) -> dict[str, float]:

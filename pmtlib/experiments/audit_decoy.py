@@ -14,8 +14,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from pmtlib import page_data
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.experiments import audit_frontier as frontier
+from pmtlib.experiments import claims
 from pmtlib.experiments.audit import PHOTOGRAPH, Audit, AuditSettings, means, not_yet
 from pmtlib.experiments.audit_numbers import ENOUGH, met, reaches, share_of, strongest
 from pmtlib.experiments.common import TITLES, Outcome
@@ -126,7 +128,7 @@ def recipe(settings: AuditSettings, name: str) -> str:
 def reading(
     choice: Outcome, points: pd.DataFrame, averages: pd.DataFrame, published: pd.DataFrame, settings: AuditSettings
 ) -> str:
-    """Which way was picked, and whether it reaches the goal without learning, in words.
+    """Which way was picked, and whether it reaches the goal without learning, in words and a table (Markdown).
 
     Args:
         choice: of :func:`tuned`.
@@ -143,10 +145,9 @@ def reading(
     enough = f"{100 * ENOUGH:.0f}% of what it recognises of photographs"
     if name is None:
         return f"{start} none lets the service keep {enough}."
-    lines = [
-        f"{start} *{name}* leaves least, as it is or after a blur, of those with which the service keeps {enough}: "
-        f"{recipe(settings, name)}."
-    ]
+    start += f" *{name}* leaves least, as it is or after a blur, of those with which the service keeps {enough}"
+    columns: dict[str, list[str]] = {}
+    verdicts: dict[str, list[str]] = {}
     for line in points[points["setting"] == name].to_dict("records") if len(points) else ():
         theirs = published[(published["dataset"] == line["dataset"]) & (published["variant"] == "pmt")]
         if not len(theirs):
@@ -156,23 +157,33 @@ def reading(
         service = share_of(line["service"], clean)
         others = share_of(max(line["filters"], mean.get("others", 0.0)), left["others"].max())
         ssim = share_of(max(line["ssim"], mean.get("ssim", 0.0)), left["ssim"].max())
-        verdict = "is reached" if reaches("filters", service, others, ssim) else "is not reached"
-        of_mean = (
-            f"{100 * mean['others']:.0f}% [{100 * mean['low']:.0f}, {100 * mean['high']:.0f}] of means "
-            f"({mean['attack']}), SSIM {mean['ssim']:.2f}; "
-            if mean
-            else ""
-        )
-        lines.append(
-            f"{TITLES.get(str(line['dataset']), line['dataset'])} (n = {int(line['n'])}): the service "
-            f"{100 * line['service']:.0f}% [{100 * line['service_low']:.0f}, {100 * line['service_high']:.0f}] (of "
-            f"photographs {100 * clean:.0f}%); others {100 * line['filters']:.0f}% [{100 * line['filters_low']:.0f}, "
-            f"{100 * line['filters_high']:.0f}] after the best filter, SSIM {line['ssim']:.2f}; {of_mean}"
-            f"{100 * line['translated']:.0f}% translated. The most without learning is {100 * others:.0f}% of what "
-            f"*pmt* leaves, SSIM {100 * ssim:.0f}%: the goal without learning{'' if mean else ', but for averages,'} "
-            f"{verdict}."
-        )
-    return " ".join(lines)
+        verdict = "reached" if reaches("filters", service, others, ssim) else "not reached"
+        verdict += "" if mean else ", but for averages"
+        title = TITLES.get(str(line["dataset"]), str(line["dataset"]))
+        verdicts.setdefault(verdict, []).append(title)
+        columns[f"{title} (n = {int(line['n'])})"] = [
+            f"{claims.rate(line, 'service', 0)} (of photographs {100 * clean:.0f}%)",
+            f"{claims.rate(line, 'filters', 0)}, SSIM {line['ssim']:.2f}",
+            f"{claims.rate(mean, 'others', 0)} ({mean['attack']}), SSIM {mean['ssim']:.2f}" if mean else "not measured",
+            f"{100 * line['translated']:.0f}%",
+            f"{100 * others:.0f}%, SSIM {100 * ssim:.0f}%",
+            verdict,
+        ]
+    if not columns:
+        return f"{start}: {recipe(settings, name)}."
+    judged = "; ".join(
+        f"{verdict}{',' if ',' in verdict else ''} on {claims.listed(where)}" for verdict, where in verdicts.items()
+    )
+    headings = [
+        "the service",
+        "others, after the best filter",
+        "others, of means",
+        "others, translated",
+        "the most without learning, of what *pmt* leaves",
+        "the goal without learning",
+    ]
+    table = page_data.markdown(["", *columns], zip(headings, *columns.values(), strict=True))
+    return f"{start}. The goal without learning is {judged}.\n\n{table}\nHow to make it: {recipe(settings, name)}."
 
 
 def of_means(averages: pd.DataFrame, dataset: str) -> dict[str, Any]:

@@ -17,13 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pmtlib import metrics
+from pmtlib import metrics, page_data
 from pmtlib.attacks.adaptive.deobfuscate import make_pairs
 from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.translate import Translator, Uploads, translations
 from pmtlib.attacks.reconstruction import split_people
 from pmtlib.datasets import PairSet, People
 from pmtlib.experiments import audit_beyond as beyond
+from pmtlib.experiments import claims
 from pmtlib.experiments.common import TITLES, Outcome, rounded, share_interval
 from pmtlib.experiments.trade_off import far_thresholds, threshold_set
 from pmtlib.experiments.variants import Photographs
@@ -475,32 +476,45 @@ def reading(frame: pd.DataFrame, audited: pd.DataFrame) -> str:
     Args:
         frame: of :func:`points`.
         audited: of :func:`pmtlib.experiments.audit_numbers.frontier`; the service's TAR on photographs stands there.
+
+    Returns:
+        Sentences and tables (Markdown).
     """
     if not len(frame) or not len(audited):
         return "*Not computed: these settings have not been measured yet; only the audited variants have.*"
     clean = audited.groupby("dataset")["clean"].first()
-    lines = []
+    serving = frame[frame["service"] >= NEEDED * np.array([clean[str(name)] for name in frame["dataset"]])]
+    counts, rows, least_of_all = [], [], []
     for dataset, part in frame.groupby("dataset", sort=False):
-        title, n = TITLES.get(str(dataset), str(dataset)), int(part["n"].max())
-        useful = part[part["service"] >= NEEDED * clean[str(dataset)]]
-        if not len(useful):
-            lines.append(f"**{title}**: no setting keeps {100 * NEEDED:.0f}% of what the service recognises.")
-            continue
-        told = []
-        for kind, what in (("filters", "filters alone"), ("best", "filters and translation")):
+        title, useful = TITLES.get(str(dataset), str(dataset)), serving[serving["dataset"] == dataset]
+        counts.append(f"{len(useful) or 'none'} of {len(part)} on {title} (n = {int(part['n'].max())})")
+        for kind, what in (("filters", "filters alone"), ("best", "filters and translation")) if len(useful) else ():
             least = min(useful.to_dict("records"), key=lambda line: float(line[kind]))
-            told.append(
-                f"against {what} *{least['setting']}* at K = {int(least['steps'])} leaves least: the service "
-                f"{100 * least['service']:.0f}%, others {100 * least[kind]:.0f}% "
-                f"[{100 * least[f'{kind}_low']:.0f}, {100 * least[f'{kind}_high']:.0f}]"
-            )
-        lines.append(
-            f"**{title}**, n = {n}: of {len(part)} settings {len(useful)} keep at least "
-            f"{100 * NEEDED:.0f}% of what the service recognises of photographs; {'; '.join(told)}."
+            rows.append([title, what, _named(least), f"{100 * least['service']:.0f}%", _rate(least, kind)])
+            if kind == "best":
+                least_of_all.append(float(least[kind]))
+    kept = f"{100 * NEEDED:.0f}% of what the service recognises of photographs"
+    parts = [f"Of the settings {claims.listed(counts)} keep at least {kept}."]
+    if rows:
+        parts[0] += (
+            f" Against filters and translation each of these leaves others at least {100 * min(least_of_all):.0f}%. "
+            "Those that leave least:"
         )
-    for dataset, part in frame.groupby("dataset", sort=False):
-        lines += [f"**{TITLES.get(str(dataset), str(dataset))}**, {line}" for line in _of_heads(part)]
-    return "\n\n".join(lines)
+        parts.append(page_data.markdown(["set", "against", "leaves least", "the service", "others"], rows))
+    if heads := list(_of_heads(frame)):
+        names = serving[serving["setting"].str.startswith(_HEADS)]
+        where = [
+            f"*{setting}* on {TITLES.get(dataset, dataset)}"
+            for dataset, setting in dict.fromkeys(zip(names["dataset"], names["setting"], strict=True))
+        ]
+        parts.append(
+            f"Of uploads that match heads, {claims.listed(where) if where else 'none'} "
+            f"{'keep' if len(where) > 1 else 'keeps'} {kept}. Each at the K at which it serves best, and the "
+            "nearest *deep* of its cut where one serves the service about as well:"
+        )
+        headings = ["set", "setting", "the service", "others, best filter", "others, translated"]
+        parts.append(page_data.markdown(headings, heads))
+    return "\n\n".join(part.strip() for part in parts)
 
 
 def mixtures(frame: pd.DataFrame, audited: pd.DataFrame) -> pd.DataFrame:
@@ -561,32 +575,44 @@ def _mixed(mixture: tuple[float, Mapping[Any, Any], Mapping[Any, Any]], column: 
 
 
 def mixed_reading(frame: pd.DataFrame) -> str:
-    """What a draw among the settings for each photograph gains, in words.
+    """What a draw among the settings for each photograph gains, in words and a table (Markdown).
 
     Args:
         frame: of :func:`mixtures`.
     """
     if not len(frame):
         return "*Not computed: these settings have not been measured yet.*"
-    told = []
+    rows = []
     for line in frame.to_dict("records"):
-        first = f"*{line['setting']}* (K = {int(line['steps'])})"
-        alone = f"*{line['alone_setting']}* (K = {int(line['alone_steps'])}) alone {_rate(line, 'alone')}"
-        where = f"{TITLES.get(str(line['dataset']), line['dataset'])}, n = {int(line['n'])}"
-        if line["share"] == 1:
-            told.append(f"**{where}**: no mixture leaves less than {alone}.")
-            continue
-        told.append(
-            f"**{where}**: {first} for {100 * line['share']:.0f}% of the photographs and *{line['rest']}* "
-            f"(K = {int(line['rest_steps'])}) for the others leaves {_rate(line, 'leak')} to the best of these "
-            f"attackers, {alone}."
+        first, rest, alone = (
+            _named(line, *keys) for keys in ((), ("rest", "rest_steps"), ("alone_setting", "alone_steps"))
         )
+        mixed = line["share"] < 1
+        mixture = f"{first} for {100 * line['share']:.0f}%, {rest} for the others"
+        rows.append(
+            [
+                f"{TITLES.get(str(line['dataset']), line['dataset'])}, n = {int(line['n'])}",
+                mixture if mixed else "none leaves less",
+                _rate(line, "leak") if mixed else "",
+                alone,
+                _rate(line, "alone"),
+            ]
+        )
+    gain = 100 * float((frame["alone"] - frame["leak"]).max())
+    gained = (
+        f"gains {gain:.1f} points at most over the best setting alone"
+        if (frame["share"] < 1).any()
+        else "gains nothing over the best setting alone"
+    )
     return (
-        "**Several random configurations**, one drawn for each photograph. To an attacker who is told which of them "
-        "made an upload, a mixture leaks as its settings do in the mean, and it serves so: it lies on the straight "
-        "line between them. The least that any mixture leaves which keeps "
+        f"**Several random configurations**, one drawn for each photograph: that {gained}. To an attacker who is told "
+        "which of them made an upload, a mixture leaks as its settings do in the mean, and it serves so: it lies on "
+        "the straight line between them. The least that any mixture leaves to the best of these attackers which keeps "
         f"{100 * NEEDED:.0f}% of what the service recognises of photographs, picked here by looking, in the filter's "
-        "favour:\n\n" + "\n".join(f"- {one}" for one in told)
+        "favour:\n\n"
+        + page_data.markdown(
+            ["set", "mixture, by shares of photographs", "leaves", "best setting alone", "leaves"], rows
+        ).strip()
     )
 
 
@@ -608,9 +634,9 @@ def repeated(frame: pd.DataFrame, audited: pd.DataFrame, cut: str) -> str:
         cut: of the audited *deep*.
 
     Returns:
-        Words, with each rate twice; empty where nothing was measured twice.
+        Words, and a table with each rate twice (Markdown); empty where nothing was measured twice.
     """
-    told = []
+    rows, moved = [], []
     for line in audited[audited["variant"] == "deep"].to_dict("records") if len(audited) and len(frame) else ():
         twin = frame[
             (frame["dataset"] == line["dataset"])
@@ -618,16 +644,22 @@ def repeated(frame: pd.DataFrame, audited: pd.DataFrame, cut: str) -> str:
             & (frame["steps"] == line["steps"])
         ]
         for again in twin.to_dict("records"):
-            told.append(
-                f"{TITLES.get(str(line['dataset']), line['dataset'])}, K = {int(line['steps'])}: the service "
-                f"{100 * line['service']:.0f}% there, {100 * again['service']:.0f}% here; translated "
-                f"{100 * line['translated']:.0f}% and {100 * again['translated']:.0f}%"
+            rates = [float(one[kind]) for kind in ("service", "translated") for one in (line, again)]
+            moved += [abs(there - here) for there, here in zip(rates[::2], rates[1::2], strict=True)]
+            rows.append(
+                [
+                    TITLES.get(str(line["dataset"]), str(line["dataset"])),
+                    str(int(line["steps"])),
+                    *(f"{100 * one:.0f}%" for one in rates),
+                ]
             )
-    if not told:
+    if not rows:
         return ""
+    headings = ["set", "K", "the service, there", "here", "others, translated, there", "here"]
     return (
         f"*deep, {cut}* stands under *The frontier* too, from another run. Where the processor is another one, last "
-        f"bits differ, and over the steps so do the images: {'; '.join(told)}. Differences of this size mean nothing."
+        f"bits differ, and over the steps so do the images: rates by up to {100 * max(moved):.1f} points. Differences "
+        "of this size mean nothing.\n\n" + page_data.markdown(headings, rows).strip()
     )
 
 
@@ -651,44 +683,61 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def _of_heads(part: pd.DataFrame) -> Iterator[str]:
+_HEADS = "embedding, "
+"""How the settings that match heads begin."""
+
+
+def _of_heads(frame: pd.DataFrame) -> Iterator[list[str]]:
     """What uploads that match heads come to, each cut beside *deep* where that serves the service about as well."""
-    for setting, own in part[part["setting"].str.startswith("embedding, ")].groupby("setting", sort=False):
-        cut = str(setting).removeprefix("embedding, ")
-        best = max(own.to_dict("records"), key=lambda line: float(line["service"]))
-        told = f"*{setting}*, where it serves best (K = {int(best['steps'])}): {_in_words(best)}"
-        peer = _peer(part, best, f"deep, {cut}")
-        if peer is not None:
-            told += f". The nearest *deep, {cut}* (K = {int(peer['steps'])}): {_in_words(peer)}"
-        yield told + "."
+    own = frame[frame["setting"].str.startswith(_HEADS)]
+    for (dataset, setting), lines in own.groupby(["dataset", "setting"], sort=False):
+        best = max(lines.to_dict("records"), key=lambda line: float(line["service"]))
+        peer = _peer(frame[frame["dataset"] == dataset], best, f"deep, {str(setting).removeprefix(_HEADS)}")
+        for name, line in (("", best), ("beside it ", peer)):
+            if line is not None:
+                rates = (_rate(line, kind) for kind in ("service", "filters", "translated"))
+                yield [TITLES.get(str(dataset), str(dataset)), f"{name}{_named(line)}", *rates]
 
 
 def loop_reading(frame: pd.DataFrame) -> str:
     """What is left of a variant's gain when the attacker is trained after the filter was fixed.
 
-    Each setting stands beside the *deep* that serves the service about as well, if there is one.
+    Each setting stands beside the *deep* that serves the service about as well, if there is one. The rates are left to
+    :func:`pmtlib.figures.audit.loop_table`, which stands below.
 
     Args:
         frame: of :func:`points`, of the outcomes of :func:`guarded` and :func:`projected`.
+
+    Returns:
+        Sentences, and a table of the differences (Markdown).
     """
     if not len(frame):
         return "*Not computed: these settings have not been measured yet.*"
-    lines = []
+    rows: list[list[str]] = []
+    differences: list[tuple[float, ...]] = []
     for dataset, part in frame.groupby("dataset", sort=False):
-        told = []
+        where = f"{TITLES.get(str(dataset), str(dataset))}, n = {int(part['n'].max())}"
         for line in part[~part["setting"].str.startswith("deep, ")].to_dict("records"):
-            words, peer = f"{_named(line)}: {_learned_in_words(line)}", _peer(part, line)
+            peer = _peer(part, line)
             if peer is None:
-                told.append(f"{words}. No *deep* here serves the service about as well.")
+                rows.append([where, _named(line), "no *deep* here serves about as well", "", ""])
                 continue
-            before, after = (float(peer[kind]) - float(line[kind]) for kind in ("translated", "learned"))
-            told.append(
-                f"{words}. Beside it {_named(peer)}: {_learned_in_words(peer)}. The difference is {100 * before:.0f} "
-                f"points under the attacker who was there before, {100 * after:.0f} under the one who comes after."
-            )
-        lines.append(f"**{TITLES.get(str(dataset), str(dataset))}**, n = {int(part['n'].max())}.\n")
-        lines[-1] += "\n".join(f"- {one}" for one in told)
-    return "\n\n".join(lines)
+            gain = tuple(100 * (float(peer[kind]) - float(line[kind])) for kind in ("translated", "learned"))
+            differences.append(gain)
+            rows.append([where, _named(line), _named(peer), *(_signed(one) for one in gain)])
+    told = "No setting has a *deep* beside it that serves the service about as well."
+    if differences:
+        before, after = (
+            f"{_signed(min(column))} to {_signed(max(column))}" if len(differences) > 1 else _signed(column[0])
+            for column in zip(*differences, strict=True)
+        )
+        told = (
+            "Beside the *deep* that serves the service about as well, other networks recognise fewer by "
+            f"{before} points under the translator that was there before, and by {after} under the one that comes "
+            "after and learned from such uploads."
+        )
+    headings = ["set", "setting", "beside it", "points fewer, before", "points fewer, after"]
+    return f"{told} The rates stand in the table below.\n\n{page_data.markdown(headings, rows).strip()}"
 
 
 def loop_summary(frame: pd.DataFrame) -> dict[str, float]:
@@ -717,18 +766,12 @@ def _peer(part: pd.DataFrame, line: Mapping[Any, Any], setting: str = "deep, ") 
     return peer if near else None
 
 
-def _named(line: Mapping[Any, Any]) -> str:
-    return f"*{line['setting']}* (K = {int(line['steps'])})"
+def _named(line: Mapping[Any, Any], setting: str = "setting", steps: str = "steps") -> str:
+    return f"*{line[setting]}* (K = {int(line[steps])})"
 
 
-def _learned_in_words(line: Mapping[Any, Any]) -> str:
-    others = f"others {_rate(line, 'translated')} translated, {_rate(line, 'learned')} by who learned from such uploads"
-    return f"the service {_rate(line, 'service')}, {others}"
-
-
-def _in_words(line: Mapping[Any, Any]) -> str:
-    others = f"others {_rate(line, 'filters')} after the best filter and {_rate(line, 'translated')} translated"
-    return f"the service {_rate(line, 'service')}, {others}"
+def _signed(points: float) -> str:
+    return str(round(points)).replace("-", "\N{MINUS SIGN}")
 
 
 def _rate(line: Mapping[Any, Any], kind: str) -> str:

@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmtlib import metrics
+from pmtlib import metrics, page_data
 from pmtlib.experiments import audit_beyond as beyond
+from pmtlib.experiments import claims
 from pmtlib.experiments.audit import PHOTOGRAPH, UPLOAD, AuditBlock, AuditSettings
 from pmtlib.experiments.audit_again import RESTORED, VARIANT
 from pmtlib.experiments.audit_frontier import share_of_others
@@ -241,7 +242,7 @@ _RATE = ("fused", "low", "high")
 
 
 def reading(frame: pd.DataFrame, judged: Mapping[str, pd.DataFrame]) -> str:
-    """What an attacker gets who adds up what the networks say, in words (Markdown).
+    """What an attacker gets who adds up what the networks say, in words, and a table of the goals (Markdown).
 
     Args:
         frame: of :func:`table`.
@@ -249,25 +250,41 @@ def reading(frame: pd.DataFrame, judged: Mapping[str, pd.DataFrame]) -> str:
     """
     if not len(frame):
         return "*Not computed: no attack met pairs of two people on two data sets.*"
-    lines = []
+    parts: list[str] = []
+    columns: dict[str, list[str]] = {}
     for goal, part in judged.items():
+        verdicts: dict[tuple[str, str, str], list[str]] = {}
         for line in part.to_dict("records"):
-            verdict = "reached" if line["reached"] else "not reached"
-            alone = "reached" if line["alone"] else "not reached"
-            lines.append(
-                f"- {_title(line)}, *{line['uploads']}*, on other people, the goal against {GOALS[goal][0]}: together "
-                f"they recognise {_rate(line)} by {line['attack']} (n = {int(line['n'])}; accepted of "
-                f"{int(line['strangers'])} pairs of two people: {100 * line['false']:.0f}%), of *{PLAIN}* "
-                f"{100 * line['published']:.0f}%; the service {100 * line['service']:.0f}%. **By fusion {verdict}**, "
-                f"by the mean over networks {alone}."
-            )
+            both = ["reached" if line[kind] else "not reached" for kind in ("reached", "alone")]
+            verdicts.setdefault((line["uploads"], *both), []).append(_title(line))
+            columns[f"*{line['uploads']}*, {_title(line)} (n = {int(line['n'])})"] = [
+                f"{_rate(line)} by {line['attack']}",
+                f"{100 * line['published']:.0f}%",
+                f"{100 * line['false']:.0f}% of {int(line['strangers'])}",
+                f"{100 * line['service']:.0f}%",
+                f"**{both[0]}**",
+                both[1],
+            ]
+        parts += [
+            f"- *{uploads}*, on other people, the goal against {GOALS[goal][0]}: **By fusion {verdict}** on "
+            f"{claims.listed(where)}, by the mean over networks {alone}."
+            for (uploads, verdict, alone), where in verdicts.items()
+        ]
+    parts = ["\n".join(parts)] if parts else []
+    if columns:
+        names = [
+            "together they recognise", f"the same of *{PLAIN}*", "pairs of two people accepted", "the service",
+            "the goal, by fusion", "the goal, by the mean over networks",
+        ]  # fmt: skip
+        rows = zip(names, *columns.values(), strict=True)
+        parts.append(page_data.markdown(["on other people", *columns], rows).strip())
     false = frame["false"].dropna()
-    lines.append(
-        f"- Thresholds found so accept {100 * false.mean():.1f}% of the pairs of two people in the mean over "
+    parts.append(
+        f"Thresholds found so accept {100 * false.mean():.1f}% of the pairs of two people in the mean over "
         f"{len(false)} rows, {100 * false.max():.0f}% at most, where they were to accept one in a hundred: each rests "
         "on few pairs."
     )
-    return "\n".join(lines)
+    return "\n\n".join(parts)
 
 
 def summary(frame: pd.DataFrame, judged: Mapping[str, pd.DataFrame]) -> dict[str, float]:

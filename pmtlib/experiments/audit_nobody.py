@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pmtlib import datasets, metrics
+from pmtlib import datasets, metrics, page_data
+from pmtlib.experiments import claims
 from pmtlib.experiments.audit_beyond import FAR_NAME, VERSION, crowd, learned_from
 from pmtlib.experiments.audit_frontier import tried
 from pmtlib.experiments.common import TITLES, Outcome, rounded
@@ -152,32 +153,34 @@ def more_than_strangers(frame: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def reading(frame: pd.DataFrame) -> str:
-    """Whether decoys belong to nobody, in words.
+    """Whether decoys belong to nobody, in words and a table (Markdown).
 
     Args:
         frame: of :func:`rates`.
     """
     if not len(frame):
         return "*Whom decoys are taken for was not measured here.*"
-    told = []
+    share = {(line["network"], line["kind"]): 100 * line["accepted"] for line in frame.to_dict("records")}
+    above = more_than_strangers(frame)
+    rows = []
     for kind, words in _IN_WORDS.items():
         part = frame[frame["kind"] == kind].to_dict("records")
         worst = max(part, key=lambda line: float(line["accepted"]))
-        mean = float(np.mean([line["accepted"] for line in part]))
-        told.append(
-            f"of {words} {100 * mean:.2f}%, by {worst['network']} {100 * worst['accepted']:.2f}% "
-            f"[{100 * worst['low']:.2f}, {100 * worst['high']:.2f}]"
+        names = [f"{name} ({share[name, kind]:.2f}% to {share[name, ABSENT]:.2f}%)" for name in above.get(kind, ())]
+        rows.append(
+            [
+                words,
+                f"{100 * float(np.mean([line['accepted'] for line in part])):.2f}%",
+                f"{claims.rate(worst, 'accepted', 2)}, {worst['network']}",
+                ", ".join(names) or ("none" if kind in above else ""),
+            ]
         )
-    share = {(line["network"], line["kind"]): 100 * line["accepted"] for line in frame.to_dict("records")}
-    above = "; ".join(
-        f"{_IN_WORDS[kind]}: by "
-        + (", ".join(f"{name} ({share[name, kind]:.2f}% to {share[name, ABSENT]:.2f}%)" for name in names) or "none")
-        for kind, names in more_than_strangers(frame).items()
-    )
+    by = {kind: f"by {claims.listed(names) if names else 'none'}" for kind, names in above.items()}
     line = frame.iloc[0]
+    headings = ["comparisons accepted", "mean", "highest", "more often than the strangers"]
     return (
-        f"**Decoys are nobody's?** {int(line['images'])} of each kind, compared with {int(line['enrolled'])} enrolled "
-        "photographs of LFW's people, whose faces decoys are blended from, at a FAR of 10⁻². The share of comparisons "
-        f"that the networks accept, mean and highest: {'; '.join(told)}. Taken for somebody more often than the "
-        f"strangers, {above}. (Intervals resample the images, not the enrolled.)"
+        f"**Decoys are nobody's?** More often than strangers, {_IN_WORDS[DECOY]} are taken for somebody {by[DECOY]}, "
+        f"{_IN_WORDS[UPLOAD]} {by[UPLOAD]}. {int(line['images'])} of each kind were compared with "
+        f"{int(line['enrolled'])} enrolled photographs of LFW's people, whose faces decoys are blended from, at a FAR "
+        "of 10⁻². (Intervals resample the images, not the enrolled.)\n\n" + page_data.markdown(headings, rows).strip()
     )

@@ -393,6 +393,9 @@ def advice(
 ) -> str:
     """Which setting, against which attacker, and when not to rely on it (Markdown).
 
+    Sentences, and a table with a column for each variant and set. The rates by which goals are judged are left to
+    :func:`pmtlib.figures.audit.goals_table`, which stands beside it.
+
     Args:
         frame: of :func:`goals`.
         points: of :func:`frontier`.
@@ -402,84 +405,102 @@ def advice(
     """
     if not len(frame):
         return "*No variant was measured against the transform as published; there is nothing to advise.*"
-    lines = ["**Advice.**"]
-    for (variant, steps), part in frame.groupby(["variant", "steps"], sort=False):
-        for against, rows in part.groupby("against", sort=False):
-            held = bool(rows["reached"].all())
-            if not (held or bool(rows["own"].all())):
-                continue
-            verdict = "reaches its goal on every set" if held else "does not reach its goal on every set"
-            others = ", ".join(
-                f"{TITLES.get(str(line['dataset']), line['dataset'])} {100 * line['others_value']:.0f}% "
-                f"[{100 * line['others_low']:.0f}, {100 * line['others_high']:.0f}] (n = {int(line['n'])}), the "
-                f"service {100 * line['service']:.0f}% of what it recognises of photographs"
-                for line in rows.to_dict("records")
-            )
-            chosen = (
-                "the K that was chosen beforehand"
-                if bool(rows["own"].all())
-                else "a K of the frontier, seen after; the tests on other people stand further below"
-            )
-            lines.append(
-                f"- Against {GOALS[str(against)][0]}, *{variant}* at K = {steps} ({chosen}) {verdict}. Other networks "
-                f"recognise: {others}."
-            )
+    lines = ["**Advice.**", *_goals_advice(frame)]
     lines.append(
-        "- These are means over networks that recognise by themselves, as the goals were set; whoever adds up what "
-        "several say recognises more (*One attacker, all the networks*)."
+        "- Goals and rates are of means over networks that recognise by themselves; whoever adds up what several say "
+        "recognises more (*One attacker, all the networks*)."
     )
     lines.append(
         "- Do not rely on *pmt* against anybody who knows that it was used: filters alone undo it. Against filters and "
         "networks that restore a face, prefer a variant, which leaves less to them, where the service shares deep "
         "enough: `pmt protect --variant deep`, with `--steps` for another K than its own."
     )
-    lines += _key_advice(points, attacks, after)
-    lines += [] if attacks is None else _copies_advice(attacks)
-    lines += [] if received is None or not len(received) else _service_advice(received)
-    return "\n".join(lines)
+    told: _Cells = {}
+    for words, rows in (
+        _key_advice(points, attacks, after),
+        ([], {}) if attacks is None else _copies_advice(attacks),
+        ([], {}) if received is None or not len(received) else _service_advice(received),
+    ):
+        lines += words
+        for name, cells in rows.items():
+            told.setdefault(name, {}).update(cells)
+    if not told:
+        return "\n".join(lines)
+    steps = {
+        (str(line["dataset"]), str(line["variant"])): f" (K = {line['steps']})"
+        for line in points[points["own"]].to_dict("records")
+    }
+    columns = list(dict.fromkeys(column for cells in told.values() for column in cells))
+    headings = [f"*{column[1]}*{steps.get(column, '')}, {TITLES.get(column[0], column[0])}" for column in columns]
+    table = [[name, *(cells.get(column, "not measured") for column in columns)] for name, cells in told.items()]
+    return "\n".join([*lines, "", page_data.markdown(["recognised by", *headings], table)])
 
 
-def _copies_advice(frame: pd.DataFrame) -> Iterator[str]:
+_Cells = dict[str, dict[tuple[str, str], str]]
+"""Rows of a table by their names, of which each has cells by data set and variant."""
+_PLAIN = "the service, uploads as they are"
+
+
+def _goals_advice(frame: pd.DataFrame) -> Iterator[str]:
+    """Which goals the numbers of steps reach: of a variant's own number all, of others those that are reached."""
+    for (variant, steps), part in frame.groupby(["variant", "steps"], sort=False):
+        reached = {str(against): bool(rows["reached"].all()) for against, rows in part.groupby("against", sort=False)}
+        own = bool(part["own"].all())
+        chosen = (
+            "the K that was chosen beforehand"
+            if own
+            else "a K of the frontier, seen after; the tests on other people stand further below"
+        )
+        for held, verdict, joint in ((True, "reaches", "; and"), (False, "does not reach", "; nor")):
+            which = [f"against {GOALS[against][0]}" for against, one in reached.items() if one is held]
+            if which and (held or own):
+                yield (
+                    f"- *{variant}* at K = {steps} ({chosen}) {verdict} its goal on every set "
+                    f"{f'{joint} '.join(which)}."
+                )
+
+
+def _copies_advice(frame: pd.DataFrame) -> tuple[list[str], _Cells]:
     """What several uploads of one photograph give that one does not."""
-    told = []
+    one: dict[tuple[str, str], str] = {}
+    several: dict[tuple[str, str], str] = {}
     for (dataset, variant), part in frame.groupby(["dataset", "variant"], sort=False):
         upload = part[part["attack"] == UPLOAD].iloc[0]
         copies = part[part["attack"].str.fullmatch(r"\d+ copies") & (part["n"] == upload["n"])]
         if len(copies):
             most = copies.loc[copies["others"].idxmax()]
-            told.append(
-                f"*{variant}*, {TITLES.get(str(dataset), dataset)}: {100 * most['others']:.0f}% of the mean of "
-                f"{most['attack']}, {100 * upload['others']:.0f}% of one"
-            )
-    if told:
-        rates = "; ".join(told)
-        yield f"- Upload a photograph once, and keep what you uploaded. Others recognise, without a filter, {rates}."
+            one[str(dataset), str(variant)] = f"{100 * upload['others']:.0f}%"
+            several[str(dataset), str(variant)] = f"{100 * most['others']:.0f}% ({most['attack']})"
+    if not one:
+        return [], {}
+    words = "- Upload a photograph once, and keep what you uploaded: the mean of several uploads of it gives more away."
+    return [words], {"others, one upload, no filter": one, "others, mean of several, no filter": several}
 
 
-def _service_advice(frame: pd.DataFrame) -> Iterator[str]:
+def _service_advice(frame: pd.DataFrame) -> tuple[list[str], _Cells]:
     """What it costs if the service compresses uploads, or looks for the face in them."""
-    told = []
-    mine = frame[frame["condition"] == UPLOAD]
+    plain: dict[tuple[str, str], str] = {}
+    worst: dict[tuple[str, str], str] = {}
+    words, mine = [], frame[frame["condition"] == UPLOAD]
     for (dataset, variant), part in mine.groupby(["dataset", "variant"], sort=False):
         by_processing = {str(line["processing"]): float(line["accuracy"]) for line in part.to_dict("records")}
         compressed = {name: rate for name, rate in by_processing.items() if name.startswith("JPEG")}
         if compressed:
-            worst = min(compressed, key=lambda name: compressed[name])
-            told.append(
-                f"*{variant}*, {TITLES.get(str(dataset), dataset)}: {100 * by_processing['as it is']:.0f}% as it is, "
-                f"{100 * compressed[worst]:.0f}% after {worst}"
-            )
-    if told:
-        yield (
-            "- Send the PNG to a service that does not compress it. It recognises, at the quality at which it "
-            f"recognises fewest, {'; '.join(told)}."
-        )
+            name = min(compressed, key=lambda name: compressed[name])
+            plain[str(dataset), str(variant)] = f"{100 * by_processing['as it is']:.0f}%"
+            worst[str(dataset), str(variant)] = f"{100 * compressed[name]:.0f}% ({name})"
+    if plain:
+        words.append("- Send the PNG to a service that does not compress it.")
     seen = mine["detected"].dropna()
     if len(seen) and float(seen.max()) < 0.5:
-        yield (
+        words.append(
             "- Send the aligned crop to a service that takes it as such: it finds a face in "
             f"{100 * seen.max():.0f}% of uploads at most, and what is aligned again is not recognised."
         )
+    return words, {
+        _PLAIN: plain,
+        "the service, at the JPEG quality at which it recognises fewest": worst,
+    } if plain else {}
 
 
 _NEARLY = 0.75
@@ -488,12 +509,13 @@ _NEARLY = 0.75
 
 def _key_advice(
     points: pd.DataFrame, attacks: pd.DataFrame | None = None, after: pd.DataFrame | None = None
-) -> list[str]:
+) -> tuple[list[str], _Cells]:
     """What somebody makes of uploads who holds the shared model, beside the service; of several uploads too."""
     if not len(points.dropna(subset=["translated"])):
-        return [
+        open_ = (
             "- Translation was not measured here; whether a filter stands against who holds the shared model is open."
-        ]
+        )
+        return [open_], {}
     own = points[points["own"]].set_index(["dataset", "variant"])
     if attacks is not None:
         # Those of the frontier meet every number of steps; here whatever meets the variant's own counts.
@@ -504,24 +526,25 @@ def _key_advice(
         same = where in own.index and own.loc[where, "steps"] == line["steps"]
         if same and line["learned"] > own.loc[where, "others"]:
             own.loc[where, ["others", "attack"]] = [line["learned"], LEARNED_TRANSLATION]
-    own = own.reset_index()
-    numbers = "; ".join(
-        f"*{line['variant']}*, K = {line['steps']}, {TITLES.get(str(line['dataset']), line['dataset'])}: "
-        f"{100 * line['others']:.0f}% by {line['attack']} (the service {100 * line['service']:.0f}%)"
-        for line in own.to_dict("records")
-    )
+    lines = {(str(line["dataset"]), str(line["variant"])): line for line in own.reset_index().to_dict("records")}
     nearly = bool((own["others"] >= _NEARLY * own["service"]).all())
     verdict = (
         "Rely on none of these filters against somebody who holds the shared model and a face network: by the best "
-        "attack other networks recognise nearly whom the service does"
+        "attack other networks recognise nearly whom the service does."
         if nearly
-        else "Against somebody who holds the shared model, the best attack gives other networks"
+        else "Against somebody who holds the shared model, the table has what the best attack gives other networks."
     )
-    return [
-        f"- {verdict}. {numbers}. A filter that matches features of a public model decides which software an upload "
-        "*fits*, not who can link it. Somebody without the model cannot translate; what else they can learn from "
-        "uploads alone was not measured, and every user holds the model, and whoever a user passes it on to."
+    words = [
+        f"- {verdict} A filter that matches features of a public model decides which software an upload *fits*, not "
+        "who can link it. Somebody without the model cannot translate; what else they can learn from uploads alone was "
+        "not measured, and every user holds the model, and whoever a user passes it on to."
     ]
+    return words, {
+        _PLAIN: {where: f"{100 * line['service']:.0f}%" for where, line in lines.items()},
+        "others, by the best attack": {
+            where: f"{100 * line['others']:.0f}% ({line['attack']})" for where, line in lines.items()
+        },
+    }
 
 
 ENOUGH = 0.95
