@@ -588,10 +588,10 @@ def test_whom_stored_decoys_are_taken_for_is_what_the_book_says(monkeypatch: pyt
         audit_nobody.DECOY: ["dlib-resnet29"],
         audit_nobody.UPLOAD: [settings.authorised, "dlib-resnet29"],
     }
-    page = " ".join((Path(__file__).resolve().parent.parent / "book" / "index.md").read_text("utf-8").split())
+    page = " ".join((Path(__file__).resolve().parent.parent / "book" / "findings.md").read_text("utf-8").split())
     assert (
-        "dlib's network takes decoys for people of a gallery more often than strangers (of CFP-FF); so do it and the "
-        "MobileFaceNet that they are made for with uploads, for others than these show" in page
+        "dlib's network takes them for people of a gallery more often than it does strangers (of CFP-FF), and of "
+        "uploads with a decoy so do it and the MobileFaceNet for which they are made" in page
     )
 
 

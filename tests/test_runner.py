@@ -430,7 +430,8 @@ def test_pages_that_another_run_publishes_meanwhile_stay_known(project: Path) ->
 def test_output_dir_leaves_the_book_alone(project: Path, tmp_path: Path) -> None:
     assert runner.execute(only=["tally"], output_dir=tmp_path / "elsewhere", report=str) == []
     written = sorted(path.name for path in (tmp_path / "elsewhere").iterdir())
-    assert written == ["claims.md", "data", "manifest.json", "provenance.md", "tally.ipynb"]
+    tables = [f"glance-{name}.md" for name in ("attacks", "tests")]
+    assert written == ["claims.md", "data", *tables, "manifest.json", "provenance.md", "tally.ipynb"]
     assert not (project / "book").exists()
     assert runner.check(tmp_path / "elsewhere") == []
 
