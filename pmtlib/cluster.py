@@ -432,17 +432,15 @@ def _compute(
     resources = ray.cluster_resources()
     gpus = 0 if job.device == "cpu" else int(resources.get("GPU", 0))
     processors = max(int(resources.get("CPU", 1)), 1)
-    workers = gpus or processors
+    workers = gpus or max(processors // 2, 1)
     # Where images stop early several batches are handed on together, but no worker is to wait for another's.
     batch = job.config.batch_size
     size = max(min(job.at_once, len(photos) // workers // batch * batch), batch)
     # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
     # A processor for each GPU, and one for the tasks that write, stay free of it.
     finders = max(processors - gpus - 1, processors // 2, 1) if gpus else max(processors // 8, 1)
-    # An actor has one thread. Without GPUs one optimises on each processor, and those that find faces come on top: they
-    # fall idle before the end. Each counts for less than a processor, so that one of either kind and a task that writes
-    # fit on a machine with one.
-    share = 1.0 if gpus and processors > 1 else 0.6 if processors > 1 else 0.4
+    # Whole processors for what computes, and something left for the tasks that write.
+    share = 1.0 if processors > 1 else 0.4
     blocks = max(-(-len(photos) // (size * _BATCHES_A_BLOCK)), min(workers, -(-len(photos) // size)))
     items = [
         {
