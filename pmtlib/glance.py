@@ -6,13 +6,12 @@ Their numbers are those that the pages glue and publish as CSV, so that none is 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pmtlib import metrics
+from pmtlib import metrics, page_data
 from pmtlib.experiments import abuse
 from pmtlib.experiments.audit_fused import HERE
 from pmtlib.experiments.claims import listed
@@ -64,7 +63,7 @@ def papers_tests(folder: Path) -> list[list[str]]:
     likeness = " to ".join(dict.fromkeys(f"{ends(black_box):.2f}" for ends in (min, max) if black_box))
     theirs = [f"{sum(cells) / len(cells):.0f}%" if cells else NOT_GIVEN for cells in (own, others)]
     unauthorised = "abuse_protected_{}_unauthorised_mean"
-    unclipped = [row for row in _read(folder, "reconstruction", "clipping") if row["clipped"] == "False"]
+    unclipped = [row for row in page_data.read(folder, "reconstruction", "clipping") if row["clipped"] == "False"]
     fewest = min((int(row["steps"]) for row in unclipped), default=0)
     mean = _weighted(row for row in unclipped if int(row["steps"]) == fewest)
     return [
@@ -92,8 +91,8 @@ def attacked(folder: Path) -> list[list[str]]:
     Args:
         folder: of the executed pages, with their numbers in ``data/``.
     """
-    rates = {(row["variant"], row["kind"], row["who"]): row for row in _read(folder, "audit", "together")}
-    fused = [row for row in _read(folder, "audit", "together-by-fusion") if row["pairs"] == HERE]
+    rates = {(row["variant"], row["kind"], row["who"]): row for row in page_data.read(folder, "audit", "together")}
+    fused = [row for row in page_data.read(folder, "audit", "together-by-fusion") if row["pairs"] == HERE]
 
     def by_mean(variant: str, kind: str, who: str = "others") -> str:
         row = rates.get((variant, kind, who))
@@ -140,8 +139,8 @@ def tables(folder: Path) -> dict[str, Table]:
     pairs = _pairs(folder)
     each = listed(list(dict.fromkeys(str(n) for n in pairs.values()))) or "no"
     titles = listed([TITLES.get(name, name) for name in pairs]) or "no set"
-    pictures = {(row["dataset"], row["image"]) for row in _read(folder, "reconstruction", "ssim")}
-    n = max((int(row["n"]) for row in _read(folder, "audit", "together")), default=0)
+    pictures = {(row["dataset"], row["image"]) for row in page_data.read(folder, "reconstruction", "ssim")}
+    n = max((int(row["n"]) for row in page_data.read(folder, "audit", "together")), default=0)
     return {
         "tests": Table(
             ("by the paper's own measures", "of photographs", "of PMT's uploads", "the paper, of uploads"),
@@ -162,7 +161,7 @@ def tables(folder: Path) -> dict[str, Table]:
 
 def _pairs(folder: Path) -> dict[str, int]:
     """The sets of the paper's tests, and the pairs of each."""
-    return {row["dataset"]: int(row["n"]) for row in _read(folder, "abuse", "ssim")}
+    return {row["dataset"]: int(row["n"]) for row in page_data.read(folder, "abuse", "ssim")}
 
 
 def _weighted(rows: Iterable[Mapping[str, str]]) -> float | None:
@@ -180,11 +179,3 @@ def _counted(row: Mapping[str, str]) -> tuple[int, int]:
 
 def _share(share: float, low: float, high: float) -> str:
     return f"{100 * share:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _read(folder: Path, page: str, name: str) -> list[dict[str, str]]:
-    path = folder / "data" / page / f"{name}.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

@@ -7,6 +7,7 @@ a notebook that is opened by hand keeps nothing.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,21 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             raise ValueError(f"{len(row)} cells for {len(columns)} columns: {row}")
         lines.append([" ".join(cell.replace("|", "\\|").split()) for cell in row])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read(folder: Path, page: str, name: str) -> list[dict[str, str]]:
+    """The lines of a file of numbers that a page has published, as words; none where there is no such file.
+
+    Args:
+        folder: of the executed pages.
+        page: the notebook's name.
+        name: of the file, as for :func:`keep`.
+    """
+    path = folder / "data" / page / f"{name}.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def slug(*parts: object) -> str:

@@ -105,11 +105,7 @@ def _kind(verdict: str) -> str:
 
 def read_claims(folder: Path, section: str) -> list[dict[str, str]]:
     """The claims that a page has published, as words; none where there is no such page."""
-    path = folder / "data" / section / f"{page_data.CLAIMS}.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return page_data.read(folder, section, page_data.CLAIMS)
 
 
 def provenance() -> list[dict[str, str]]:

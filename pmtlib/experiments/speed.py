@@ -512,7 +512,7 @@ def mixed_reading(file: str) -> str:
     return (
         "*Mixed precision*, `pmt protect --precision bfloat16`, in the same rounds. It is not the default: the images "
         "are others, a network is taken an image at a time in float32 alone, which was the faster way here, "
-        "and on those without instructions for bfloat16 it is slower by far, of which the command warns.\n\n"
+        "and on processors without instructions for bfloat16 it is slower by far, of which the command warns.\n\n"
         + "\n".join(told)
     )
 
