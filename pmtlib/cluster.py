@@ -51,6 +51,10 @@ _RESULT = re.compile(r"(-face\d+)?(\.png|\.[^/]+\.safetensors)")
 """What follows a target in the names of results, see :func:`pmtlib.report.suffix`."""
 _BATCHES_A_BLOCK = 4
 """How many batches' results share a file of the manifest; what a killed run does again at most, for each worker."""
+_A_PROCESSOR, _NEXT_TO_NONE = 0.999, 0.0001
+"""What an actor that computes asks of a machine, and what the others ask for, Ray's smallest share. However many of the
+first are on a machine, of up to 998 processors, ten of the others fit beside them. Actors of a machine that is lost
+begin again on those that are left: they would hold these to the end, while the ones that feed them wait for a place."""
 _SECONDS_TO_ANSWER = 10
 """What a cluster's head is given to take a connection."""
 
@@ -432,15 +436,14 @@ def _compute(
     resources = ray.cluster_resources()
     gpus = 0 if job.device == "cpu" else int(resources.get("GPU", 0))
     processors = max(int(resources.get("CPU", 1)), 1)
-    workers = gpus or max(processors // 2, 1)
+    # An actor has one thread. One optimises for each processor: those that find faces are few, and idle before long.
+    workers = gpus or processors
     # Where images stop early several batches are handed on together, but no worker is to wait for another's.
     batch = job.config.batch_size
     size = max(min(job.at_once, len(photos) // workers // batch * batch), batch)
     # Without a GPU finding takes a small part of the time, and an actor's start more than many photographs.
     # A processor for each GPU, and one for the tasks that write, stay free of it.
     finders = max(processors - gpus - 1, processors // 2, 1) if gpus else max(processors // 8, 1)
-    # Whole processors for what computes, and something left for the tasks that write.
-    share = 1.0 if processors > 1 else 0.4
     blocks = max(-(-len(photos) // (size * _BATCHES_A_BLOCK)), min(workers, -(-len(photos) // size)))
     items = [
         {
@@ -453,15 +456,15 @@ def _compute(
         for photo in photos
     ]
     found = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        _Find, fn_constructor_args=(job, key), batch_size=1, num_cpus=share if gpus else share / 2,
+        _Find, fn_constructor_args=(job, key), batch_size=1, num_cpus=_A_PROCESSOR if gpus else _NEXT_TO_NONE,
         concurrency=finders, batch_format="numpy",
     )  # fmt: skip
     made = found.map_batches(
         _Optimise, fn_constructor_args=(job, key, store), batch_size=size, concurrency=workers, batch_format="numpy",
         # Said, since Ray would have each wait for a processor that those which find faces hold to the end.
-        **({"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": share}),
+        **({"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": _A_PROCESSOR}),
     )  # fmt: skip
-    made.write_parquet(store.manifest, filesystem=store.arrow(), ray_remote_args={"num_cpus": 0.1})
+    made.write_parquet(store.manifest, filesystem=store.arrow(), ray_remote_args={"num_cpus": _NEXT_TO_NONE})
 
 
 class _Find:

@@ -79,10 +79,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _two_workers() -> Iterator[None]:
-    """A cluster of one machine with four processors, real or not: two actors find faces, two optimise."""
+    """A cluster of one machine with two processors, real or not: two actors optimise, and one finds faces."""
     path = str(Path(__file__).resolve().parent.parent)
     environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -97,12 +97,12 @@ def same(row: Row) -> dict[str, object]:
     return row.model_dump(exclude={"seconds", "source"})
 
 
-def optimisers() -> list[int]:
-    """Processes of the actors that optimise for this process; others on the machine may have some, too."""
+def actors(kind: str = "_Optimise") -> list[int]:
+    """Processes of the actors that optimise for this process, or find; others on the machine may have some, too."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and b"_Optimise" in (entry / "cmdline").read_bytes().split(b"\0")[0]:
+            if entry.name.isdecimal() and kind.encode() in (entry / "cmdline").read_bytes().split(b"\0")[0]:
                 process = int(entry.name)
                 if os.getpid() in (parent(process), parent(parent(process))):
                     found.append(process)
@@ -144,7 +144,7 @@ def test_a_killed_worker_costs_nothing_and_what_is_done_is_not_done_again(
     (out / "0.png").write_bytes(b"somebody else's")
 
     def kill() -> bool:
-        if len(list(out.glob("*.png"))) > 1 and (found := optimisers()):
+        if len(list(out.glob("*.png"))) > 1 and (found := actors()):
             os.kill(found[0], signal.SIGKILL)
             killed.append(found[0])
         return bool(killed)
@@ -730,10 +730,10 @@ def nodes() -> Iterator[Any]:
         made.shutdown()
 
 
-def _lose(machines: Any, workers: list[Any]) -> bool:
-    """Lose a node on which images are being optimised; False where there is none yet."""
+def _lose(machines: Any, workers: list[Any], kind: str) -> bool:
+    """Lose a node on which there is an actor of a kind; False where there is none yet."""
     schedulers = {info.process.pid: node for node in workers for info in node.all_processes.get("raylet", [])}
-    for process in optimisers():
+    for process in actors(kind):
         with contextlib.suppress(OSError):
             if (scheduler := parent(process)) in schedulers:
                 machines.remove_node(schedulers[scheduler], allow_graceful=False)
@@ -743,7 +743,9 @@ def _lose(machines: Any, workers: list[Any]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="several nodes on one machine need Linux")
-def test_a_lost_machine_costs_nothing(nodes: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["_Optimise", "_Find"])
+def test_a_lost_machine_costs_nothing(kind: str, nodes: Any, tmp_path: Path) -> None:
+    """One at work, or one that finds faces, of which there is one: those that optimise take all other processors."""
     photographs.ready()
     count = 10
     for number in range(count):
@@ -755,7 +757,8 @@ def test_a_lost_machine_costs_nothing(nodes: Any, tmp_path: Path) -> None:
     out.mkdir()
 
     def lose() -> bool:
-        if len(list(out.glob("*.png"))) > 1 and nodes.lose():
+        ready = len(list(out.glob("*.png"))) > 1 if kind == "_Optimise" else len(actors()) > 2
+        if ready and nodes.lose(kind):
             lost.set()
         return lost.is_set()
 
