@@ -152,6 +152,11 @@ class AuditSettings(VariantSettings):
             ``choice_steps`` at which, on the people of the choice, no blur leaves others more than a quarter of what
             they get of photographs.
         again_seed: of the draw of those pairs; the pairs of the goal without learning have the next one.
+        several_people: people who are in no pair, of each of whom several photographs are uploaded
+            (:mod:`~.audit_several`); 0 leaves that out.
+        several_counts: how many an attacker puts together.
+        several_copies: of the variant ``projected``, how many uploads of one photograph they do.
+        several_strangers: others who are enrolled beside those people.
     """
 
     section: ClassVar[str] = "audit"
@@ -207,6 +212,10 @@ class AuditSettings(VariantSettings):
     again_steps: int = Field(0, ge=0)
     again_filter_steps: int = Field(0, ge=0)
     again_seed: int = 1
+    several_people: int = Field(0, ge=0)
+    several_counts: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1)
+    several_copies: tuple[int, ...] = (2, 4)
+    several_strangers: int = Field(400, ge=0)
 
 
 def audit_settings(profile: str, **overrides: Any) -> AuditSettings:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pmtlib.errors import ConfigError
 from pmtlib.images import quantise
+from pmtlib.metrics import Floats
 from pmtlib.shallow import ShallowModel
 from pmtlib.transform import PMTConfig, protect
 
@@ -97,3 +99,24 @@ def average_features(copies: Tensor) -> Tensor:
     if copies.ndim != 5 or not len(copies):
         raise ConfigError(f"copies must be (n, N, C, h, w) with n at least 1, got {tuple(copies.shape)}")
     return copies.mean(0)
+
+
+def average_embeddings(embeddings: Floats) -> Floats:
+    """A template of several images of one person: the mean of the directions of their embeddings.
+
+    Args:
+        embeddings: (n, N, D) of n images of N people, none of length 0.
+
+    Returns:
+        (N, D), not normalised: its length says how well the images agree.
+
+    Raises:
+        ConfigError: there is no image, the shape is another, or an embedding has length 0 or is not finite.
+    """
+    if embeddings.ndim != 3 or not len(embeddings):
+        raise ConfigError(f"embeddings must be (n, N, D) with n at least 1, got {embeddings.shape}")
+    lengths = np.linalg.norm(embeddings, axis=2, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise ConfigError("an embedding has no direction: its length is 0, or it is not finite")
+    mean: Floats = (embeddings / lengths).mean(0)
+    return mean
