@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from pmtlib import metrics
-from pmtlib.attacks.adaptive.average import average_features, average_images, protected_copies
+from pmtlib.attacks.adaptive.average import average_embeddings, average_features, average_images, protected_copies
 from pmtlib.errors import ConfigError
 from pmtlib.images import quantise
 from pmtlib.shallow import ShallowModel
@@ -55,3 +56,11 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         average_images(torch.zeros(2, 3, 4, 4))
     with pytest.raises(ConfigError, match="at least 1"):
         average_features(torch.zeros(0, 2, 6, 4, 4))
+
+
+def test_a_template_is_the_mean_of_directions_whatever_their_lengths() -> None:
+    first, second = np.array([[3.0, 0.0], [0.0, 0.5]]), np.array([[0.0, 4.0], [0.0, 9.0]])
+    assert np.allclose(average_embeddings(np.stack([first, second])), [[0.5, 0.5], [0.0, 1.0]])
+    for wrong in (first, np.zeros((0, 2, 2)), np.zeros((1, 2, 2)), np.full((1, 2, 2), np.nan)):
+        with pytest.raises(ConfigError, match="embedding"):
+            average_embeddings(wrong)

@@ -29,9 +29,11 @@ from torch import Tensor
 
 from pmtlib import datasets, page_data
 from pmtlib.attacks.adaptive.average import average_embeddings, average_features
+from pmtlib.attacks.adaptive.purify import Purification
 from pmtlib.attacks.adaptive.translate import Translator, feature_translations, translations
 from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments import audit_beyond as beyond
+from pmtlib.experiments import claims
 from pmtlib.experiments.common import PEOPLE, TITLES, Floats, Outcome, Source, share_interval
 from pmtlib.images import quantise
 from pmtlib.transform import PMTConfig
@@ -45,6 +47,7 @@ FAR = 1e-2
 ATTACKED: Mapping[str, str] = {"lfw": PEOPLE, "cfp_ff": "cfp_ff"}
 """Whose photographs are attacked, by the data set that the results are told under."""
 PROJECTED = "projected"
+FILTERED = f"{beyond.UPLOAD}, filtered"
 ONE_PHOTOGRAPH = "of one photograph"
 TOGETHER = "together"
 NOT_RUN = "not run: this profile attacks one photograph of a person"
@@ -123,15 +126,20 @@ def people(audit: Audit, dataset: str) -> People:
 def measured(audit: Audit, dataset: str, way: str) -> Outcome:
     """Who is recognised by templates of so many photographs, uploads and translations, see the module.
 
+    Uploads are filtered too, by what the audit found to be the best for the variant; those of *projected* by what is
+    the best for the last variant of the audit.
+
     Of *projected* several uploads of *one* photograph are asked about too: each has directions of its own.
     """
-    from pmtlib.experiments.audit import not_yet
+    from pmtlib.experiments.audit import chosen_filters, not_yet
 
     settings = audit.settings
     if not settings.several_people or settings.translator is None or dataset not in ATTACKED:
         return Outcome(None, NOT_RUN)
     config, cut = ways(settings, audit)[way]
     copies = settings.several_copies if way == PROJECTED else ()
+    tuned = way if way in settings.variants else list(settings.variants)[-1]
+    best = chosen_filters(audit.tuning(tuned), settings)[-1]
     parameters = {
         "authorised": settings.authorised,
         "pmt": config.model_dump(mode="json"),
@@ -139,6 +147,7 @@ def measured(audit: Audit, dataset: str, way: str) -> Outcome:
         "people": [ATTACKED[dataset], settings.several_people, settings.several_strangers, settings.tuning_seed],
         "photographs": list(settings.several_counts),
         "copies": list(copies),
+        "filter": [best.name, best.strength],
         "translator": settings.translator.model_dump(mode="json"),
         "learned_from": beyond.STITCHING_PEOPLE[dataset],
     }
@@ -153,12 +162,14 @@ def measured(audit: Audit, dataset: str, way: str) -> Outcome:
         source = DatasetError(str(error))
 
     def compute() -> dict[str, Any]:
-        return _measured(audit, dataset, way, who, copies)
+        return _measured(audit, dataset, way, who, copies, best)
 
     return not_yet(audit.obtain(request, source, compute))
 
 
-def _measured(audit: Audit, dataset: str, way: str, who: People, copies: Sequence[int]) -> dict[str, Any]:
+def _measured(
+    audit: Audit, dataset: str, way: str, who: People, copies: Sequence[int], best: Purification
+) -> dict[str, Any]:
     settings = audit.settings
     config, cut = ways(settings, audit)[way]
     shared = audit.shallow(settings.authorised, cut)
@@ -179,6 +190,7 @@ def _measured(audit: Audit, dataset: str, way: str, who: People, copies: Sequenc
         beyond.PHOTOGRAPH: _embedded(audit, photographs),
         f"{beyond.PHOTOGRAPH}, {beyond.TRANSLATION}": _translated(teller, photographs),
         beyond.UPLOAD: _embedded(audit, uploads),
+        FILTERED: _embedded(audit, [best(images) for images in uploads]),
         beyond.TRANSLATION: _translated(teller, uploads),
     }
     found = {
@@ -188,20 +200,12 @@ def _measured(audit: Audit, dataset: str, way: str, who: People, copies: Sequenc
     if copies:
         again = [uploads[0], *(upload(photographs[0], f"copy {seed + 1}", seed) for seed in range(1, max(copies)))]
         features = [audit.features(shared, images) for images in again]
-        found[f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"] = {
-            str(count): _rates(
-                {
-                    network: one[None]
-                    for network, one in feature_translations(
-                        teller, average_features(torch.stack(features[:count]))
-                    ).items()
-                },
-                1,
-                gallery,
-                settings.authorised,
-            )
-            for count in copies
-        }
+        told = {}
+        for count in copies:
+            by = feature_translations(teller, average_features(torch.stack(features[:count])))
+            one = {network: embeddings[None] for network, embeddings in by.items()}
+            told[str(count)] = _rates(one, 1, gallery, settings.authorised)
+        found[f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"] = told
     return {
         "people": len(who.pictures), "strangers": len(who.strangers), "learned_from": about, "attacks": found,
     }  # fmt: skip
@@ -311,30 +315,52 @@ def reading(frame: pd.DataFrame) -> str:
         frame: of :func:`table`.
     """
     if not len(frame):
-        return "*Not run: nobody collected uploads of several photographs here.*"
+        return "*Not run: nobody put uploads of several photographs together here.*"
+    several = frame[~frame["attack"].str.contains(ONE_PHOTOGRAPH)]
+    fewest, most = int(several["photographs"].min()), int(several["photographs"].max())
+    controls = (beyond.PHOTOGRAPH, f"{beyond.PHOTOGRAPH}, {beyond.TRANSLATION}")
+    attacks = (beyond.UPLOAD, FILTERED, beyond.TRANSLATION)
     rows = []
     for (dataset, way), part in frame.groupby(["dataset", "way"], sort=False):
-        for attack in (beyond.UPLOAD, beyond.TRANSLATION, f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"):
+        where = f"{TITLES.get(str(dataset), dataset)}, *{way}*"
+        for attack in (*controls, *attacks, f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"):
             mine = part[part["attack"] == attack].sort_values("photographs").to_dict("records")
-            if not mine:
-                continue
-            one, several = mine[0], mine[-1]
-            rows.append(
-                [
-                    f"{TITLES.get(str(dataset), dataset)}, *{way}*",
-                    attack if ONE_PHOTOGRAPH not in attack else f"{beyond.TRANSLATION}, all {ONE_PHOTOGRAPH}",
-                    f"{one['photographs']}, {several['photographs']}",
-                    *(f"{_told(one, kind)}, {_told(several, kind)}" for kind in ("others", TOGETHER, "first")),
-                ]
-            )
-    n, strangers = int(frame["n"].min()), int(frame["strangers"].min())
-    headings = ["people, uploads", "attack", "uploads", "networks one by one", "all as one", "comes first"]
-    most = int(frame[~frame["attack"].str.contains(ONE_PHOTOGRAPH)]["photographs"].max())
-    return (
-        f"**Uploads of several photographs of a person.** {n} people or more a set who are in no pair, {strangers} "
-        f"strangers or more enrolled beside them; a template is the mean of up to {most} embeddings. Rates with one "
-        "upload, then with the most, in percent:\n\n" + page_data.markdown(headings, rows).strip()
+            if mine:
+                rows.append([where, *_row(attack, mine[0], mine[-1])])
+    gains = []
+    for way, part in several.groupby("way", sort=False):
+        best = {
+            count: float(part[(part["photographs"] == count) & part["attack"].isin(attacks)][TOGETHER].max())
+            for count in (fewest, most)
+        }
+        gains.append(f"of *{way!s}* {100 * best[fewest]:.0f}% and {100 * best[most]:.0f}%")
+    people = claims.listed(
+        [
+            f"{int(part['n'].iloc[0])} ({TITLES.get(str(dataset), dataset)})"
+            for dataset, part in frame.groupby("dataset", sort=False)
+        ]
     )
+    headings = [
+        "set, uploads", "attack", "how many", "networks one by one", "all as one", "comes first", "the service",
+    ]  # fmt: skip
+    false = frame["false"]
+    return (
+        f"**What {most} photographs of a person tell, where one does not.** The networks that are not authorised, all "
+        f"as one, recognise at most, by uploads of {fewest} and of {most} photographs: {claims.listed(gains)}. Asked "
+        f"about are {people} people, with {int(frame['strangers'].min())} strangers enrolled beside them. Thresholds "
+        f"accept {100 * false.min():.1f} to {100 * false.max():.1f}% of the comparisons of two people, where they were "
+        "to accept 1%. Each cell has the fewest, then the most, in percent:\n\n"
+        + page_data.markdown(headings, rows).strip()
+    )
+
+
+def _row(attack: str, one: Mapping[Any, Any], several: Mapping[Any, Any]) -> list[str]:
+    kinds = ("others", TOGETHER, "first", "service")
+    return [
+        attack.replace(f", {ONE_PHOTOGRAPH}", f", all {ONE_PHOTOGRAPH}"),
+        f"{one['photographs']}; {several['photographs']}",
+        *("" if np.isnan(one[kind]) else f"{_told(one, kind)}; {_told(several, kind)}" for kind in kinds),
+    ]
 
 
 def _told(line: Mapping[Any, Any], kind: str) -> str:
@@ -344,12 +370,12 @@ def _told(line: Mapping[Any, Any], kind: str) -> str:
 def summary(frame: pd.DataFrame) -> dict[str, float]:
     """Headline numbers, percent, means over the data sets.
 
-    A key is ``several_WAY_ATTACK_COUNT`` with the attack upload or translated, of all networks as one; with ``_mean``
-    behind it the mean over networks, each by itself; ``several_WAY_service_COUNT`` is the service's.
+    A key is ``several_WAY_ATTACK_COUNT`` with the attack upload, filtered or translated, of all networks as one; with
+    ``_mean`` behind it the mean over networks, each by itself; ``several_WAY_service_COUNT`` is the service's.
     """
     found: dict[str, float] = {}
-    kinds = {beyond.UPLOAD: "upload", beyond.TRANSLATION: "translated", beyond.PHOTOGRAPH: "photograph"}
-    kinds[f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"] = "copies_translated"
+    kinds = {beyond.PHOTOGRAPH: "photograph", beyond.UPLOAD: "upload", FILTERED: "filtered"}
+    kinds |= {beyond.TRANSLATION: "translated", f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}": "copies_translated"}
     for (way, attack, count), part in frame.groupby(["way", "attack", "photographs"]) if len(frame) else ():
         if attack in kinds:
             key = f"several_{str(way).replace('-', '_')}_{kinds[str(attack)]}_{count}"

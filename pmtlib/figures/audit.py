@@ -16,8 +16,10 @@ from pandas.io.formats.style import Styler
 
 from pmtlib.attacks.adaptive.purify import PURIFIERS
 from pmtlib.experiments.audit import DEOBFUSCATOR, PHOTOGRAPH, UPLOAD, AuditSettings, Portrait, best_strengths, label
+from pmtlib.experiments.audit_beyond import TRANSLATION
 from pmtlib.experiments.audit_fused import shown
 from pmtlib.experiments.audit_numbers import AGE, ENOUGH, GOALS, attacker, chosen_steps
+from pmtlib.experiments.audit_several import FILTERED
 from pmtlib.experiments.common import TITLES, Outcome
 from pmtlib.figures.common import picture, styled
 from pmtlib.figures.variants import MARKERS, PALETTE
@@ -467,6 +469,49 @@ def _settings(frame: pd.DataFrame, columns: Mapping[str, str], caption: str, nam
         for line in frame.to_dict("records")
     ]
     return styled(pd.DataFrame(rows), caption, name, frame).hide(axis="index")
+
+
+def several_figure(frame: pd.DataFrame) -> Figure:
+    """What the networks recognise as one of uploads of so many photographs: a panel a data set, a colour a filter.
+
+    Dashed lines are filtered uploads, solid ones translations; the dotted grey line is the photographs.
+
+    Args:
+        frame: of :func:`pmtlib.experiments.audit_several.table`.
+    """
+    keep("several-photographs", frame)
+    sets = list(dict.fromkeys(frame["dataset"])) if len(frame) else []
+    figure, axes = plt.subplots(
+        1, max(len(sets), 1), figsize=(4.6 * max(len(sets), 1), 3.6), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, dataset in zip(axes[0], sets, strict=False):
+        part = frame[frame["dataset"] == dataset]
+        for index, (way, mine) in enumerate(part.groupby("way", sort=False)):
+            colour = sns.color_palette(PALETTE)[index]
+            for attack, style in ((FILTERED, "--"), (TRANSLATION, "-")):
+                line = mine[mine["attack"] == attack].sort_values("photographs")
+                errors = [line["together"] - line["together_low"], line["together_high"] - line["together"]]
+                axis.errorbar(
+                    line["photographs"] * (1 + 0.02 * (index - 1)), line["together"], yerr=errors, color=colour,
+                    linestyle=style, marker=MARKERS[index], markersize=5, linewidth=1, elinewidth=0.8,
+                    label=f"{way}, {attack}",
+                )  # fmt: skip
+        line = part[part["attack"] == PHOTOGRAPH].drop_duplicates("photographs").sort_values("photographs")
+        axis.plot(line["photographs"], line["together"], color="0.4", linestyle=":", label=PHOTOGRAPH)
+        counts = sorted(set(line["photographs"]))
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.set_ylim(-0.03, 1.05)
+        axis.set_xlabel("photographs of a person whose uploads are put together", fontsize=8)
+        axis.set_title(
+            f"{TITLES.get(str(dataset), dataset)}, n = {int(part['n'].max())} people", loc="left", fontsize=10
+        )
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("TAR of the other networks, all as one", fontsize=8)
+    if sets:
+        axes[0, -1].legend(frameon=False, fontsize=7, loc="lower right")
+    plt.close(figure)
+    return figure
 
 
 def traits_table(frame: pd.DataFrame) -> Styler:
