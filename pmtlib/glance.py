@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pmtlib import metrics, page_data
 from pmtlib.experiments import abuse
 from pmtlib.experiments.audit_fused import HERE
+from pmtlib.experiments.audit_several import UPLOADS
 from pmtlib.experiments.claims import listed
 from pmtlib.experiments.common import TITLES, paper_table
 from pmtlib.variants import PLAIN
@@ -93,6 +94,8 @@ def attacked(folder: Path) -> list[list[str]]:
     """
     rates = {(row["variant"], row["kind"], row["who"]): row for row in page_data.read(folder, "audit", "together")}
     fused = [row for row in page_data.read(folder, "audit", "together-by-fusion") if row["pairs"] == HERE]
+    several = _several(folder)
+    most = max((int(row["photographs"]) for row in several), default=0)
 
     def by_mean(variant: str, kind: str, who: str = "others") -> str:
         row = rates.get((variant, kind, who))
@@ -107,6 +110,19 @@ def attacked(folder: Path) -> list[list[str]]:
         if not rows:
             return NOT_RUN
         right, n = (sum(column) for column in zip(*map(_counted, rows), strict=True))
+        interval = metrics.wilson(right, n)
+        return _share(right / n, interval.low, interval.high)
+
+    def by_template(variant: str) -> str:
+        """Of the most uploads, by the attack that is the best on all sets together."""
+        counted: dict[str, tuple[int, int]] = {}
+        for row in several:
+            if row["way"] == variant and int(row["photographs"]) == most:
+                n, right = counted.get(row["attack"], (0, 0))
+                counted[row["attack"]] = (n + int(row["n"]), right + _counted(row, "together")[0])
+        if not counted:
+            return NOT_RUN
+        n, right = max(counted.values(), key=lambda one: one[1])
         interval = metrics.wilson(right, n)
         return _share(right / n, interval.low, interval.high)
 
@@ -125,6 +141,8 @@ def attacked(folder: Path) -> list[list[str]]:
         both("the four combined, of that face", by_fusion, "learned"),
         both("others, by *translation*, which restores no face", by_mean, "translated"),
         both("the four combined, by translation", by_fusion, "translated"),
+        [f"the four combined, of uploads of {most or 'several'} photographs of the person",
+         *(by_template(variant) for variant in VARIANTS)],
         ["likeness of the best restored face (mean SSIM)",
          *(NOT_RUN if value is None else f"{value:.2f}" for value in likeness)],
     ]  # fmt: skip
@@ -154,7 +172,7 @@ def tables(folder: Path) -> dict[str, Table]:
             attacked(folder),
             f"Of {n} pairs of one person, both sets together, with 95% intervals; *others* is the mean of four "
             "networks, *combined* their standardised scores added up. The best of a kind is picked in the attacker's "
-            "favour, the likeness apart from the rate.",
+            f"favour, the likeness apart from the rate.{_asked_about(folder)}",
         ),
     }
 
@@ -171,10 +189,21 @@ def _weighted(rows: Iterable[Mapping[str, str]]) -> float | None:
     return sum(value * size for value, size in sizes) / n if n else None
 
 
-def _counted(row: Mapping[str, str]) -> tuple[int, int]:
-    """How many pairs of one person a line by fusion recognises, and of how many."""
+def _several(folder: Path) -> list[dict[str, str]]:
+    """The lines of uploads of several photographs of a person."""
+    return [row for row in page_data.read(folder, "audit", "several-photographs") if row["attack"] in UPLOADS]
+
+
+def _asked_about(folder: Path) -> str:
+    """Of whom several photographs were uploaded, a sentence; empty where nobody's were."""
+    people = {row["dataset"]: int(row["n"]) for row in _several(folder)}
+    return f" Several photographs: of {sum(people.values())} other people." if people else ""
+
+
+def _counted(row: Mapping[str, str], rate: str = "fused") -> tuple[int, int]:
+    """How many of one person a line recognises, and of how many."""
     n = int(row["n"])
-    return round(float(row["fused"]) * n), n
+    return round(float(row[rate]) * n), n
 
 
 def _share(share: float, low: float, high: float) -> str:

@@ -80,3 +80,18 @@ def test_all_networks_meet_on_each_set_what_the_best_learner_restores(tmp_path: 
     interval = metrics.wilson(right, 8)
     told = f"{100 * right / 8:.0f}% [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
     assert rows["the four combined, of that face"] == [told, glance.NOT_RUN]
+
+
+def test_of_several_photographs_the_best_attack_on_all_sets_counts(tmp_path: Path) -> None:
+    csv(
+        tmp_path, "audit/several-photographs", "dataset,way,attack,photographs,n,together",
+        "lfw,pmt,photograph,8,10,1.0", "lfw,pmt,upload,8,10,0.9", "cfp_ff,pmt,upload,8,20,0.1",
+        "lfw,pmt,translation of features,8,10,0.5", "cfp_ff,pmt,translation of features,8,20,0.6",
+        'lfw,pmt,"translation of features, of one photograph",8,10,1.0', "lfw,pmt,upload,1,10,1.0",
+    )  # fmt: skip
+    table = glance.tables(tmp_path)["attacks"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    interval = metrics.wilson(17, 30)
+    told = f"57% [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+    assert rows["the four combined, of uploads of 8 photographs of the person"] == [told, glance.NOT_RUN]
+    assert table.note.endswith(" Several photographs: of 30 other people.")

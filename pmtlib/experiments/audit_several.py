@@ -48,6 +48,8 @@ ATTACKED: Mapping[str, str] = {"lfw": PEOPLE, "cfp_ff": "cfp_ff"}
 """Whose photographs are attacked, by the data set that the results are told under."""
 PROJECTED = "projected"
 FILTERED = f"{beyond.UPLOAD}, filtered"
+UPLOADS = (beyond.UPLOAD, FILTERED, beyond.TRANSLATION)
+"""The attacks on uploads of several photographs; the others are controls, or on several uploads of one."""
 ONE_PHOTOGRAPH = "of one photograph"
 TOGETHER = "together"
 NOT_RUN = "not run: this profile attacks one photograph of a person"
@@ -319,18 +321,17 @@ def reading(frame: pd.DataFrame) -> str:
     several = frame[~frame["attack"].str.contains(ONE_PHOTOGRAPH)]
     fewest, most = int(several["photographs"].min()), int(several["photographs"].max())
     controls = (beyond.PHOTOGRAPH, f"{beyond.PHOTOGRAPH}, {beyond.TRANSLATION}")
-    attacks = (beyond.UPLOAD, FILTERED, beyond.TRANSLATION)
     rows = []
     for (dataset, way), part in frame.groupby(["dataset", "way"], sort=False):
         where = f"{TITLES.get(str(dataset), dataset)}, *{way}*"
-        for attack in (*controls, *attacks, f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"):
+        for attack in (*controls, *UPLOADS, f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"):
             mine = part[part["attack"] == attack].sort_values("photographs").to_dict("records")
             if mine:
                 rows.append([where, *_row(attack, mine[0], mine[-1])])
     gains = []
     for way, part in several.groupby("way", sort=False):
         best = {
-            count: float(part[(part["photographs"] == count) & part["attack"].isin(attacks)][TOGETHER].max())
+            count: float(part[(part["photographs"] == count) & part["attack"].isin(UPLOADS)][TOGETHER].max())
             for count in (fewest, most)
         }
         gains.append(f"of *{way!s}* {100 * best[fewest]:.0f}% and {100 * best[most]:.0f}%")
