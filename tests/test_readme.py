@@ -11,7 +11,7 @@ import typer
 
 from pmtlib import book_tables, cli, glance
 from pmtlib.experiments import abuse as experiments
-from pmtlib.experiments import audit, audit_again, audit_fused, audit_numbers, reconstruction
+from pmtlib.experiments import audit, audit_again, audit_fused, audit_numbers, audit_several, reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -145,10 +145,31 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
             places = zip(settings.datasets, attacks if len(attacks) > 1 else attacks * 2, strict=True)
             expected.append(round(100 * float(np.mean([by_fusion[variant, attack, name] for name, attack in places]))))
         assert shares(words) == expected
+    collected = {
+        (name, way): audit_several.measured(bench, name, way)
+        for name in settings.datasets
+        for way in audit_several.ways(settings, bench)
+    }
+    several = audit_several.table(collected, settings)
+    most = several[(several["photographs"] == 8) & several["attack"].isin(audit_several.UPLOADS)]
+    people = most["n"] / most.groupby(["way", "attack"])["n"].transform("sum")
+    best = (people * most["together"]).groupby([most["way"], most["attack"]]).sum().groupby("way").max()
+    words = "the four combined, of uploads of 8 photographs of the person"
+    assert shares(words) == [round(100 * best[variant]) for variant in ("pmt", "deep")]
     likeness = [f"{summary[f'{variant}_best_ssim']:.2f}" for variant in ("pmt", "deep")]
     assert table.pop("likeness of the best restored face (mean SSIM)") == likeness
     assert not table
     words = " ".join(README.split())
+    told = {name: f"{value:.0f}%" for name, value in audit_several.summary(several).items()}
+    deep, projected = (
+        [told[f"several_{way}_{kind}"] for kind in ("translated_8", "translated_1", "service_1")]
+        for way in ("deep", "projected")
+    )
+    assert (
+        f"the four combined recognise {deep[0]} of the people with *deep* ({deep[1]} by one upload) and {projected[0]} "
+        f"with *projected* ({projected[1]}), a filter that leaves translators less and serves worse (the service "
+        f"recognises {projected[2]} by one upload)."
+    ) in words
     assert len(settings.networks) - 1 == 4
     assert "The attacker has four networks" in words
     assert f"the output of one late layer alone, K = {bench.config('deep').steps}, chosen on other people" in words

@@ -11,7 +11,7 @@ learned from. One photograph of each is enrolled, among those of strangers; the 
 first, it is counted who is accepted: by each network, and by all that are not authorised together, the mean of their
 scores, each less the mean of its scores of two people and over their deviation (as in
 :mod:`pmtlib.experiments.audit_fused`). The thresholds, means and deviations of half of the people come from the
-comparisons of the *other* half with everybody else who is enrolled, which are tens of thousands, so that a false
+comparisons of the *other* half with everybody else who is enrolled, more than ten thousand, so that a false
 acceptance rate of 10⁻² needs no assumption; nobody's own threshold comes from a comparison with themselves.
 """
 
