@@ -162,13 +162,13 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     words = " ".join(README.split())
     told = {name: f"{value:.0f}%" for name, value in audit_several.summary(several).items()}
     deep, projected = (
-        [told[f"several_{way}_{kind}"] for kind in ("translated_8", "translated_1", "service_1")]
+        [told[f"several_{way}_{kind}"] for kind in ("translated_8", "translated_1", "service_1", "service_8")]
         for way in ("deep", "projected")
     )
     assert (
         f"the four combined recognise {deep[0]} of the people with *deep* ({deep[1]} by one upload) and {projected[0]} "
         f"with *projected* ({projected[1]}), a filter that leaves translators less and serves worse (the service "
-        f"recognises {projected[2]} by one upload)."
+        f"recognises {projected[2]} by one upload, {projected[3]} by eight)."
     ) in words
     assert len(settings.networks) - 1 == 4
     assert "The attacker has four networks" in words
