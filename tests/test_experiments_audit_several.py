@@ -227,6 +227,11 @@ def test_the_words_and_numbers_are_those_of_the_results() -> None:
     assert "| 1; 8 | 30 [" in row
     assert "; 90 [60, 98]" in row
     assert f"| {TRANSLATION}, all of one photograph | 2; 2 |" in words
+    # A control that is the same for two filters stands there once.
+    twice = {("lfw", "pmt"): stored(0), ("lfw", "deep"): stored(1), ("cfp_ff", "pmt"): stored(2)}
+    lines = audit_several.reading(audit_several.table(twice, SETTINGS)).splitlines()
+    assert [line.split(" | ")[0] for line in lines if " | photograph | " in line] == ["| LFW", "| CFP-FF"]
+    assert sum(" | upload | " in line for line in lines) == 3
     found = audit_several.summary(frame)
     assert found["several_pmt_translated_8"] == pytest.approx(80)
     assert found["several_pmt_translated_8_mean"] == pytest.approx(60)
@@ -234,7 +239,7 @@ def test_the_words_and_numbers_are_those_of_the_results() -> None:
     assert found["several_pmt_copies_translated_2"] == pytest.approx(60)
     drawn = figures.several_figure(frame)
     assert [axis.get_title(loc="left") for axis in drawn.axes] == ["LFW, n = 10 people", "CFP-FF, n = 10 people"]
-    labels = [text.get_text() for text in drawn.axes[-1].get_legend().get_texts()]
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert sorted(labels) == ["photograph", f"pmt, {TRANSLATION}", f"pmt, {audit_several.FILTERED}"]
 
 

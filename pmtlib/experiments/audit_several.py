@@ -321,13 +321,19 @@ def reading(frame: pd.DataFrame) -> str:
     several = frame[~frame["attack"].str.contains(ONE_PHOTOGRAPH)]
     fewest, most = int(several["photographs"].min()), int(several["photographs"].max())
     controls = (beyond.PHOTOGRAPH, f"{beyond.PHOTOGRAPH}, {beyond.TRANSLATION}")
-    rows = []
+    rows: list[list[str]] = []
+    told: set[tuple[str, ...]] = set()
     for (dataset, way), part in frame.groupby(["dataset", "way"], sort=False):
-        where = f"{TITLES.get(str(dataset), dataset)}, *{way}*"
+        title = str(TITLES.get(str(dataset), dataset))
         for attack in (*controls, *UPLOADS, f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}"):
             mine = part[part["attack"] == attack].sort_values("photographs").to_dict("records")
-            if mine:
-                rows.append([where, *_row(attack, mine[0], mine[-1])])
+            if not mine:
+                continue
+            row = _row(attack, mine[0], mine[-1])
+            # Photographs are the same for all filters, and so are their translations where these share a cut.
+            if attack not in controls or (title, *row) not in told:
+                rows.append([title if attack == beyond.PHOTOGRAPH else f"{title}, *{way}*", *row])
+            told.add((title, *row))
     gains = []
     for way, part in several.groupby("way", sort=False):
         best = {

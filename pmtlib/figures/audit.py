@@ -509,7 +509,9 @@ def several_figure(frame: pd.DataFrame) -> Figure:
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("TAR of the other networks, all as one", fontsize=8)
     if sets:
-        axes[0, -1].legend(frameon=False, fontsize=7, loc="lower right")
+        # Lines run everywhere, so that no corner of a panel is free.
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=7, loc="outside lower center", ncols=4)
     plt.close(figure)
     return figure
 
