@@ -113,11 +113,11 @@ def attacked(folder: Path) -> list[list[str]]:
         interval = metrics.wilson(right, n)
         return _share(right / n, interval.low, interval.high)
 
-    def by_template(variant: str) -> str:
-        """Of the most uploads, by the attack that is the best on all sets together."""
+    def by_template(variant: str, count: int) -> str:
+        """Of so many uploads, by the attack that is the best on all sets together."""
         counted: dict[str, tuple[int, int]] = {}
         for row in several:
-            if row["way"] == variant and int(row["photographs"]) == most:
+            if row["way"] == variant and int(row["photographs"]) == count:
                 n, right = counted.get(row["attack"], (0, 0))
                 counted[row["attack"]] = (n + int(row["n"]), right + _counted(row, "together")[0])
         if not counted:
@@ -141,8 +141,9 @@ def attacked(folder: Path) -> list[list[str]]:
         both("the four combined, of that face", by_fusion, "learned"),
         both("others, by *translation*, which restores no face", by_mean, "translated"),
         both("the four combined, by translation", by_fusion, "translated"),
-        [f"the four combined, of uploads of {most or 'several'} photographs of the person",
-         *(by_template(variant) for variant in VARIANTS)],
+        [f"the four combined, of uploads of {most or 'several'} photographs of a person",
+         *(by_template(variant, most) for variant in VARIANTS)],
+        ["*the same of one of these uploads*", *(by_template(variant, 1) for variant in VARIANTS)],
         ["likeness of the best restored face (mean SSIM)",
          *(NOT_RUN if value is None else f"{value:.2f}" for value in likeness)],
     ]  # fmt: skip
@@ -197,7 +198,10 @@ def _several(folder: Path) -> list[dict[str, str]]:
 def _asked_about(folder: Path) -> str:
     """Of whom several photographs were uploaded, a sentence; empty where nobody's were."""
     people = {row["dataset"]: int(row["n"]) for row in _several(folder)}
-    return f" Several photographs: of {sum(people.values())} other people." if people else ""
+    if not people:
+        return ""
+    attacks = "the best of none, a filter and translation"
+    return f" Several photographs, and one of them: {sum(people.values())} other people, {attacks}."
 
 
 def _counted(row: Mapping[str, str], rate: str = "fused") -> tuple[int, int]:

@@ -755,10 +755,13 @@ def test_a_lost_machine_costs_nothing(kind: str, nodes: Any, tmp_path: Path) -> 
     whole = pipeline.run(job(tmp_path, "whole", config=config), show=False)
     out, lost = tmp_path / "far", threading.Event()
     out.mkdir()
+    left: list[int] = []
 
     def lose() -> bool:
-        ready = len(list(out.glob("*.png"))) > 1 if kind == "_Optimise" else len(actors()) > 2
+        written = len(list(out.glob("*.png")))
+        ready = written > 1 if kind == "_Optimise" else len(actors()) > 2
         if ready and nodes.lose(kind):
+            left.append(count - written)
             lost.set()
         return lost.is_set()
 
@@ -766,6 +769,7 @@ def test_a_lost_machine_costs_nothing(kind: str, nodes: Any, tmp_path: Path) -> 
         address = (tmp_path / "in").as_uri()
         summary = cluster.run(job(tmp_path, "far", config=config), [address], out.as_uri(), show=False)
     assert lost.is_set()
+    assert left[0] > 0
     assert sorted(node["Alive"] for node in ray.nodes()) == [False, True, True]
     assert (summary.photographs, summary.done, summary.failed) == (count, count, 0)
     made = {name: digest for name, digest in digests(out).items() if name.endswith(".png")}

@@ -135,7 +135,7 @@ def test_what_is_uploaded_is_protected_and_what_is_enrolled_is_not(
 
     def protect(images: torch.Tensor, *_: str, config: PMTConfig, cut: object) -> Any:
         made.append((config.seed, torch.equal(images, first)))
-        return type("Made", (), {"images": 1 - images})()
+        return type("Made", (), {"images": (1 - images) / (1 + config.seed)})()
 
     class Teller:
         sizes = MappingProxyType({"sface": 4, "dlib-resnet29": 4})
@@ -152,6 +152,16 @@ def test_what_is_uploaded_is_protected_and_what_is_enrolled_is_not(
         ("obtain", lambda request, source, compute: outcome("several", compute())),
     ):
         monkeypatch.setattr(bench, name, instead)
+    filtered: list[torch.Tensor] = []
+
+    def best(images: torch.Tensor) -> torch.Tensor:
+        filtered.append(images)
+        return images
+
+    best.name, best.strength = "best", 1.0  # type: ignore[attr-defined]
+    chosen: list[str] = []
+    monkeypatch.setattr(bench, "tuning", lambda variant: chosen.append(variant))
+    monkeypatch.setattr(audit, "chosen_filters", lambda *_: [audit.AS_IT_IS, best])
     monkeypatch.setattr(audit_beyond, "translator", lambda *_: (Teller(), {}))
     translated: list[torch.Tensor] = []
 
@@ -170,13 +180,20 @@ def test_what_is_uploaded_is_protected_and_what_is_enrolled_is_not(
     assert [list(counts) for counts in attacks.values()] == [["1", "3"]] * 5 + [["2"]]
     assert set(attacks["upload"]["1"]) == {*NETWORKS, "together"}
     assert set(attacks[TRANSLATION]["3"]) == {*Teller.sizes, "together"}
-    # A photograph of the person, then their uploads, which are negatives here.
+    # A photograph of the person, then their uploads, which are negatives here; last the mean of two of a photograph.
+    assert len(translated) == 7
     assert torch.equal(translated[0], first)
-    assert torch.allclose(translated[3], (255 - first * 255).round() / 255)
+    negatives = [((255 - first * 255) / weaker).round() / 255 for weaker in (1, 2)]
+    assert torch.allclose(translated[3], negatives[0])
+    assert torch.allclose(translated[6], (negatives[0] + negatives[1]) / 2, atol=1 / 255)
+    assert torch.equal(filtered[0], translated[3])
+    assert len(filtered) == 3
     made.clear()
     plain = audit_several.measured(bench, "lfw", "pmt")
     assert made == [(0, True), (0, False), (0, False)]
     assert plain.result is not None
+    # For *projected* nothing was tuned: the last variant's filter takes that place.
+    assert chosen == [list(bench.settings.variants)[-1], "pmt"]
     assert OF_ONE not in plain.result.values["attacks"]
 
 
@@ -220,7 +237,10 @@ def test_the_words_and_numbers_are_those_of_the_results() -> None:
     assert line["together_low"] < 0.9 < line["together_high"]
     assert np.isnan(line["service"])
     words = audit_several.reading(frame)
-    assert "by uploads of 1 and of 8 photographs: of *pmt* 50% and 90%." in words
+    best = (
+        "by uploads of 1 and of 8 photographs, under the best attack: of *pmt* 30 and 70% (LFW), 50 and 90% (CFP-FF)."
+    )
+    assert best in words
     assert "10 (LFW) and 10 (CFP-FF) people, with 400 strangers" in words
     assert "accept 1.1 to 1.1%" in words
     row = next(line for line in words.splitlines() if "CFP-FF" in line and f"| {TRANSLATION} |" in line)
@@ -235,6 +255,7 @@ def test_the_words_and_numbers_are_those_of_the_results() -> None:
     found = audit_several.summary(frame)
     assert found["several_pmt_translated_8"] == pytest.approx(80)
     assert found["several_pmt_translated_8_mean"] == pytest.approx(60)
+    assert found["several_pmt_translated_8_first"] == pytest.approx(80)
     assert found["several_pmt_service_1"] == pytest.approx(90)
     assert found["several_pmt_copies_translated_2"] == pytest.approx(60)
     drawn = figures.several_figure(frame)

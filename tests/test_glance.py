@@ -93,5 +93,7 @@ def test_of_several_photographs_the_best_attack_on_all_sets_counts(tmp_path: Pat
     rows = {row[0]: row[1:] for row in table.rows}
     interval = metrics.wilson(17, 30)
     told = f"57% [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
-    assert rows["the four combined, of uploads of 8 photographs of the person"] == [told, glance.NOT_RUN]
-    assert table.note.endswith(" Several photographs: of 30 other people.")
+    assert rows["the four combined, of uploads of 8 photographs of a person"] == [told, glance.NOT_RUN]
+    one = metrics.wilson(10, 10)
+    assert rows["*the same of one of these uploads*"][0] == f"100% [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+    assert "and one of them: 30 other people" in table.note

@@ -151,11 +151,14 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
         for way in audit_several.ways(settings, bench)
     }
     several = audit_several.table(collected, settings)
-    most = several[(several["photographs"] == 8) & several["attack"].isin(audit_several.UPLOADS)]
-    people = most["n"] / most.groupby(["way", "attack"])["n"].transform("sum")
-    best = (people * most["together"]).groupby([most["way"], most["attack"]]).sum().groupby("way").max()
-    words = "the four combined, of uploads of 8 photographs of the person"
-    assert shares(words) == [round(100 * best[variant]) for variant in ("pmt", "deep")]
+    for words, count in (
+        ("the four combined, of uploads of 8 photographs of a person", 8),
+        ("*the same of one of these uploads*", 1),
+    ):
+        part = several[(several["photographs"] == count) & several["attack"].isin(audit_several.UPLOADS)]
+        people = part["n"] / part.groupby(["way", "attack"])["n"].transform("sum")
+        best = (people * part["together"]).groupby([part["way"], part["attack"]]).sum().groupby("way").max()
+        assert shares(words) == [round(100 * best[variant]) for variant in ("pmt", "deep")]
     likeness = [f"{summary[f'{variant}_best_ssim']:.2f}" for variant in ("pmt", "deep")]
     assert table.pop("likeness of the best restored face (mean SSIM)") == likeness
     assert not table
@@ -166,8 +169,8 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
         for way in ("deep", "projected")
     )
     assert (
-        f"the four combined recognise {deep[0]} of the people with *deep* ({deep[1]} by one upload) and {projected[0]} "
-        f"with *projected* ({projected[1]}), a filter that leaves translators less and serves worse (the service "
+        f"the four combined recognise {deep[0]} of the people of *deep* ({deep[1]} by one upload) and {projected[0]} "
+        f"of *projected* ({projected[1]}), a filter that leaves translators less and serves worse (the service "
         f"recognises {projected[2]} by one upload, {projected[3]} by eight)."
     ) in words
     assert len(settings.networks) - 1 == 4

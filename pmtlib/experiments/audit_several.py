@@ -12,7 +12,8 @@ first, it is counted who is accepted: by each network, and by all that are not a
 scores, each less the mean of its scores of two people and over their deviation (as in
 :mod:`pmtlib.experiments.audit_fused`). The thresholds, means and deviations of half of the people come from the
 comparisons of the *other* half with everybody else who is enrolled, more than ten thousand, so that a false
-acceptance rate of 10⁻² needs no assumption; nobody's own threshold comes from a comparison with themselves.
+acceptance rate of 10⁻² needs no distribution to be assumed; nobody's own threshold comes from a comparison with
+themselves. The comparisons are of some thirty people with one gallery, though, and intervals take thresholds for given.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ def people(audit: Audit, dataset: str) -> People:
 def measured(audit: Audit, dataset: str, way: str) -> Outcome:
     """Who is recognised by templates of so many photographs, uploads and translations, see the module.
 
-    Uploads are filtered too, by what the audit found to be the best for the variant; those of *projected* by what is
-    the best for the last variant of the audit.
+    One photograph is the first of those drawn. Uploads are filtered too, by what the audit found to be the best for one
+    upload of the variant; those of *projected*, for which nothing was tuned, by that of the last variant of the audit.
 
     Of *projected* several uploads of *one* photograph are asked about too: each has directions of its own.
     """
@@ -247,7 +248,8 @@ def recognised(scores: Floats) -> dict[str, Any]:
         scores: (M, P, G) of M networks for P people and G who are enrolled, of whom the first P are they.
 
     Returns:
-        ``first`` and ``accepted``, (P,) 0 or 1; ``false``, the share of comparisons of two people that are accepted.
+        ``first`` and ``accepted``, (P,) 0 or 1; ``false``, the share of comparisons of two people that are accepted, of
+        both halves together: where one's threshold is too low for the other, the other's is too high for it.
     """
     people, enrolled = scores.shape[1:]
     other = np.arange(enrolled)[None] != np.arange(people)[:, None]
@@ -335,12 +337,12 @@ def reading(frame: pd.DataFrame) -> str:
                 rows.append([title if attack == beyond.PHOTOGRAPH else f"{title}, *{way}*", *row])
             told.add((title, *row))
     gains = []
-    for way, part in several.groupby("way", sort=False):
-        best = {
-            count: float(part[(part["photographs"] == count) & part["attack"].isin(UPLOADS)][TOGETHER].max())
-            for count in (fewest, most)
-        }
-        gains.append(f"of *{way!s}* {100 * best[fewest]:.0f}% and {100 * best[most]:.0f}%")
+    for way, part in several[several["attack"].isin(UPLOADS)].groupby("way", sort=False):
+        sets = []
+        for dataset, those in part.groupby("dataset", sort=False):
+            best = [f"{100 * those[those['photographs'] == count][TOGETHER].max():.0f}" for count in (fewest, most)]
+            sets.append(f"{' and '.join(best)}% ({TITLES.get(str(dataset), dataset)})")
+        gains.append(f"of *{way!s}* {', '.join(sets)}")
     people = claims.listed(
         [
             f"{int(part['n'].iloc[0])} ({TITLES.get(str(dataset), dataset)})"
@@ -353,11 +355,11 @@ def reading(frame: pd.DataFrame) -> str:
     false = frame["false"]
     return (
         f"**What {most} photographs of a person tell, where one does not.** The networks that are not authorised, all "
-        f"as one, recognise at most, by uploads of {fewest} and of {most} photographs: {claims.listed(gains)}. Asked "
-        f"about are {people} people, with {int(frame['strangers'].min())} strangers enrolled beside them. Thresholds "
-        f"accept {100 * false.min():.1f} to {100 * false.max():.1f}% of the comparisons of two people, where they were "
-        "to accept 1%. Each cell has the fewest, then the most, in percent:\n\n"
-        + page_data.markdown(headings, rows).strip()
+        f"as one, recognise by uploads of {fewest} and of {most} photographs, under the best attack: "
+        f"{'; '.join(gains)}. Asked about are {people} people, with {int(frame['strangers'].min())} strangers enrolled "
+        f"beside them. The thresholds of both halves accept {100 * false.min():.1f} to {100 * false.max():.1f}% of the "
+        "comparisons of two people, where they were to accept 1% (one half makes up for the other here). Each "
+        "cell has the fewest, then the most, in percent:\n\n" + page_data.markdown(headings, rows).strip()
     )
 
 
@@ -378,7 +380,8 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     """Headline numbers, percent, means over the data sets.
 
     A key is ``several_WAY_ATTACK_COUNT`` with the attack upload, filtered or translated, of all networks as one; with
-    ``_mean`` behind it the mean over networks, each by itself; ``several_WAY_service_COUNT`` is the service's.
+    ``_mean`` behind it the mean over networks, each by itself, with ``_first`` how often the right person comes first,
+    by all as one; ``several_WAY_service_COUNT`` is the service's.
     """
     found: dict[str, float] = {}
     kinds = {beyond.PHOTOGRAPH: "photograph", beyond.UPLOAD: "upload", FILTERED: "filtered"}
@@ -386,7 +389,8 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     for (way, attack, count), part in frame.groupby(["way", "attack", "photographs"]) if len(frame) else ():
         if attack in kinds:
             key = f"several_{str(way).replace('-', '_')}_{kinds[str(attack)]}_{count}"
-            found |= {key: 100 * float(part[TOGETHER].mean()), f"{key}_mean": 100 * float(part["others"].mean())}
+            kinds_of_rate = {"": TOGETHER, "_mean": "others", "_first": "first"}
+            found |= {f"{key}{end}": 100 * float(part[rate].mean()) for end, rate in kinds_of_rate.items()}
             if attack == beyond.UPLOAD:
                 found[f"several_{str(way).replace('-', '_')}_service_{count}"] = 100 * float(part["service"].mean())
     return found
