@@ -110,8 +110,7 @@ def attacked(folder: Path) -> list[list[str]]:
         if not rows:
             return NOT_RUN
         right, n = (sum(column) for column in zip(*map(_counted, rows), strict=True))
-        interval = metrics.wilson(right, n)
-        return _share(right / n, interval.low, interval.high)
+        return _rate(right, n)
 
     def by_template(variant: str, count: int) -> str:
         """Of so many uploads, by the attack that is the best on all sets together."""
@@ -123,8 +122,7 @@ def attacked(folder: Path) -> list[list[str]]:
         if not counted:
             return NOT_RUN
         n, right = max(counted.values(), key=lambda one: one[1])
-        interval = metrics.wilson(right, n)
-        return _share(right / n, interval.low, interval.high)
+        return _rate(right, n)
 
     def both(words: str, cell: Callable[[str, str], str], kind: str) -> list[str]:
         return [words, *(cell(variant, kind) for variant in VARIANTS)]
@@ -208,6 +206,11 @@ def _counted(row: Mapping[str, str], rate: str = "fused") -> tuple[int, int]:
     """How many of one person a line recognises, and of how many."""
     n = int(row["n"])
     return round(float(row[rate]) * n), n
+
+
+def _rate(right: int, n: int) -> str:
+    interval = metrics.wilson(right, n)
+    return _share(right / n, interval.low, interval.high)
 
 
 def _share(share: float, low: float, high: float) -> str:

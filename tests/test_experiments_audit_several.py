@@ -203,7 +203,7 @@ def test_without_the_data_it_is_said(bench: audit.Audit, monkeypatch: pytest.Mon
     assert audit_several.measured(bench, "samples", "pmt").note == audit_several.NOT_RUN
     plain = audit.Audit(SETTINGS, torch.device("cpu"))
     assert audit_several.measured(plain, "lfw", "pmt").note == audit_several.NOT_RUN
-    assert list(audit_several.ways(SETTINGS, plain)) == ["pmt"]
+    assert list(audit_several.ways(plain)) == ["pmt"]
 
 
 def stored(raised: int) -> Outcome:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import typer
 
-from pmtlib import book_tables, cli, glance
+from pmtlib import book_tables, cli, glance, metrics
 from pmtlib.experiments import abuse as experiments
 from pmtlib.experiments import audit, audit_again, audit_fused, audit_numbers, audit_several, reconstruction
 
@@ -148,7 +148,7 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
     collected = {
         (name, way): audit_several.measured(bench, name, way)
         for name in settings.datasets
-        for way in audit_several.ways(settings, bench)
+        for way in audit_several.ways(bench)
     }
     several = audit_several.table(collected, settings)
     for words, count in (
@@ -159,6 +159,26 @@ def test_what_it_says_of_the_audit_is_stored(monkeypatch):
         people = part["n"] / part.groupby(["way", "attack"])["n"].transform("sum")
         best = (people * part["together"]).groupby([part["way"], part["attack"]]).sum().groupby("way").max()
         assert shares(words) == [round(100 * best[variant]) for variant in ("pmt", "deep")]
+    # What the findings say in words of eight uploads: of filters by the set, and beside the service.
+    stored = {key: outcome.result.values["attacks"] for key, outcome in collected.items()}
+
+    def beside(first, second):
+        one, other = (np.array(hits, dtype=bool) for hits in (first, second))
+        counts = [int(pair.sum()) for pair in (one & other, one & ~other, ~one & other, ~one & ~other)]
+        return metrics.newcombe(*counts)
+
+    filtered = {
+        name: [stored[name, "deep"][audit_several.FILTERED][count]["together"]["accepted"] for count in ("8", "1")]
+        for name in settings.datasets
+    }
+    assert beside(*filtered["lfw"]).low > 0
+    within = beside(*filtered["cfp_ff"])
+    assert within.low < 0 < within.high
+    for name in settings.datasets:
+        attacks = stored[name, "projected"]
+        translated = attacks["translation of features"]["8"]["together"]["accepted"]
+        about = beside(translated, attacks["upload"]["8"][settings.authorised]["accepted"])
+        assert about.low < 0 < about.high
     likeness = [f"{summary[f'{variant}_best_ssim']:.2f}" for variant in ("pmt", "deep")]
     assert table.pop("likeness of the best restored face (mean SSIM)") == likeness
     assert not table

@@ -73,11 +73,25 @@ def fused(scores: Floats, impostors: Floats) -> tuple[Floats, float]:
     Returns:
         (P,) means of the normalised scores, and the threshold of a FAR of 1e-2 by a normal distribution.
     """
+    together, of_impostors = normalised(scores, impostors)
+    threshold = of_impostors.mean() + NormalDist().inv_cdf(1 - FAR) * of_impostors.std(ddof=1)
+    return together, float(threshold)
+
+
+def normalised(scores: Floats, impostors: Floats) -> tuple[Floats, Floats]:
+    """Scores of several networks as one: each less the mean of its scores of two people, over their deviation.
+
+    Args:
+        scores: (M, P) of M networks.
+        impostors: (M, Q) of the same networks, of pairs of two people.
+
+    Returns:
+        (P,) and (Q,), the means over networks of both.
+    """
     mean, deviation = impostors.mean(1, keepdims=True), impostors.std(1, ddof=1, keepdims=True)
     deviation = np.where(deviation > 0, deviation, 1.0)
-    of_impostors = ((impostors - mean) / deviation).mean(0)
-    threshold = of_impostors.mean() + NormalDist().inv_cdf(1 - FAR) * of_impostors.std(ddof=1)
-    return ((scores - mean) / deviation).mean(0), float(threshold)
+    first, second = (((each - mean) / deviation).mean(0) for each in (scores, impostors))
+    return first, second
 
 
 def table(

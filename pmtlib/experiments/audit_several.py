@@ -35,6 +35,7 @@ from pmtlib.attacks.adaptive.translate import Translator, feature_translations, 
 from pmtlib.errors import AssetError, DatasetError
 from pmtlib.experiments import audit_beyond as beyond
 from pmtlib.experiments import claims
+from pmtlib.experiments.audit_fused import FAR, normalised
 from pmtlib.experiments.common import PEOPLE, TITLES, Floats, Outcome, Source, share_interval
 from pmtlib.images import quantise
 from pmtlib.transform import PMTConfig
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from pmtlib.experiments.audit import Audit, AuditSettings
 
 VERSION = 1
-FAR = 1e-2
 ATTACKED: Mapping[str, str] = {"lfw": PEOPLE, "cfp_ff": "cfp_ff"}
 """Whose photographs are attacked, by the data set that the results are told under."""
 PROJECTED = "projected"
@@ -56,8 +56,9 @@ TOGETHER = "together"
 NOT_RUN = "not run: this profile attacks one photograph of a person"
 
 
-def ways(settings: AuditSettings, audit: Audit) -> dict[str, tuple[PMTConfig, int | str]]:
+def ways(audit: Audit) -> dict[str, tuple[PMTConfig, int | str]]:
     """What is attacked: the audited variants, and *projected*, which draws other directions for each upload."""
+    settings = audit.settings
     found: dict[str, tuple[PMTConfig, int | str]] = {
         name: (audit.config(name), audit.cut(name)) for name in settings.variants
     }
@@ -139,7 +140,7 @@ def measured(audit: Audit, dataset: str, way: str) -> Outcome:
     settings = audit.settings
     if not settings.several_people or settings.translator is None or dataset not in ATTACKED:
         return Outcome(None, NOT_RUN)
-    config, cut = ways(settings, audit)[way]
+    config, cut = ways(audit)[way]
     copies = settings.several_copies if way == PROJECTED else ()
     tuned = way if way in settings.variants else list(settings.variants)[-1]
     best = chosen_filters(audit.tuning(tuned), settings)[-1]
@@ -159,9 +160,7 @@ def measured(audit: Audit, dataset: str, way: str) -> Outcome:
     try:
         who = people(audit, dataset)
         source = who.source
-    except DatasetError as error:
-        source = error
-    except AssetError as error:
+    except (DatasetError, AssetError) as error:
         source = DatasetError(str(error))
 
     def compute() -> dict[str, Any]:
@@ -174,7 +173,7 @@ def _measured(
     audit: Audit, dataset: str, way: str, who: People, copies: Sequence[int], best: Purification
 ) -> dict[str, Any]:
     settings = audit.settings
-    config, cut = ways(settings, audit)[way]
+    config, cut = ways(audit)[way]
     shared = audit.shallow(settings.authorised, cut)
     sample = audit.sample(dataset)
     assert isinstance(sample, datasets.PairSet)
@@ -258,9 +257,8 @@ def recognised(scores: Floats) -> dict[str, Any]:
     for half in range(2):
         mine = np.arange(people) % 2 == half
         impostors = scores[:, ~mine][:, other[~mine]]
-        mean, deviation = impostors.mean(1, keepdims=True), impostors.std(1, keepdims=True)
-        threshold = np.quantile(((impostors - mean) / deviation).mean(0), 1 - FAR)
-        fused = ((scores[:, mine] - mean[..., None]) / deviation[..., None]).mean(0)
+        together, of_impostors = normalised(scores[:, mine].reshape(len(scores), -1), impostors)
+        threshold, fused = np.quantile(of_impostors, 1 - FAR), together.reshape(-1, enrolled)
         own = fused[np.arange(len(fused)), np.flatnonzero(mine)]
         first[mine] = fused.argmax(1) == np.flatnonzero(mine)
         accepted[mine] = own > threshold
@@ -386,11 +384,11 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {}
     kinds = {beyond.PHOTOGRAPH: "photograph", beyond.UPLOAD: "upload", FILTERED: "filtered"}
     kinds |= {beyond.TRANSLATION: "translated", f"{beyond.TRANSLATION}, {ONE_PHOTOGRAPH}": "copies_translated"}
+    rates = {"": TOGETHER, "_mean": "others", "_first": "first"}
     for (way, attack, count), part in frame.groupby(["way", "attack", "photographs"]) if len(frame) else ():
         if attack in kinds:
             key = f"several_{str(way).replace('-', '_')}_{kinds[str(attack)]}_{count}"
-            kinds_of_rate = {"": TOGETHER, "_mean": "others", "_first": "first"}
-            found |= {f"{key}{end}": 100 * float(part[rate].mean()) for end, rate in kinds_of_rate.items()}
+            found |= {f"{key}{end}": 100 * float(part[rate].mean()) for end, rate in rates.items()}
             if attack == beyond.UPLOAD:
                 found[f"several_{str(way).replace('-', '_')}_service_{count}"] = 100 * float(part["service"].mean())
     return found
